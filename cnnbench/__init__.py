@@ -1,0 +1,36 @@
+"""Train, evaluate and compare classic convolutional networks on small images.
+
+Every function here does what the command of the same name does. They load torch when they are
+first used, so that ``import cnnbench`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cnnbench.verbs.evaluate import evaluate
+    from cnnbench.verbs.predict import load, predict
+    from cnnbench.verbs.train import create_model, train
+
+_HOMES = {
+    "train": "train",
+    "create_model": "train",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "load": "predict",
+}
+__all__ = ["train", "load", "evaluate", "predict", "create_model", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnbench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"cnnbench.verbs.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

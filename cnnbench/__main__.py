@@ -1,0 +1,27 @@
+"""The command ``cnnbench``, also as ``python -m cnnbench``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    # From here on, so that a signal during the imports, which take seconds, shows no traceback.
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        from cnnbench.cli import run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

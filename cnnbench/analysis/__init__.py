@@ -1,0 +1,1 @@
+"""Reading runs: what they hold, and how it is shown."""

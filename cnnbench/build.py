@@ -1,0 +1,467 @@
+"""From names and arguments to objects: data, network, optimizer, schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cnnbench.config import RunConfig, expand_path
+from cnnbench.datasets import (
+    DatasetArrays,
+    check_augment,
+    describe,
+    fingerprint,
+    read_dataset,
+    sample_grid,
+    stratified_sample,
+    stratified_split,
+)
+from cnnbench.datasets.augment import Augment
+from cnnbench.datasets.loader import BatchOrder, ImageDataset, make_loader
+from cnnbench.datasets.split import Indices
+from cnnbench.datasets.transforms import InputTransform
+from cnnbench.engine import TrainState
+from cnnbench.engine.loop import Batches, training_loss
+from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.geometry import analyze
+from cnnbench.metrics import Sums
+from cnnbench.models import MODELS, create_model, initialize
+from cnnbench.optim import Schedule, build_optimizer, build_schedule
+
+_EVAL_BYTES = 256 << 20
+_MAX_EVAL_BATCH = 1024
+_PROBE_MACS = 20e9
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network is, without its weights.
+
+    Attributes:
+        name: a key of ``MODELS``.
+        args: its own arguments.
+        in_channels: channels of its images.
+        num_classes: logits it gives.
+        image_size: pixels of a side.
+        num_params: each shared parameter once.
+        macs: multiply-accumulates for one image.
+        activation_bytes: of all layers' outputs for one image, in float32.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+    in_channels: int
+    num_classes: int
+    image_size: int
+    num_params: int
+    macs: int
+    activation_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for a checkpoint or ``run.json``."""
+        args = {k: list(v) if isinstance(v, tuple) else v for k, v in self.args.items()}
+        return {**vars(self), "args": args}
+
+
+def describe_network(config: RunConfig, data: RunData | None = None) -> Network:
+    """Measure the network of a config on the meta device, which takes no memory.
+
+    Args:
+        config: checked.
+        data: the data, where it was read; else what is known of it without reading.
+
+    Raises:
+        UsageError: an argument is impossible, or the images are too small.
+        DataError: ``data=folder`` is not laid out as it must be.
+    """
+    if data is not None:
+        in_channels, num_classes = data.in_channels, data.num_classes
+    else:
+        facts = describe(config.data.name, _root(config), config.data.args)
+        in_channels, num_classes = facts.in_channels, facts.num_classes
+    size = config.data.image_size
+    with torch.device("meta"):
+        module = create_model(
+            config.model.name,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            image_size=size,
+            args=config.model.args,
+        )
+    geometry = analyze(module, (in_channels, size, size))
+    return Network(
+        name=config.model.name,
+        args=config.model.args,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        image_size=size,
+        num_params=geometry.num_params,
+        macs=geometry.macs,
+        activation_bytes=geometry.activation_bytes,
+    )
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse arguments of optimizer, schedule and augmentation that make no sense together.
+
+    Raises:
+        UsageError: as their constructors do.
+    """
+    build_schedule_of(config)
+    _optimizer_of(config, nn.Linear(1, 1))
+    Augment(**config.augment.args)
+    check_augment(config.data.name, flip=bool(config.augment.args.get("flip")))
+
+
+def build_schedule_of(config: RunConfig) -> Schedule:
+    """Return the learning-rate schedule of a config."""
+    scheduler = config.scheduler
+    return build_schedule(
+        scheduler.name, warmup_fraction=scheduler.warmup_fraction, args=scheduler.args
+    )
+
+
+def _optimizer_of(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    optimizer = config.optimizer
+    return build_optimizer(
+        optimizer.name,
+        model,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        decay_norms_and_biases=optimizer.decay_norms_and_biases,
+        args=optimizer.args,
+    )
+
+
+def build_model(config: RunConfig, data: RunData) -> nn.Module:
+    """Return the network with its initial weights, from torch's global generator."""
+    model = create_model(
+        config.model.name,
+        in_channels=data.in_channels,
+        num_classes=data.num_classes,
+        image_size=config.data.image_size,
+        args=config.model.args,
+    )
+    initialize(model, config.model.init, config.model.init_layers)
+    return model
+
+
+def build_state(
+    config: RunConfig,
+    model: nn.Module,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None,
+) -> tuple[TrainState, Schedule]:
+    """Return the state at the start of training, and the schedule.
+
+    Args:
+        config: checked.
+        model: on its device.
+        device: that device.
+        scaler: for fp16, else ``None``.
+    """
+    optimizer = _optimizer_of(config, model)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    decay = config.optimizer.ema_decay
+    average = None
+    if decay is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    state = TrainState(
+        model=model, optimizer=optimizer, sums=Sums(device), average=average, scaler=scaler
+    )
+    return state, build_schedule_of(config)
+
+
+def _root(config: RunConfig) -> Path | None:
+    return expand_path(config.data.root) if config.data.root is not None else None
+
+
+def build_data(config: RunConfig, report: Callable[[str], None]) -> RunData:
+    """Read, verify and split the data of a config.
+
+    Args:
+        config: checked.
+        report: is told, in one sentence, what takes long.
+
+    Raises:
+        DataError: files are missing or damaged.
+        UsageError: a loader option cannot act on this data.
+    """
+    data = config.data
+    arrays = read_dataset(
+        data.name, root=_root(config), args=data.args, image_size=data.image_size, report=report
+    )
+    return RunData(config, arrays)
+
+
+class RunData:
+    """The splits of a run, as batches.
+
+    Args:
+        config: checked.
+        arrays: as ``read_dataset`` gave them.
+
+    Raises:
+        UsageError: a loader option cannot act on this data.
+    """
+
+    def __init__(self, config: RunConfig, arrays: DatasetArrays) -> None:
+        self._data = data = config.data
+        self.batch_size = data.batch_size
+        self._seed = config.seed
+        self._augment = Augment(**config.augment.args)
+        self.sha256, self.source = arrays.sha256, arrays.source
+        self.warnings = list(arrays.warnings)
+        self.class_names = arrays.class_names
+        self.in_channels = len(arrays.mean)
+        self.num_classes = len(arrays.class_names)
+        plain = data.normalize == "none"
+        self.mean = (0.0,) * self.in_channels if plain else arrays.mean
+        self.std = (1.0,) * self.in_channels if plain else arrays.std
+        train_rows, val_rows = stratified_split(
+            arrays.train.targets, data.val_fraction, data.split_seed
+        )
+        rows = {"train": train_rows, "val": val_rows}
+        whole = ImageDataset(arrays.train, data.image_size)
+        self.splits = {name: whole.select(self._limited(whole, r)) for name, r in rows.items()}
+        test = ImageDataset(arrays.test, data.image_size)
+        self.splits["test"] = test.select(self._limited(test, np.arange(len(test))))
+        if data.batch_size > self.num_train:
+            self.warnings.append(
+                f"data.batch_size={data.batch_size} is more than the {self.num_train} training "
+                "images; each epoch is one step"
+            )
+        self._order = BatchOrder(
+            self.num_train,
+            data.batch_size,
+            shuffle=data.shuffle,
+            drop_last=data.drop_last,
+            seed=config.seed,
+        )
+        self.steps_per_epoch = len(self._order)
+        self.fingerprint = fingerprint(data.name, _root(config), data.args)
+        self.to(torch.device("cpu"), channels_last=False)
+
+    def _limited(self, dataset: ImageDataset, rows: Indices) -> Indices:
+        """Return the rows, or where ``data.limit`` asks for fewer, a stratified sample of them."""
+        limit = self._data.limit
+        if limit is None or limit >= len(rows):
+            return rows
+        targets = dataset.targets.numpy()[rows]
+        return rows[stratified_sample(targets, limit, self._data.split_seed)]
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.splits["train"])
+
+    @property
+    def num_val(self) -> int:
+        """Validation images, drawn from the training file."""
+        return len(self.splits["val"])
+
+    @property
+    def num_test(self) -> int:
+        """Test images."""
+        return len(self.splits["test"])
+
+    def to(self, device: torch.device, *, channels_last: bool) -> None:
+        """Choose where batches are prepared, and in which memory format."""
+        self._device = device
+        self._transform = InputTransform(
+            image_size=self._data.image_size,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            channels_last=channels_last,
+        )
+
+    @cached_property
+    def _train_loader(self) -> torch.utils.data.DataLoader[tuple[Tensor, Tensor]]:
+        return make_loader(
+            self.splits["train"],
+            self._order,
+            num_workers=self._data.num_workers,
+            pin_memory=self._device.type == "cuda",
+        )
+
+    def train_batches(self, epoch: int, first_batch: int) -> Batches:
+        """Return an epoch's training batches from the given one on; epochs count from 1."""
+        self._order.set_epoch(epoch, first_batch)
+        return self._train_loader
+
+    def batches(self, split: str, batch_size: int = _MAX_EVAL_BATCH) -> Batches:
+        """Return a split's batches in order, every image once."""
+        dataset = self.splits[split]
+        order = BatchOrder(len(dataset), min(batch_size, _MAX_EVAL_BATCH))
+        return make_loader(dataset, order, num_workers=self._data.num_workers)
+
+    def prepare(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Turn raw images into network input on the device, unaugmented."""
+        return self._transform(self._moved(images)), self._moved(targets)
+
+    def prepare_train(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Turn raw training images into augmented network input on the device."""
+        assert generator is not None
+        images, targets = self._transform.resize(self._moved(images)), self._moved(targets)
+        inputs = self._transform(self._augment.images(images, generator))
+        return self._augment.mix(inputs, targets, self.num_classes, generator)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    def sample_grids(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a grid of the first training images, and of the same images augmented.
+
+        Mixing is left out: it acts on network input, which is no picture.
+
+        Returns:
+            Two uint8 tensors (C, H, W).
+        """
+        indices = torch.arange(min(count, self.num_train))
+        images = self._transform.resize(self.splits["train"][indices][0].to(self._device))
+        generator = torch.Generator(self._device).manual_seed(seed)
+        augmented = self._augment.images(images, generator)
+        plain, changed = (
+            torch.from_numpy(sample_grid(part.cpu().numpy(), 8)) for part in (images, augmented)
+        )
+        return plain, changed
+
+    def example(self) -> Tensor:
+        """Return network input of two training images, on the device."""
+        indices = torch.arange(min(2, self.num_train))
+        return self.prepare(*self.splits["train"][indices])[0]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what turns a picture into network input, and a logit into a name."""
+        return {
+            "class_names": list(self.class_names),
+            "preprocessing": {
+                "image_size": self._data.image_size,
+                "in_channels": self.in_channels,
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of the data."""
+        return {
+            "name": self._data.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "num_classes": self.num_classes,
+            "num_train": self.num_train,
+            "num_val": self.num_val,
+            "num_test": self.num_test,
+            "split_seed": self._data.split_seed,
+        }
+
+
+def eval_batch_size(network: Network) -> int:
+    """Return how many images to evaluate at once: many, unless their activations are large."""
+    return max(1, min(_MAX_EVAL_BATCH, _EVAL_BYTES // max(1, network.activation_bytes)))
+
+
+def expected_epoch_seconds(
+    model: nn.Module,
+    data: RunData,
+    network: Network,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> float:
+    """Time a forward and backward pass on a few images and scale it to an epoch.
+
+    The network's weights and running statistics stay as they were; its gradients are dropped.
+    """
+    count = int(max(2, min(data.batch_size, _PROBE_MACS // max(1, network.macs))))
+    count = min(count, data.num_train)
+    raw_images, raw_targets = data.splits["train"][torch.arange(count)]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        images, targets = data.prepare(raw_images, raw_targets)
+        with autocast():
+            loss, _logits = training_loss(model, images, targets)
+        loss.backward()
+        loss.item()
+        seconds.append(time.perf_counter() - started)
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return min(seconds) / count * data.num_train
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A trained network with what it needs to predict, on the CPU.
+
+    Attributes:
+        module: in evaluation mode.
+        transform: from uint8 pictures to its input.
+        in_channels: channels of its pictures.
+        class_names: the name of each logit.
+    """
+
+    module: nn.Module
+    transform: InputTransform
+    in_channels: int
+    class_names: tuple[str, ...]
+
+
+def load_network(weights: Mapping[str, Any], source: Path) -> LoadedNetwork:
+    """Build the network of a checkpoint.
+
+    Nothing in the checkpoint decides more than sizes: the name must be registered, the arguments
+    must fit, and all shapes are compared on the meta device before memory is taken.
+
+    Args:
+        weights: as ``Checkpoints.load`` returned them.
+        source: for messages.
+
+    Raises:
+        CheckpointError: it does not fit a network of ours.
+    """
+    try:
+        facts, preprocessing = weights["network"], weights["preprocessing"]
+        sizes = {name: facts[name] for name in ("in_channels", "num_classes", "image_size")}
+        args = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["args"].items()}
+        if facts["name"] not in list(MODELS):
+            raise UsageError(f"the network '{facts['name']}' is unknown")
+        with torch.device("meta"):
+            module = create_model(facts["name"], **sizes, args=args)
+        expected = {k: (v.shape, v.dtype) for k, v in module.state_dict().items()}
+        came = {k: (v.shape, v.dtype) for k, v in weights["model"].items()}
+        if expected != came:
+            wrong = sorted(k for k in expected | came if expected.get(k) != came.get(k))
+            raise UsageError(f"the weights are of another network: {', '.join(wrong[:3])}")
+        module = create_model(facts["name"], **sizes, args=args)
+        module.load_state_dict(weights["model"])
+        transform = InputTransform(
+            image_size=preprocessing["image_size"],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
+        )
+        class_names = tuple(map(str, weights["class_names"]))
+        if len(class_names) != sizes["num_classes"]:
+            raise UsageError("it has not one name for each class")
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
+    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)

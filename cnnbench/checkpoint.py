@@ -1,0 +1,254 @@
+"""Checkpoints on disk: the only caller of ``torch.load`` and ``torch.save``.
+
+An epoch leaves two files: ``epoch_0001.pt``, the weights with all that is needed to predict, and
+``epoch_0001.state.pt``, what only going on needs. Only the last two epochs keep the second, so
+thinning is one ``unlink`` and no file is ever rewritten. ``manifest.json`` is written after both
+and names each file's SHA-256: what it does not name is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnnbench.errors import CheckpointError
+from cnnbench.files import atomic_write, sync_directory
+
+FORMAT = 1
+_STATE_SUFFIX = ".state.pt"
+_NUM_WHOLE = 2  # the newest, and the one to fall back to
+_MAX_BYTES = 16 << 30
+_NAME = re.compile(r"(epoch_\d{4,}|step_\d{8,})")
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: ``RUN/checkpoints``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def manifest(self) -> dict[str, Any]:
+        """Return ``{"saves": {name: {epoch, global_step, weights, state}}, "best", "last"}``.
+
+        Raises:
+            CheckpointError: it is missing, damaged or foreign.
+        """
+        file = self.directory / "manifest.json"
+        try:
+            manifest = json.loads(file.read_bytes()[: 16 << 20])
+            _check_manifest(manifest)
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.directory}: holds no checkpoint yet") from None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"{file}: damaged ({error})") from None
+        return manifest  # type: ignore[no-any-return]
+
+    def save(
+        self,
+        name: str,
+        weights: Mapping[str, Any],
+        state: Mapping[str, Any],
+        *,
+        epoch: int,
+        global_step: int,
+        is_best: bool,
+        keep_last: int | None,
+    ) -> None:
+        """Write one checkpoint, then drop what is no longer wanted.
+
+        Args:
+            name: ``epoch_0001`` or, within an epoch, ``step_00000123``.
+            weights: tensors, numbers, strings, lists and dicts: all that is needed to predict.
+            state: the same kinds of values: what going on needs beside the weights.
+            epoch: epochs finished.
+            global_step: optimizer updates made.
+            is_best: whether this epoch's weights are the selected ones from now on.
+            keep_last: how many epochs to keep beside the best; ``None`` keeps all.
+
+        Raises:
+            DiskError: it cannot be written; the checkpoints before it stand.
+        """
+        entry: dict[str, Any] = {"epoch": epoch, "global_step": global_step}
+        for part, payload in (("weights", weights), ("state", state)):
+            buffer = io.BytesIO()
+            torch.save({"format": FORMAT, **payload}, buffer)  # noqa: TID251
+            content = buffer.getvalue()
+            atomic_write(self.directory / _file_name(name, part), content)
+            digest = hashlib.sha256(content).hexdigest()
+            entry[part] = {"sha256": digest, "bytes": len(content)}
+        old = self._manifest_or_empty()
+        saves = {**old["saves"], name: entry}
+        best = name if is_best else old["best"]
+        kept = _kept(saves, best, keep_last)
+        self._write_manifest(kept, best, name)
+
+    def load(self, name: str, part: str = "weights") -> dict[str, Any]:
+        """Return one file's content, tensors on the CPU.
+
+        Args:
+            name: a name of the manifest, or ``best`` or ``last``.
+            part: ``weights`` or ``state``.
+
+        Raises:
+            CheckpointError: it is missing, damaged or foreign.
+        """
+        manifest = self.manifest()
+        name = manifest.get(name) or name
+        entry = manifest["saves"].get(name)
+        if entry is None or part not in entry:
+            raise CheckpointError(f"{self.directory}: holds no {part} named {name}")
+        file = self.directory / _file_name(name, part)
+        try:
+            if file.stat().st_size != entry[part]["bytes"]:
+                raise CheckpointError(f"{file}: damaged: its size is not what was written")
+            content = file.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != entry[part]["sha256"]:
+            raise CheckpointError(f"{file}: damaged: its bytes are not what was written")
+        return read_tensors(content, file)
+
+    def load_newest(self) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
+        """Return weights and state of the newest checkpoint that is whole, for going on.
+
+        Returns:
+            Weights, state, and one message for each newer checkpoint that was passed over;
+            ``None`` where nothing was saved yet.
+
+        Raises:
+            CheckpointError: checkpoints were saved and none is whole.
+        """
+        if not (self.directory / "manifest.json").exists():
+            return None
+        saves = self.manifest()["saves"]
+        messages: list[str] = []
+        for name in sorted(saves, key=lambda name: -saves[name]["global_step"]):
+            if "state" not in saves[name]:
+                continue
+            try:
+                return self.load(name), self.load(name, "state"), messages
+            except CheckpointError as error:
+                messages.append(f"{error}; falling back to the checkpoint before it")
+        raise CheckpointError(f"{self.directory}: no checkpoint is whole:\n" + "\n".join(messages))
+
+    def forget_after(self, global_step: int, best: str | None) -> None:
+        """Drop the checkpoints newer than the one a run goes on from: they were found damaged.
+
+        Args:
+            global_step: that checkpoint's optimizer updates.
+            best: the save that was best as of then.
+        """
+        manifest = self._manifest_or_empty()
+        saves = {n: e for n, e in manifest["saves"].items() if e["global_step"] <= global_step}
+        if saves.keys() != manifest["saves"].keys():
+            last = max(saves, key=lambda name: saves[name]["global_step"])
+            self._write_manifest(saves, best if best in saves else None, last)
+
+    def _manifest_or_empty(self) -> dict[str, Any]:
+        if (self.directory / "manifest.json").exists():
+            return self.manifest()
+        return {"format": FORMAT, "saves": {}, "best": None, "last": None}
+
+    def _write_manifest(
+        self, saves: Mapping[str, Mapping[str, Any]], best: str | None, last: str
+    ) -> None:
+        manifest = {"format": FORMAT, "saves": saves, "best": best, "last": last}
+        content = f"{json.dumps(manifest, indent=1)}\n".encode()
+        atomic_write(self.directory / "manifest.json", content)
+        self._prune(saves)
+
+    def _prune(self, saves: Mapping[str, Mapping[str, Any]]) -> None:
+        wanted = {
+            _file_name(name, part)
+            for name, entry in saves.items()
+            for part in ("weights", "state")
+            if part in entry
+        }
+        for file in self.directory.glob("*.pt"):
+            if file.name not in wanted:
+                file.unlink(missing_ok=True)
+        sync_directory(self.directory)
+
+
+def _file_name(name: str, part: str) -> str:
+    return f"{name}.pt" if part == "weights" else f"{name}{_STATE_SUFFIX}"
+
+
+def _kept(
+    saves: Mapping[str, Mapping[str, Any]], best: str | None, keep_last: int | None
+) -> dict[str, dict[str, Any]]:
+    """Return the entries to keep: epochs by the rule, saves within an epoch while they are newest.
+
+    The newest two keep their state; the others are thinned to the weights.
+    """
+    order = sorted(saves, key=lambda name: saves[name]["global_step"])
+    epochs = [name for name in order if name.startswith("epoch_")]
+    wanted = {*(epochs if keep_last is None else epochs[-keep_last:]), *order[-_NUM_WHOLE:], best}
+    whole = order[-_NUM_WHOLE:]
+    kept: dict[str, dict[str, Any]] = {}
+    for name in order:
+        if name in wanted:
+            kept[name] = {
+                key: value for key, value in saves[name].items() if key != "state" or name in whole
+            }
+    return kept
+
+
+def _check_manifest(manifest: Any) -> None:
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {manifest['format']}, this version reads {FORMAT}")
+    for name, entry in manifest["saves"].items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a checkpoint")
+        for part in ("weights", "state"):
+            if part in entry and not (
+                isinstance(entry[part]["sha256"], str) and type(entry[part]["bytes"]) is int
+            ):
+                raise ValueError(f"{name}: {part} has no size or hash")
+        if "weights" not in entry or type(entry["global_step"]) is not int:
+            raise ValueError(f"{name}: incomplete")
+    for mark in ("best", "last"):
+        if manifest[mark] is not None and manifest[mark] not in manifest["saves"]:
+            raise ValueError(f"{mark} names no checkpoint")
+
+
+def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
+    """Return what ``torch.save`` wrote, as data alone: nothing in it can run.
+
+    Raises:
+        CheckpointError: it is damaged, holds more than data, or is none of ours.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
+                raise CheckpointError(f"{source}: unpacks to more than any checkpoint holds")
+        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        NotImplementedError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{source}: not a checkpoint of ours: {reason}") from None
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"{source}: not a checkpoint this version reads")
+    return payload

@@ -1,0 +1,144 @@
+"""The command line: verbs and flags, errors to plain messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import cnnbench
+from cnnbench.errors import CnnbenchError, UsageError, did_you_mean
+from cnnbench.files import disk_error
+
+VERBS = {
+    "train": "train a network; one run directory per job",
+    "evaluate": "exact metrics of a run on one split",
+    "predict": "classes of image files, by a run",
+    "data": "prepare, verify, find or show a data set",
+    "runs": "list run directories",
+    "ls": "list the choices of a group: model, data, augment, optimizer, ...",
+}
+_GUIDE = """\
+cnnbench trains, evaluates and compares classic convolutional networks on small images.
+
+  cnnbench train                                    LeNet on real 8x8 digits, no download
+  cnnbench train model=googlenet data=fashion_mnist
+  cnnbench train -m model=lenet,googlenet seed=0,1,2
+  cnnbench evaluate outputs/digits/lenet/RUN
+
+Verbs:
+{verbs}
+
+'cnnbench VERB --help' tells more; 'tensorboard --logdir outputs' shows all runs.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after ``cnnbench``.
+
+    Returns:
+        The exit code.
+    """
+    wants_traceback = "--debug" in argv
+    try:
+        code = _dispatch(list(argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has enough. Python would complain at exit; give it a sink.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except CnnbenchError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        return _fail(str(error), error.exit_code)
+    except MemoryError:
+        return _fail("out of memory; lower data.batch_size or data.image_size", 75)
+    except OSError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        plain = disk_error(error, error.filename or "output")
+        return _fail(str(plain), plain.exit_code)
+    except Exception as error:
+        return _bug(error, wants_traceback)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"cnnbench: {message}", file=sys.stderr)
+    return code
+
+
+def _bug(error: Exception, wants_traceback: bool) -> int:
+    text = traceback.format_exc()
+    if wants_traceback:
+        return _fail(text, 70)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cnnbench-bug-", suffix=".txt", delete=False
+        ) as file:
+            file.write(f"cnnbench {cnnbench.__version__}: {sys.argv}\n{text}")
+        kept = f"the traceback is in {file.name}"
+    except OSError:
+        kept = "--debug shows the traceback"
+    return _fail(f"a bug in cnnbench, {type(error).__name__}: {error}; {kept}", 70)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv == ["--help"] or argv == ["-h"]:
+        print(guide(), end="")
+        return 0
+    verb = next((word for word in argv if word in VERBS), None)
+    if verb is None and "--version" in argv:
+        print(f"cnnbench {cnnbench.__version__}")
+        return 0
+    if verb is None:
+        word = next((word for word in argv if not word.startswith("-")), argv[0])
+        hint = did_you_mean(word, VERBS)
+        known = ", ".join(VERBS)
+        if "=" in word:
+            hint = f"; settings follow a verb: cnnbench train {word}"
+        raise UsageError(f"unknown verb '{word}'{hint} Known: {known}.")
+    argv.remove(verb)
+    # A pipe closed early, such as `| head`, ends the command without complaint.
+    module = importlib.import_module(f"cnnbench.verbs.{verb}")
+    parser = _Parser(prog=f"cnnbench {verb}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--config-dir", metavar="DIR", help="a directory with groups of your own")
+    parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
+    parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    module.add_arguments(parser)
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    if args.version:
+        print(f"cnnbench {cnnbench.__version__}")
+        return 0
+    if args.help:
+        print(module.help_text(parser), end="")
+        return 0
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise UsageError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
+    return int(module.main(args))
+
+
+def guide() -> str:
+    """Return what ``cnnbench`` alone prints."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    return _GUIDE.format(verbs="\n".join(lines))

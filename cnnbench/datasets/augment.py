@@ -1,0 +1,212 @@
+"""Augmentation of whole batches on their device, each picture by its own draw.
+
+All draws come from a generator that the caller seeds by (seed, step), so that a resumed run sees
+the same pictures as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnbench.errors import UsageError
+
+# Random erasing's smallest share of a picture and largest ratio of its sides (Zhong et al., 2020).
+_ERASE_MIN_FRACTION = 0.02
+_ERASE_MAX_RATIO = 3.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to training pictures, in this order; the defaults do nothing.
+
+    Args:
+        crop_padding: black pixels added on each side before a crop of the old size, which is the
+            same as a shift by up to so many whole pixels each way, >= 0.
+        flip: mirror left and right with probability 1/2.
+        rotate_degrees: turn by up to so many degrees each way, bilinearly, black beyond the edges,
+            in [0, 180].
+        erase_probability: of blacking out a rectangle (Zhong et al., 2020), in [0, 1].
+        erase_fraction: the largest share of a picture that is blacked out, in [0.02, 1].
+        mixup_alpha: blend each picture with another one by a share drawn from Beta(alpha, alpha)
+            (Zhang et al., 2018); 0 for none.
+        cutmix_alpha: paste a rectangle of another picture, of an area drawn likewise
+            (Yun et al., 2019); 0 for none.
+
+    Raises:
+        UsageError: both mixup and cutmix are asked for.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    rotate_degrees: float = 0.0
+    erase_probability: float = 0.0
+    erase_fraction: float = 0.33
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
+            raise UsageError("augment.mixup_alpha and augment.cutmix_alpha: expected one to be 0")
+
+    def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a batch with each picture changed by its own draw.
+
+        Args:
+            images: uint8, (N, C, S, S), at the size that is trained on.
+            generator: where the draws come from.
+
+        Returns:
+            uint8, of the same shape.
+        """
+        if self.crop_padding:
+            images = crop(images, self.crop_padding, generator)
+        if self.flip:
+            images = flip(images, generator)
+        if self.rotate_degrees:
+            images = rotate(images, self.rotate_degrees, generator)
+        if self.erase_probability:
+            images = erase(images, self.erase_probability, self.erase_fraction, generator)
+        return images
+
+    def mix(
+        self, inputs: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mix pictures with one another, and their targets with them.
+
+        The targets stay (N,) classes where nothing is mixed, and become (N, num_classes)
+        probabilities where something is. ``F.cross_entropy`` takes either, so a training step needs
+        no case for it.
+
+        Args:
+            inputs: float, (N, C, S, S), normalised.
+            targets: (N,), classes.
+            num_classes: number of classes.
+            generator: where the draws come from.
+        """
+        if self.mixup_alpha:
+            return mixup(inputs, targets, num_classes, self.mixup_alpha, generator)
+        if self.cutmix_alpha:
+            return cutmix(inputs, targets, num_classes, self.cutmix_alpha, generator)
+        return inputs, targets
+
+
+def _draw_integers(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one whole number in [low, high] for each picture, on the pictures' device."""
+    draws = torch.randint(low, high + 1, (len(like),), generator=generator, device=generator.device)
+    return draws.to(like.device)
+
+
+def _draw_fractions(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one number in [0, 1) for each picture, on the pictures' device."""
+    draws = torch.rand(len(like), generator=generator, device=generator.device)
+    return draws.to(like.device)
+
+
+def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Pad with black on each side, then cut out the old size at a place of each picture's own."""
+    num_images, channels, height, width = images.shape
+    down = _draw_integers(0, 2 * padding, images, generator)
+    across = _draw_integers(0, 2 * padding, images, generator)
+    padded = F.pad(images, [padding] * 4)
+    tall, wide = padded.shape[2:]
+    # Every run of `width` bytes is a row of this view: whole rows are copied, not single bytes.
+    runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+    planes = torch.arange(num_images * channels, device=images.device).view(-1, channels)
+    corners = (planes * tall + down[:, None]) * wide + across[:, None]
+    rows = torch.arange(height, device=images.device) * wide
+    starts = (corners[:, :, None] + rows).view(-1)
+    return runs.index_select(0, starts).view(images.shape)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror about half of the pictures left and right."""
+    chosen = _draw_integers(0, 1, images, generator).to(torch.uint8).view(-1, 1, 1, 1)
+    # Sums of bytes wrap around, so this is exact, and several times as fast as `where`.
+    return images.flip(3).sub_(images).mul_(chosen).add_(images)
+
+
+def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Turn each picture about its centre by an angle drawn from [-degrees, degrees]."""
+    angles = (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180)
+    cosines, sines = angles.cos(), angles.sin()
+    zeros = torch.zeros_like(angles)
+    matrices = torch.stack([cosines, -sines, zeros, sines, cosines, zeros], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    turned = F.grid_sample(images.float(), grid, align_corners=False)
+    return turned.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def erase(
+    images: Tensor, probability: float, max_fraction: float, generator: torch.Generator
+) -> Tensor:
+    """Black out a rectangle in some pictures, of an area and ratio of sides of their own."""
+    height, width = images.shape[2:]
+    chosen = _draw_fractions(images, generator) < probability
+    low = min(_ERASE_MIN_FRACTION, max_fraction)
+    area = low + (max_fraction - low) * _draw_fractions(images, generator)
+    # Uniform in the logarithm, so that wide and tall are equally likely.
+    ratio = _ERASE_MAX_RATIO ** (2 * _draw_fractions(images, generator) - 1)
+    tall = (height * (area * ratio).sqrt()).round().clamp(1, height)
+    wide = (width * (area / ratio).sqrt()).round().clamp(1, width)
+    return images * (1 - _boxes(images, tall * chosen, wide, generator))
+
+
+def _boxes(images: Tensor, tall: Tensor, wide: Tensor, generator: torch.Generator) -> Tensor:
+    """Return uint8 (N, 1, H, W): 1 within a box in each picture, anywhere it fits, 0 elsewhere."""
+    height, width = images.shape[2:]
+    rows = _span(height, tall, _draw_fractions(images, generator))
+    columns = _span(width, wide, _draw_fractions(images, generator))
+    return rows.view(-1, 1, height, 1) * columns.view(-1, 1, 1, width)
+
+
+def _span(length: int, extent: Tensor, place: Tensor) -> Tensor:
+    """Return uint8 (N, length): ``extent`` ones in a row, at a place in [0, 1)."""
+    start = (place * (length - extent + 1)).floor()
+    offsets = torch.arange(length, device=extent.device) - start[:, None]
+    return ((offsets >= 0) & (offsets < extent[:, None])).to(torch.uint8)
+
+
+def mixup(
+    inputs: Tensor, targets: Tensor, num_classes: int, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blend each picture with one other of the batch by a share of its own."""
+    partners, share = _partners(inputs, generator), _draw_beta(inputs, alpha, generator)
+    weight = share.view(-1, 1, 1, 1).to(inputs.dtype)
+    mixed = torch.lerp(inputs[partners], inputs, weight)
+    return mixed, _blend(targets, partners, share, num_classes)
+
+
+def cutmix(
+    inputs: Tensor, targets: Tensor, num_classes: int, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Paste into each picture a box of one other of the batch; the box's area sets the targets."""
+    height, width = inputs.shape[2:]
+    partners = _partners(inputs, generator)
+    sides = (1 - _draw_beta(inputs, alpha, generator)).sqrt()
+    tall, wide = (height * sides).round(), (width * sides).round()
+    inside = _boxes(inputs, tall, wide, generator).to(inputs.dtype)
+    kept = 1 - tall * wide / (height * width)
+    mixed = inputs[partners].mul_(inside).add_(inputs * (1 - inside))
+    return mixed, _blend(targets, partners, kept, num_classes)
+
+
+def _partners(like: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(len(like), generator=generator, device=generator.device)
+    return order.to(like.device)
+
+
+def _draw_beta(like: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
+    """Return one number from Beta(alpha, alpha) for each picture, on the pictures' device."""
+    concentration = torch.full((len(like), 2), alpha, device=generator.device)
+    # torch.distributions would draw from the global generator.
+    gammas = torch._standard_gamma(concentration, generator=generator)
+    return (gammas[:, 0] / gammas.sum(dim=1)).to(like.device)
+
+
+def _blend(targets: Tensor, partners: Tensor, share: Tensor, num_classes: int) -> Tensor:
+    first = F.one_hot(targets, num_classes).to(share.dtype)
+    return torch.lerp(first[partners], first, share.view(-1, 1))

@@ -1,0 +1,115 @@
+"""From a batch of uint8 pictures to the network's input: resize and normalise, on any device.
+
+Training, evaluation and prediction go through ``InputTransform``, so a picture is treated alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_LEVELS = 255
+# With 16-bit weights every sum of a resize is a whole number below 2**24, exact in float32.
+_WEIGHT_ONE = 2**16
+_CHUNK_BYTES = 64 * 1024**2
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize to a square, bilinearly with antialias, as Pillow does to within one grey level.
+
+    All sums are of whole numbers without rounding, so the result is bit for bit the same for any
+    batch, device and number of threads.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        size: pixels of a side.
+
+    Returns:
+        uint8, (N, C, size, size).
+    """
+    num_images, channels, height, width = images.shape
+    if (height, width) == (size, size):
+        return images
+    # Halves of float32 are what a GPU's tensor cores would take; float64 they leave alone.
+    dtype = torch.float64 if images.is_cuda else torch.float32
+    down = _weights(height, size, images.device, dtype)
+    across = _weights(width, size, images.device, dtype).T
+    resized = images.new_empty(num_images, channels, size, size)
+    side = max(height, width, size)
+    chunk = max(1, _CHUNK_BYTES // (channels * side * side * dtype.itemsize))
+    with torch.autocast(images.device.type, enabled=False):
+        for start in range(0, num_images, chunk):
+            pixels = images[start : start + chunk].to(dtype)
+            pixels = _round(pixels @ across)
+            resized[start : start + chunk] = _round(down @ pixels)
+    return resized
+
+
+def _round(sums: Tensor) -> Tensor:
+    return sums.add_(_WEIGHT_ONE // 2).mul_(1 / _WEIGHT_ONE).floor_()
+
+
+@lru_cache(maxsize=16)
+def _weights(source: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the (size, source) matrix of a triangle filter, each row summing to _WEIGHT_ONE."""
+    scale = source / size
+    reach = max(scale, 1.0)
+    centers = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    pixels = torch.arange(source, dtype=torch.float64) + 0.5
+    weights = (1 - (pixels - centers[:, None]).abs() / reach).clamp(min=0)
+    weights = torch.round(weights / weights.sum(dim=1, keepdim=True) * _WEIGHT_ONE)
+    largest = weights.argmax(dim=1)
+    weights[torch.arange(size), largest] += _WEIGHT_ONE - weights.sum(dim=1)
+    return weights.to(device=device, dtype=dtype)
+
+
+class InputTransform:
+    """Turn uint8 pictures into a network's input: ``(pixels / 255 - mean) / std``.
+
+    Args:
+        image_size: pixels of a side; pictures of another size are resized.
+        mean: per channel, of pixels in [0, 1]; 0 for plain [0, 1] inputs.
+        std: likewise; 1 for plain [0, 1] inputs.
+        device: where the pictures will be.
+        dtype: of the input.
+        channels_last: whether the input is laid out channels last.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        self.image_size = image_size
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        means = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
+        # A channel without any contrast is left as it is.
+        stds = torch.tensor([s if s > 0 else 1.0 for s in std], dtype=torch.float64)
+        stds = stds.view(1, -1, 1, 1)
+        self._scale = (1 / (_LEVELS * stds)).to(device=device, dtype=torch.float32)
+        self._offset = (-means / stds).to(device=device, dtype=torch.float32)
+        self._dtype = dtype
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Return uint8 pictures at the input's size."""
+        return resize(images, self.image_size)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the input for a batch.
+
+        Args:
+            images: uint8, (N, C, H, W).
+
+        Returns:
+            (N, C, image_size, image_size), normalised.
+        """
+        pixels = self.resize(images).to(torch.float32, memory_format=self._format)
+        return pixels.mul_(self._scale).add_(self._offset).to(self._dtype)

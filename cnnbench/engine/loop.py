@@ -1,0 +1,184 @@
+"""Training and evaluation as generators: whoever drives them logs, saves, stops or is interrupted.
+
+Numbers stay tensors on the device; the driver reads them when it needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbench.engine.state import TrainState
+from cnnbench.errors import NonFiniteError
+from cnnbench.metrics import Sums
+from cnnbench.optim import supports_found_inf
+from cnnbench.seeds import derive_seed
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+# (images, targets, generator) -> network input and targets, on the device
+Prepare = Callable[[Tensor, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@runtime_checkable
+class HasAuxHeads(Protocol):
+    """A network with auxiliary heads, whose losses count ``aux_weight`` each in training."""
+
+    aux_weight: float
+
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the main logits, and those of the auxiliary heads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer update did.
+
+    Args:
+        epoch: the epoch it belongs to, from 1.
+        loss: mean cross-entropy of the batch, a scalar tensor.
+        grad_norm: 2-norm of all gradients, a scalar tensor.
+        lr: learning rate of the first parameter group.
+        ends_epoch: whether it was the epoch's last.
+    """
+
+    epoch: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+    ends_epoch: bool
+
+
+def fit(
+    state: TrainState,
+    epoch_batches: Callable[[int, int], Batches],
+    prepare: Prepare,
+    schedule: Callable[[float], float],
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+    seed: int,
+    device: torch.device,
+    autocast: Autocast,
+) -> Iterator[Step]:
+    """Train from where the state stands, yielding after every optimizer update.
+
+    An update whose loss or gradient is not finite is skipped. On the CPU, and with optimizers that
+    are not fused, that raises at once; elsewhere the skip happens on the device without waiting
+    for it, and the driver sees it in the yielded tensors.
+
+    Args:
+        state: changed in place; consistent whenever this yields.
+        epoch_batches: (epoch from 1, first batch) -> that epoch's batches from there on.
+        prepare: turns a raw batch into network input and targets on the device.
+        schedule: progress in [0, 1] -> factor of the base learning rate.
+        num_epochs: stop after so many epochs in all.
+        steps_per_epoch: batches in a whole epoch.
+        seed: the run's seed.
+        device: where the model is.
+        autocast: makes the context in which the forward pass computes.
+
+    Raises:
+        NonFiniteError: a loss or gradient is infinite or not a number.
+    """
+    num_steps = num_epochs * steps_per_epoch
+    generator = torch.Generator(device)
+    base_lrs = [group["initial_lr"] for group in state.optimizer.param_groups]
+    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    while state.epoch < num_epochs:
+        state.model.train()
+        if state.epoch_step == 0:
+            state.sums = Sums(device)
+        for raw_images, raw_targets in epoch_batches(state.epoch + 1, state.epoch_step):
+            factor = schedule(state.global_step / num_steps)
+            for group, base_lr in zip(state.optimizer.param_groups, base_lrs, strict=True):
+                group["lr"] = base_lr * factor
+            generator.manual_seed(derive_seed(seed, "augment", state.global_step))
+            torch.manual_seed(derive_seed(seed, "dropout", state.global_step))
+            images, targets = prepare(raw_images, raw_targets, generator)
+            with autocast():
+                loss, logits = training_loss(state.model, images, targets)
+            grad_norm = _update(state, loss, parameters)
+            state.sums.add(loss * len(raw_targets), logits, raw_targets)
+            state.global_step += 1
+            state.epoch_step += 1
+            epoch = state.epoch + 1
+            ends_epoch = state.epoch_step == steps_per_epoch
+            if ends_epoch:
+                state.epoch, state.epoch_step = epoch, 0
+            lr = state.optimizer.param_groups[0]["lr"]
+            yield Step(epoch, loss.detach(), grad_norm, lr, ends_epoch)
+
+
+def training_loss(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy, auxiliary heads included, and the main logits.
+
+    Args:
+        model: a network.
+        images: (N, C, H, W).
+        targets: (N,) class indices, or (N, num_classes) probabilities of mixed images.
+    """
+    if not isinstance(model, HasAuxHeads):
+        logits = model(images)
+        return F.cross_entropy(logits.float(), targets), logits
+    logits, aux_logits = model.forward_with_aux(images)
+    loss = F.cross_entropy(logits.float(), targets)
+    for aux in aux_logits:
+        loss = loss + model.aux_weight * F.cross_entropy(aux.float(), targets)
+    return loss, logits
+
+
+def _update(state: TrainState, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """Make one optimizer update, unless the loss or a gradient is not finite."""
+    optimizer, scaler = state.optimizer, state.scaler
+    optimizer.zero_grad(set_to_none=True)
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(grads)
+    if scaler is not None:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        is_finite = torch.isfinite(loss.detach()) & torch.isfinite(grad_norm)
+        is_skippable = is_finite.device.type != "cpu" and supports_found_inf(optimizer)
+        if not is_skippable and not is_finite:
+            raise NonFiniteError(
+                f"epoch {state.epoch + 1}, step {state.global_step + 1}: the loss is {loss.item()} "
+                f"and the gradient norm {grad_norm.item()} at learning rate "
+                f"{optimizer.param_groups[0]['lr']:g}. The update was not made. "
+                "Lower optimizer.lr or raise scheduler.warmup_fraction."
+            )
+        # Fused optimizers leave the weights alone where this is 1, without asking the host.
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    return grad_norm
+
+
+def evaluate(
+    model: nn.Module, batches: Batches, prepare: Prepare, *, autocast: Autocast
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits (N, num_classes) in float32 and targets (N,) of each batch, in order.
+
+    The model is put into evaluation mode and its mode restored at the end.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for raw_images, raw_targets in batches:
+            with torch.inference_mode(), autocast():
+                images, targets = prepare(raw_images, raw_targets, None)
+                logits = model(images).float()
+            yield logits, targets
+    finally:
+        model.train(was_training)

@@ -1,0 +1,36 @@
+"""Blocks, checks and size arithmetic shared by the networks."""
+
+from __future__ import annotations
+
+from cnnbench.layers.checks import check_choice, check_counts, check_fraction, check_positive
+from cnnbench.layers.conv import ACTIVATIONS, build_stem, conv_unit, scale_channels
+from cnnbench.layers.pooling import POOLS, average_pool_to
+from cnnbench.layers.residual import BasicBlock, BottleneckBlock, zero_last_norms
+from cnnbench.layers.sizes import (
+    SmallestImage,
+    Step,
+    check_image_size,
+    output_size,
+    smallest_image,
+)
+
+__all__ = [
+    "check_choice",
+    "check_counts",
+    "check_fraction",
+    "check_positive",
+    "ACTIVATIONS",
+    "build_stem",
+    "conv_unit",
+    "scale_channels",
+    "POOLS",
+    "average_pool_to",
+    "BasicBlock",
+    "BottleneckBlock",
+    "zero_last_norms",
+    "SmallestImage",
+    "Step",
+    "check_image_size",
+    "output_size",
+    "smallest_image",
+]

@@ -1,0 +1,131 @@
+"""AlexNet: Krizhevsky et al., https://doi.org/10.1145/3065386.
+
+Departures: no local response normalisation, which Simonyan and Zisserman measured as useless
+(https://arxiv.org/abs/1409.1556, table 3); one stream by default in place of two (`groups=2` is the
+paper's); dropout after the hidden layers' activations; `padding=1` in conv1 by default, as in the
+course form for 224-pixel images (`padding=0` with 227 pixels is the paper's arithmetic).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from cnnbench.errors import UsageError
+from cnnbench.layers import (
+    ACTIVATIONS,
+    POOLS,
+    Step,
+    check_choice,
+    check_counts,
+    check_fraction,
+    check_positive,
+    output_size,
+    scale_channels,
+    smallest_image,
+)
+from cnnbench.models.mlp import hidden_layers
+
+
+def _steps(num_convs: int, padding: int) -> list[Step]:
+    """Give conv1 11/4, conv2 5, the others 3; pools after the first two and the last."""
+    steps = [Step("conv1", 11, 4, padding), Step("pool1", 3, 2)]
+    steps += [Step("conv2", 5, 1, 2), Step("pool2", 3, 2)]
+    steps += [Step(f"conv{n}", 3, 1, 1) for n in range(3, num_convs + 1)]
+    return [*steps, Step(f"pool{num_convs}", 3, 2)]
+
+
+class AlexNet(nn.Module):
+    """Five convolutions, three overlapping pools and three linear layers.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits to give.
+        image_size: side of the images in pixels, at least 65 (67 with `padding=0`).
+        conv_channels: maps of each convolution, three or more.
+        hidden: widths of the hidden linear layers.
+        activation: name of the activation after each layer but the last.
+        pool: `max` or `avg`.
+        dropout: probability after each hidden layer.
+        padding: zeros around the image in conv1.
+        head: `linear` flattens the last map; `gap` averages it and has no hidden layers.
+        groups: 2 splits conv2, conv4 and conv5 into the two streams of the paper.
+        width_multiplier: scales convolutions and hidden layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int = 97,
+        conv_channels: tuple[int, ...] = (96, 256, 384, 384, 256),
+        hidden: tuple[int, ...] = (4096, 4096),
+        activation: str = "relu",
+        pool: str = "max",
+        dropout: float = 0.5,
+        padding: int = 1,
+        head: str = "linear",
+        groups: int = 1,
+        width_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        check_positive("conv_channels", conv_channels, min_count=3)
+        check_positive("hidden", hidden)
+        check_positive("width_multiplier", [width_multiplier])
+        check_fraction("dropout", dropout)
+        check_choice("head", head, ("linear", "gap"))
+        check_choice("groups", str(groups), ("1", "2"))
+        if padding < 0:
+            raise UsageError(f"padding={padding}: expected 0 or more")
+        if any(channels % groups for channels in conv_channels):
+            raise UsageError(
+                f"conv_channels={list(conv_channels)}: groups={groups} must divide each"
+            )
+        steps = _steps(len(conv_channels), padding)
+        self.min_image_size, self.min_image_layer = smallest_image(steps)
+        side = output_size(image_size, steps)
+
+        # A stream is half of the maps, so widths stay multiples of `groups`.
+        widths = [groups * scale_channels(c // groups, width_multiplier) for c in conv_channels]
+        hidden = tuple(scale_channels(width, width_multiplier) for width in hidden)
+        self.stages = _build_stages(steps, [in_channels, *widths], activation, pool, groups)
+        self.is_flat = head == "linear"
+        if self.is_flat:
+            in_features = widths[-1] * side**2
+            layers = hidden_layers(in_features, hidden, activation, dropout)
+            layers.append(nn.Linear(hidden[-1] if hidden else in_features, num_classes))
+        else:
+            layers = [nn.Linear(widths[-1], num_classes)]
+        self.head = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
+        # (N, 96, 26, 26), (N, 256, 12, 12), (N, 256, 5, 5) after the three pools at 224 pixels
+        x = self.stages(x)
+        logits: Tensor = self.head(x.flatten(1) if self.is_flat else x.mean((2, 3)))
+        return logits
+
+
+def _build_stages(
+    steps: list[Step], channels: list[int], activation: str, pool: str, groups: int
+) -> nn.Sequential:
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for step in steps:
+        kind, number = step.layer[:4], int(step.layer[4:])
+        if kind == "pool":
+            parts[step.layer] = POOLS[pool](step.kernel_size, step.stride)
+            continue
+        parts[step.layer] = nn.Conv2d(
+            channels[number - 1],
+            channels[number],
+            step.kernel_size,
+            step.stride,
+            step.padding,
+            # The paper's streams meet in conv3, and the image is seen whole.
+            groups=groups if number in (2, 4, 5) else 1,
+        )
+        parts[f"act{number}"] = ACTIVATIONS[activation]()
+    return nn.Sequential(parts)

@@ -1,0 +1,106 @@
+"""The Inception block of GoogLeNet (https://arxiv.org/abs/1409.4842, figure 2b), with options."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.layers import conv_unit, scale_channels
+
+
+class InceptionRow(NamedTuple):
+    """Widths of one block's branches, as in table 1 of the paper."""
+
+    ch1x1: int
+    ch3x3: tuple[int, int]  # reduce, 3x3
+    ch5x5: tuple[int, int]  # reduce, 5x5
+    ch_pool: int
+
+    @property
+    def out_channels(self) -> int:
+        """Maps of the four branches together."""
+        return self.ch1x1 + self.ch3x3[1] + self.ch5x5[1] + self.ch_pool
+
+    def scaled(self, width_multiplier: float) -> InceptionRow:
+        """Return the row with every width scaled."""
+
+        def scale(channels: int) -> int:
+            return scale_channels(channels, width_multiplier)
+
+        return InceptionRow(
+            scale(self.ch1x1),
+            (scale(self.ch3x3[0]), scale(self.ch3x3[1])),
+            (scale(self.ch5x5[0]), scale(self.ch5x5[1])),
+            scale(self.ch_pool),
+        )
+
+
+def _kernels(side: int, factorize: str) -> list[tuple[int, int]]:
+    """Return the kernels that stand for one of `side` 3 or 5."""
+    if factorize == "asymmetric":
+        return [(1, 3), (3, 1)] * (side // 2)
+    if factorize == "3x3":
+        return [(3, 3)] * (side // 2)
+    return [(side, side)]
+
+
+def _branch(
+    in_channels: int, widths: tuple[int, int], side: int, *, factorize: str, norm: bool
+) -> nn.Sequential:
+    """Build a 1x1 that reduces, and the convolutions that stand for one of `side`."""
+    channels, out_channels = widths
+    units = [conv_unit(in_channels, channels, 1, norm=norm)]
+    for height, width in _kernels(side, factorize):
+        padding = (height // 2, width // 2)
+        units.append(conv_unit(channels, out_channels, (height, width), padding=padding, norm=norm))
+        channels = out_channels
+    return nn.Sequential(*units)
+
+
+class InceptionBlock(nn.Module):
+    """Four branches, concatenated; optionally normed and with a shortcut.
+
+    Args:
+        in_channels: maps that come in.
+        row: widths of the branches.
+        norm: `conv`, `block` (after the concatenation) or `none`.
+        factorize: `none`, `3x3` or `asymmetric`.
+        residual_scale: with a shortcut, the factor on the branches; None for no shortcut.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        row: InceptionRow,
+        *,
+        norm: str,
+        factorize: str,
+        residual_scale: float | None,
+    ) -> None:
+        super().__init__()
+        conv_norm = norm == "conv"
+        channels = row.out_channels
+        self.branch1x1 = conv_unit(in_channels, row.ch1x1, 1, norm=conv_norm)
+        self.branch3x3 = _branch(in_channels, row.ch3x3, 3, factorize=factorize, norm=conv_norm)
+        self.branch5x5 = _branch(in_channels, row.ch5x5, 5, factorize=factorize, norm=conv_norm)
+        self.branch_pool = nn.Sequential(
+            nn.MaxPool2d(3, 1, 1), conv_unit(in_channels, row.ch_pool, 1, norm=conv_norm)
+        )
+        self.norm = nn.BatchNorm2d(channels) if norm == "block" else nn.Identity()
+        self.residual_scale = residual_scale
+        if residual_scale is not None:
+            self.linear = nn.Conv2d(channels, channels, 1)
+            self.shortcut = (
+                nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
+            )
+            self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, row.out_channels, H, W) for x (N, in_channels, H, W)."""
+        branches = (self.branch1x1, self.branch3x3, self.branch5x5, self.branch_pool)
+        y: Tensor = self.norm(torch.cat([branch(x) for branch in branches], dim=1))
+        if self.residual_scale is not None:
+            y = self.act(self.shortcut(x) + self.residual_scale * self.linear(y))
+        return y

@@ -1,0 +1,123 @@
+"""LeNet-5 and the CIFAR-10 quick network.
+
+LeNet-5: LeCun et al., https://doi.org/10.1109/5.726791. Departures: pools have no weights, conv2
+sees every map of the first stage, the last layer gives logits in place of radial basis units, and
+28-pixel images are padded by 2 in conv1 in place of 32-pixel images. The activation defaults to
+ReLU; `tanh` with `avg` is the paper's.
+
+CIFAR quick: the network of cuda-convnet and Caffe (https://code.google.com/archive/p/cuda-convnet).
+Departures: max pooling throughout, without overlap.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cnnbench.layers import (
+    ACTIVATIONS,
+    POOLS,
+    Step,
+    check_counts,
+    output_size,
+    smallest_image,
+)
+
+_LENET_STEPS = (Step("conv1", 5, 1, 2), Step("pool1", 2, 2), Step("conv2", 5), Step("pool2", 2, 2))
+_LENET_SMALLEST = smallest_image(_LENET_STEPS)
+
+_QUICK_STEPS = tuple(
+    step for n in (1, 2, 3) for step in (Step(f"conv{n}", 5, 1, 2), Step(f"pool{n}", 2, 2))
+)
+_QUICK_SMALLEST = smallest_image(_QUICK_STEPS)
+
+
+class LeNet5(nn.Module):
+    """Two convolutions with pools, and three linear layers.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits to give.
+        image_size: side of the images in pixels, at least 12.
+        activation: name of the activation after each layer but the last.
+        pool: `avg` or `max`.
+    """
+
+    min_image_size, min_image_layer = _LENET_SMALLEST
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int = 28,
+        activation: str = "relu",
+        pool: str = "max",
+    ) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        side = output_size(image_size, _LENET_STEPS)
+        act = ACTIVATIONS[activation]
+        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=2)
+        self.act1 = act()
+        self.pool1 = POOLS[pool](2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.act2 = act()
+        self.pool2 = POOLS[pool](2)
+        self.head = nn.Sequential(
+            nn.Linear(16 * side**2, 120),
+            act(),
+            nn.Linear(120, 84),
+            act(),
+            nn.Linear(84, num_classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
+        x = self.pool1(self.act1(self.conv1(x)))  # (N, 6, 14, 14) at 28 pixels
+        x = self.pool2(self.act2(self.conv2(x)))  # (N, 16, 5, 5)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+class CIFARQuick(nn.Module):
+    """Three 5x5 convolutions with max pools, and two linear layers.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits to give.
+        image_size: side of the images in pixels, at least 8.
+        activation: name of the activation after each layer but the last; `none` for none.
+    """
+
+    min_image_size, min_image_layer = _QUICK_SMALLEST
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int = 32,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        side = output_size(image_size, _QUICK_STEPS)
+        act = ACTIVATIONS[activation]
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.act1 = act()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.act2 = act()
+        self.pool2 = nn.MaxPool2d(2)
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.act3 = act()
+        self.pool3 = nn.MaxPool2d(2)
+        self.head = nn.Sequential(nn.Linear(64 * side**2, 64), act(), nn.Linear(64, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
+        x = self.pool1(self.act1(self.conv1(x)))  # (N, 32, 16, 16) at 32 pixels
+        x = self.pool2(self.act2(self.conv2(x)))  # (N, 32, 8, 8)
+        x = self.pool3(self.act3(self.conv3(x)))  # (N, 64, 4, 4)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits

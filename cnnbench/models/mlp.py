@@ -1,0 +1,94 @@
+"""Networks without convolutions: softmax regression and the multilayer perceptron.
+
+Softmax regression is a generalised linear model (Nelder and Wedderburn, 1972,
+https://doi.org/10.2307/2344614); the perceptron with hidden layers is that of Rumelhart et al.,
+https://doi.org/10.1038/323533a0. Here the hidden units are ReLU by default, not sigmoid, because
+sigmoids of this depth start too flat to train.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cnnbench.layers import (
+    ACTIVATIONS,
+    Step,
+    check_counts,
+    check_image_size,
+    check_positive,
+    smallest_image,
+)
+
+_SMALLEST = smallest_image([Step("linear", 1)])
+
+
+def hidden_layers(
+    in_features: int, hidden: tuple[int, ...], activation: str, dropout: float = 0.0
+) -> list[nn.Module]:
+    """Build linear layers, each with its activation and, above 0, its dropout."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(in_features, width), ACTIVATIONS[activation]()]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        in_features = width
+    return layers
+
+
+class SoftmaxRegression(nn.Module):
+    """One linear layer: multi-class logistic regression.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits to give.
+        image_size: side of the images in pixels.
+    """
+
+    min_image_size, min_image_layer = _SMALLEST
+
+    def __init__(self, *, in_channels: int, num_classes: int, image_size: int = 28) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        check_image_size(image_size, _SMALLEST)
+        self.head = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits to give.
+        image_size: side of the images in pixels.
+        hidden: widths of the hidden layers.
+        activation: name of the activation after each hidden layer.
+    """
+
+    min_image_size, min_image_layer = _SMALLEST
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int = 28,
+        hidden: tuple[int, ...] = (512, 256, 128, 64),
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        check_positive("hidden", hidden)
+        check_image_size(image_size, _SMALLEST)
+        in_features = in_channels * image_size**2
+        self.hidden = nn.Sequential(*hidden_layers(in_features, hidden, activation))
+        self.head = nn.Linear(hidden[-1] if hidden else in_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
+        logits: Tensor = self.head(self.hidden(x.flatten(1)))
+        return logits

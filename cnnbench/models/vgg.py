@@ -1,0 +1,98 @@
+"""VGG: Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, table 1 (A, B, D, E).
+
+Departures: the last map is averaged to `head_size` x `head_size`, so that any image size works;
+the paper's is 7, the default 1 suits 32-pixel images. `width_multiplier` scales every layer but the
+last. Weights start with PyTorch's default unless another initialisation is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from cnnbench.layers import (
+    Step,
+    average_pool_to,
+    check_counts,
+    check_fraction,
+    check_positive,
+    scale_channels,
+    smallest_image,
+)
+from cnnbench.models.mlp import hidden_layers
+
+# Table 1: convolutions per stage of the configurations A, B, D and E.
+NUM_CONVS: dict[str, tuple[int, ...]] = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+_WIDTHS = (64, 128, 256, 512, 512)
+_SMALLEST = smallest_image([Step(f"pool of stage {n}", 2, 2) for n in range(1, 6)])
+
+
+class VGG(nn.Module):
+    """Five stages of 3x3 convolutions, each ended by a max pool, and three linear layers.
+
+    Args:
+        in_channels: channels of the images, of at least 32 pixels.
+        num_classes: logits to give.
+        num_convs: convolutions of each stage.
+        head_size: side of the map that the linear layers see.
+        hidden: widths of the hidden linear layers.
+        dropout: probability after each hidden layer.
+        width_multiplier: scales convolutions and hidden layers.
+    """
+
+    min_image_size, min_image_layer = _SMALLEST
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        num_convs: tuple[int, ...],
+        head_size: int = 1,
+        hidden: tuple[int, ...] = (4096, 4096),
+        dropout: float = 0.5,
+        width_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_counts(in_channels, num_classes)
+        check_positive("head_size", [head_size])
+        check_positive("hidden", hidden)
+        check_positive("width_multiplier", [width_multiplier])
+        check_fraction("dropout", dropout)
+        stages = []
+        for depth, width in zip(num_convs, _WIDTHS, strict=True):
+            out_channels = scale_channels(width, width_multiplier)
+            stages.append(_build_stage(depth, in_channels, out_channels))
+            in_channels = out_channels
+        self.stages = nn.Sequential(*stages)
+        self.head_size = head_size
+        hidden = tuple(scale_channels(width, width_multiplier) for width in hidden)
+        in_features = in_channels * head_size**2
+        layers = hidden_layers(in_features, hidden, "relu", dropout)
+        layers.append(nn.Linear(hidden[-1] if hidden else in_features, num_classes))
+        self.head = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for x (N, in_channels, H, W)."""
+        # (N, 64, H/2, W/2), (N, 128, H/4, W/4), (N, 256, H/8, W/8), (N, 512, H/16, W/16),
+        # (N, 512, H/32, W/32)
+        x = self.stages(x)
+        x = average_pool_to(x, self.head_size)  # (N, 512, head_size, head_size)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+def _build_stage(depth: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number in range(1, depth + 1):
+        parts[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        parts[f"act{number}"] = nn.ReLU()
+        in_channels = out_channels
+    parts["pool"] = nn.MaxPool2d(2)
+    return nn.Sequential(parts)

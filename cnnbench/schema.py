@@ -1,0 +1,192 @@
+"""A small typed schema over dataclasses: types, ranges, and a reader that finds every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from cnnbench.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number: ``ge`` and ``le`` include the bound, ``gt`` and ``lt`` do not."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        bounds = dataclasses.asdict(self).items()
+        return " and ".join(f"{signs[k]} {v:g}" for k, v in bounds if v is not None)
+
+
+class Ratio:
+    """Marks a float that may also be written as a fraction, such as ``1/16``."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a config: where, what came, what is expected, and the nearest valid name."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.text}"
+
+
+class ConfigError(UsageError):
+    """All mistakes of a config together."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def _show(value: Any) -> str:
+    text = "null" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def expectation(kind: Any) -> str:
+    """Return in words what values of a type are accepted."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        base, *marks = get_args(kind)
+        ranges = [str(mark) for mark in marks if isinstance(mark, Range)]
+        ratio = " or a fraction such as 1/16" if any(isinstance(m, Ratio) for m in marks) else ""
+        return " ".join([expectation(base) + ratio, *ranges])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(expectation(part) for part in get_args(kind))
+    if origin is tuple:
+        return f"a list of values, each {expectation(get_args(kind)[0])}"
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    return names[kind]
+
+
+def read_value(kind: Any, value: Any) -> Any:
+    """Return a value as its type has it: an int where a float is meant, a list as a tuple.
+
+    Raises:
+        ValueError: the value is not of that type or out of range.
+    """
+    origin = get_origin(kind)
+    if origin is Annotated:
+        base, *marks = get_args(kind)
+        if isinstance(value, str) and any(isinstance(mark, Ratio) for mark in marks):
+            above, slash, below = value.partition("/")
+            if slash and above.strip().isdigit() and below.strip().isdigit() and int(below):
+                value = int(above) / int(below)
+        value = read_value(base, value)
+        if all(value in mark for mark in marks if isinstance(mark, Range)):
+            return value
+    elif origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
+            return value
+    elif origin in (typing.Union, types.UnionType):
+        for part in get_args(kind):
+            try:
+                return read_value(part, value)
+            except ValueError:
+                continue
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(read_value(get_args(kind)[0], part) for part in value)
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return _finite(float(value))
+    elif type(value) is kind:
+        return value
+    raise ValueError
+
+
+def _finite(value: float) -> float:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError
+    return value
+
+
+def read_node(
+    node: type[Any],
+    tree: Any,
+    arguments: Mapping[tuple[str, str], Any],
+    problems: list[Problem],
+    prefix: str = "",
+) -> Any:
+    """Turn a tree of plain values into a dataclass, nested ones included.
+
+    Args:
+        node: the dataclass; a field ``args`` takes the keys that are no fields.
+        tree: nested mappings of strings, numbers, booleans, lists and None.
+        arguments: the types of those other keys, by (name of the nested field, key).
+        problems: every mistake found is appended here.
+        prefix: where the tree stands, with a final dot.
+
+    Returns:
+        The dataclass, or ``None`` where there are problems. An absent optional value is ``None``.
+    """
+    if not isinstance(tree, Mapping):
+        problems.append(Problem(prefix.rstrip("."), f"={_show(tree)}: expected a group of keys"))
+        return None
+    hints = get_type_hints(node, include_extras=True)
+    kinds = {name: kind for name, kind in hints.items() if name != "args"}
+    own = {name: kind for (group, name), kind in arguments.items() if f"{group}." == prefix}
+    args: dict[str, Any] = {}
+    values: dict[str, Any] = {"args": types.MappingProxyType(args)} if "args" in hints else {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name in kinds and dataclasses.is_dataclass(kinds[name]):
+            values[name] = read_node(
+                typing.cast(Any, kinds[name]), value, arguments, problems, f"{key}."
+            )
+            continue
+        kind = kinds.get(name, own.get(name) if "args" in hints else None)
+        if kind is None:
+            problems.append(Problem(key, f": unknown key{did_you_mean(name, [*kinds, *own])}"))
+        elif value == "???":
+            problems.append(Problem(key, f": missing; expected {expectation(kind)}"))
+        else:
+            try:
+                (values if name in kinds else args)[name] = read_value(kind, value)
+            except ValueError:
+                near = did_you_mean(str(value), _choices(kind))
+                problems.append(
+                    Problem(key, f"={_show(value)}: expected {expectation(kind)}{near}")
+                )
+    for name, kind in kinds.items():
+        if name not in tree and type(None) in get_args(kind):
+            values[name] = None
+        elif name not in tree:
+            wanted = "a group of keys" if dataclasses.is_dataclass(kind) else expectation(kind)
+            problems.append(Problem(f"{prefix}{name}", f": missing; expected {wanted}"))
+    return None if problems else node(**values)
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [choice for part in get_args(kind) for choice in _choices(part)]

@@ -1,0 +1,122 @@
+"""From settings with sweeps, or a study, to jobs that were all checked before the first starts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnbench.compose import Composer, Setting
+from cnnbench.config import RunConfig
+from cnnbench.errors import UsageError
+from cnnbench.schema import ConfigError, Problem
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: the settings in which the jobs differ, as ``key=value``.
+        config: its checked config.
+    """
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of one command.
+
+    Attributes:
+        name: the directory below ``outputs/sweeps``.
+        jobs: in the order they run, at least one.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+
+
+def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
+    """Compose the one run of a command without ``-m``.
+
+    Raises:
+        ConfigError: a setting is a sweep, or the config has mistakes.
+    """
+    problems = [
+        Problem(
+            s.key,
+            f"={','.join(map(text_of, s.values))}: a list of choices sweeps over them; add -m"
+            f" (a list as one value is written {s.key}=[...])",
+        )
+        for s in settings
+        if s.is_sweep
+    ]
+    assignments = {s.key: s.values[0] for s in settings}
+    if assignments.get("study") is not None:
+        problems.append(Problem("study", f"={assignments['study']}: is a list of jobs; add -m"))
+    if problems:
+        raise ConfigError(problems)
+    return composer.compose(assignments)
+
+
+def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
+    """Compose and check every job of a sweep, in the order of the settings, the last one fastest.
+
+    Raises:
+        ConfigError: mistakes, each with the jobs that have it.
+        UsageError: the sweep resumes a run.
+    """
+    plain = {s.key: s.values[0] for s in settings if not s.is_sweep}
+    if plain.get("resume") is not None:
+        raise UsageError("resume: goes on with one run; repeat a sweep's own command instead of -m")
+    axes = {s.key: s.values for s in settings if s.is_sweep}
+    studies = axes.pop("study", (plain.pop("study", None),))
+    jobs: list[Job] = []
+    mistakes: dict[Problem, int] = {}
+    for study in studies:
+        for common, own in composer.study_jobs(study) if study is not None else [({}, {})]:
+            for combination in itertools.product(*axes.values()):
+                swept = dict(zip(axes, combination, strict=True))
+                differing = {**({"study": study} if len(studies) > 1 else {}), **own, **swept}
+                try:
+                    config = composer.compose({**common, **own, **plain, **swept})
+                except ConfigError as error:
+                    for problem in error.problems:
+                        mistakes[problem] = mistakes.get(problem, 0) + 1
+                else:
+                    shown = tuple(f"{key}={text_of(value)}" for key, value in differing.items())
+                    jobs.append(Job(shown, config))
+    if mistakes:
+        raise ConfigError(
+            Problem(problem.key, f"{problem.text} ({count} of the jobs)")
+            for problem, count in mistakes.items()
+        )
+    named = jobs[0].config.sweep.name
+    fixed = {key: value for key, value in plain.items() if key not in ("output_root", "sweep.name")}
+    return Sweep(named or _default_name(fixed, [*axes, *filter(None, studies)]), tuple(jobs))
+
+
+def _default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
+    """Name a sweep by what does not change when its axes grow, so that it is found again."""
+    digest = hashlib.sha256(json.dumps([fixed, list(axes)], sort_keys=True).encode()).hexdigest()
+    return f"{file_name('-'.join(axes)) or 'sweep'}-{digest[:6]}"
+
+
+def text_of(value: Any) -> str:
+    """Return a value as it is written in a setting."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(text_of, value))}]"
+    return json.dumps(value)
+
+
+def file_name(text: str) -> str:
+    """Return a text with nothing in it that is special in a path, at most 100 characters."""
+    return re.sub(r"[^A-Za-z0-9=,._+-]+", "_", text).strip("._")[:100]

@@ -1,0 +1,17 @@
+"""Where numbers and pictures of a run go: one small protocol and its sinks."""
+
+from cnnbench.tracking.console import Console, format_seconds
+from cnnbench.tracking.json_lines import JsonLines, read_records
+from cnnbench.tracking.tensorboard import TensorBoard
+from cnnbench.tracking.tracker import Memory, Tracker, Trackers
+
+__all__ = [
+    "Console",
+    "JsonLines",
+    "Memory",
+    "TensorBoard",
+    "Tracker",
+    "Trackers",
+    "format_seconds",
+    "read_records",
+]

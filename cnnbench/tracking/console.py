@@ -1,0 +1,141 @@
+"""The run on the screen: a bar in a terminal, one plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from cnnbench.metrics import Scores
+
+# The eye follows no faster, and a step must cost next to nothing.
+REFRESH_SECONDS = 0.1
+
+
+class Console:
+    """Shows how a run goes.
+
+    Args:
+        console: where to; what is not an interactive terminal gets no bar and no control codes.
+    """
+
+    def __init__(self, console: RichConsole) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._images = 0
+        self._steps = 0
+        self._started = self._next_refresh = 0.0
+        self._numbers = ""
+
+    def print(self, text: str) -> None:
+        """Print lines as they are: no markup, no colours, never wrapped."""
+        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def start(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:
+        """Begin an epoch.
+
+        Args:
+            epoch: from 1.
+            num_epochs: of the whole run.
+            num_steps: of this epoch.
+            step: steps of this epoch that were done before, in a run that goes on.
+        """
+        self.stop()
+        self._images, self._steps, self._numbers = 0, step, ""
+        self._started = time.perf_counter()
+        self._next_refresh = self._started
+        if not self._console.is_interactive:
+            return
+        self._progress = Progress(
+            TextColumn(f"epoch {epoch}/{num_epochs}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}", markup=False),
+            TextColumn("{task.description}", markup=False),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            # rich would send warnings for a redirected standard error to the terminal instead.
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._progress.add_task("", total=num_steps, completed=step)
+        self._progress.start()
+
+    def step(
+        self, num_images: int, *, loss: float | None = None, accuracy: float | None = None
+    ) -> None:
+        """Count a step; the screen changes at most ten times a second.
+
+        Args:
+            num_images: of the step's batch.
+            loss: the newest, where the host has it.
+            accuracy: the newest, where the host has it; a fraction.
+        """
+        if self._progress is None:
+            return
+        self._steps += 1
+        self._images += num_images
+        if loss is not None:
+            self._numbers = f"loss {loss:.3f}  "
+            if accuracy is not None:
+                self._numbers += f"accuracy {accuracy:.3f}  "
+        now = time.perf_counter()
+        if now < self._next_refresh:
+            return
+        self._next_refresh = now + REFRESH_SECONDS
+        rate = self._images / (now - self._started)
+        task = self._progress.task_ids[0]
+        self._progress.update(
+            task, completed=self._steps, description=f"{self._numbers}{rate:.0f} images/s"
+        )
+        self._progress.refresh()
+
+    def epoch(
+        self,
+        epoch: int,
+        num_epochs: int,
+        *,
+        train: Scores,
+        val: Scores | None,
+        seconds: float,
+        images_per_second: float,
+    ) -> None:
+        """End an epoch with its line.
+
+        Args:
+            epoch: from 1.
+            num_epochs: of the whole run.
+            train: over the epoch's training steps.
+            val: None where the epoch was not evaluated.
+            seconds: of the whole epoch.
+            images_per_second: of its training part.
+        """
+        self.stop()
+        parts = [f"epoch {epoch}/{num_epochs}", f"train {_format_scores(train)}"]
+        if val is not None:
+            parts.append(f"val {_format_scores(val)}")
+        parts += [format_seconds(seconds), f"{images_per_second:.0f} images/s"]
+        self.print("  ".join(parts))
+
+    def stop(self) -> None:
+        """Take the bar away, also where a run breaks off; more than once is fine."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as s, min or h, such as ``12.3 s``."""
+    for unit, length in (("s", 1), ("min", 60)):
+        if round(seconds / length, 1) < 60:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _format_scores(scores: Scores) -> str:
+    return (
+        f"loss {scores.loss:.3f} accuracy {scores.accuracy:.3f} [{scores.correct}/{scores.count}]"
+    )

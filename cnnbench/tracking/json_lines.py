@@ -1,0 +1,123 @@
+"""Every number of a run as one JSON object a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.errors import DiskError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class JsonLines:
+    """Appends flat objects whose keys are ``epoch``, ``global_step`` and metric names.
+
+    A line is written whole, in a single call; a number that is not finite becomes null. Pictures
+    and networks are left to other trackers.
+
+    Args:
+        path: the file; goes on where it ends.
+
+    Raises:
+        DiskError: the file cannot be written, here and in all methods.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._open()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Append one line."""
+        numbers = {
+            name: value if math.isfinite(value) else None
+            for name, value in values.items()
+            if name != "epoch"
+        }
+        epoch = {"epoch": int(values["epoch"])} if "epoch" in values else {}
+        line = json.dumps({**epoch, "global_step": step, **numbers}, allow_nan=False)
+        data = f"{line}\n".encode()
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            raise self._failure(error) from error
+        if written != len(data):
+            raise DiskError(f"cannot write {self._path}: the disk took only part of a line")
+
+    def images(self, tag: str, image: torch.Tensor, step: int) -> None:
+        """Do nothing: this file holds numbers."""
+
+    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+        """Do nothing: this file holds numbers."""
+
+    def flush(self) -> None:
+        """Wait until the disk has every line."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Flush and close; more than once is fine."""
+        if not self._file.closed:
+            with self._file:
+                self.flush()
+
+    def truncate_after(self, global_step: int) -> None:
+        """Drop what a run that goes on from ``global_step`` will write again.
+
+        Lines of later steps go, and a torn last line. The file is replaced atomically, and only
+        where something goes.
+        """
+        kept = [r for r in read_records(self._path) if r["global_step"] <= global_step]
+        data = "".join(f"{json.dumps(record)}\n" for record in kept).encode()
+        try:
+            if data == self._path.read_bytes():
+                return
+            self._file.close()
+            temporary = self._path.with_name(f"{self._path.name}.tmp")
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._file = self._open()
+
+    def _open(self) -> io.FileIO:
+        try:
+            return io.FileIO(self._path, "a")
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> DiskError:
+        return DiskError(
+            f"cannot write {self._path}: {error.strerror}; make room or choose another output_root"
+        )
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the whole records of a metrics file, without torn or foreign lines.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return list(_records(path.read_bytes().split(b"\n")[:-1]))
+
+
+def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("global_step"), int):
+            yield record

@@ -1,0 +1,1 @@
+"""The verbs: one file each, with its public function and its flags."""
