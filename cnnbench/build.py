@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +89,39 @@ def describe_network(config: RunConfig, data: RunData | None = None) -> Network:
     else:
         facts = describe(config.data.name, _root(config), config.data.args)
         in_channels, num_classes = facts.in_channels, facts.num_classes
-    size = config.data.image_size
+    return _measure(
+        config.model.name,
+        tuple(config.model.args.items()),
+        in_channels,
+        num_classes,
+        config.data.image_size,
+    )
+
+
+@lru_cache(maxsize=256)
+def _measure(
+    name: str,
+    args: tuple[tuple[str, Any], ...],
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+) -> Network:
+    """Measure one network; a sweep asks for the same one again and again."""
     with torch.device("meta"):
         module = create_model(
-            config.model.name,
+            name,
             in_channels=in_channels,
             num_classes=num_classes,
-            image_size=size,
-            args=config.model.args,
+            image_size=image_size,
+            args=dict(args),
         )
-    geometry = analyze(module, (in_channels, size, size))
+    geometry = analyze(module, (in_channels, image_size, image_size))
     return Network(
-        name=config.model.name,
-        args=config.model.args,
+        name=name,
+        args=dict(args),
         in_channels=in_channels,
         num_classes=num_classes,
-        image_size=size,
+        image_size=image_size,
         num_params=geometry.num_params,
         macs=geometry.macs,
         activation_bytes=geometry.activation_bytes,

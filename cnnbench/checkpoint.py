@@ -135,7 +135,8 @@ class Checkpoints:
             return None
         saves = self.manifest()["saves"]
         messages: list[str] = []
-        for name in sorted(saves, key=lambda name: -saves[name]["global_step"]):
+        # Of two at one step, the epoch's is newer: the other was saved before its evaluation.
+        for name in sorted(saves, key=lambda name: (-saves[name]["global_step"], name)):
             if "state" not in saves[name]:
                 continue
             try:
@@ -178,7 +179,7 @@ class Checkpoints:
             if part in entry
         }
         for file in self.directory.glob("*.pt"):
-            if file.name not in wanted:
+            if file.name not in wanted and not file.is_dir():
                 file.unlink(missing_ok=True)
         sync_directory(self.directory)
 

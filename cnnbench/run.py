@@ -206,7 +206,8 @@ class Training:
         self._restore()
         metrics = JsonLines(run.metrics)
         metrics.truncate_after(self.state.global_step)
-        purge_step = self.state.global_step + 1 if self.state.global_step else None
+        was_used = any(run.path.glob("events.out.tfevents.*"))
+        purge_step = self.state.global_step + 1 if was_used else None
         self.trackers = Trackers(metrics, TensorBoard(run.path, purge_step=purge_step, warn=_warn))
 
     def _restore(self) -> None:

@@ -30,7 +30,8 @@ def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indi
         raise ValueError(f"fraction={fraction}: expected a number from 0 to below 1")
     # The decimal the user wrote: 0.29 of 100 is 29, though 0.29 * 100 is 28.999...
     exact = Fraction(str(float(fraction)))
-    taken = stratified_sample(targets, int(exact * len(targets) + Fraction(1, 2)), seed)
+    count = min(int(exact * len(targets) + Fraction(1, 2)), max(len(targets) - 1, 0))
+    taken = stratified_sample(targets, count, seed)
     rest = np.ones(len(targets), dtype=bool)
     rest[taken] = False
     return np.flatnonzero(rest), taken

@@ -101,7 +101,7 @@ def _row(name: str, run: RunDir, code: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if not code and (run.path / "run.json").exists():
         results = run.info.get("results", {})
-    return {"job": name, "status": "failed" if code else "done", "run": str(run.path), **results}
+    return {"job": name, "status": "failed" if code else "done", "run": run.path.name, **results}
 
 
 class _Worker:

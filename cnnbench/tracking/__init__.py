@@ -1,5 +1,7 @@
 """Where numbers and pictures of a run go: one small protocol and its sinks."""
 
+from __future__ import annotations
+
 from cnnbench.tracking.console import Console, format_seconds
 from cnnbench.tracking.json_lines import JsonLines, read_records
 from cnnbench.tracking.tensorboard import TensorBoard

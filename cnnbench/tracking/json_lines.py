@@ -6,11 +6,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import DiskError
+from cnnbench.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -70,27 +71,38 @@ class JsonLines:
             with self._file:
                 self.flush()
 
-    def truncate_after(self, global_step: int) -> None:
+    def truncate_after(
+        self, global_step: int, redone: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """Drop what a run that goes on from ``global_step`` will write again.
 
         Lines of later steps go, and a torn last line. The file is replaced atomically, and only
         where something goes.
+
+        Args:
+            global_step: where the run goes on.
+            redone: names of metrics that are measured again at that very step; lines of it that
+                have one of them go too.
+
+        Returns:
+            The lines of that step that stay.
         """
-        kept = [r for r in read_records(self._path) if r["global_step"] <= global_step]
+        kept = [
+            record
+            for record in read_records(self._path)
+            if record["global_step"] < global_step
+            or (record["global_step"] == global_step and record.keys().isdisjoint(redone))
+        ]
         data = "".join(f"{json.dumps(record)}\n" for record in kept).encode()
         try:
-            if data == self._path.read_bytes():
-                return
-            self._file.close()
-            temporary = self._path.with_name(f"{self._path.name}.tmp")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            is_changed = data != self._path.read_bytes()
         except OSError as error:
             raise self._failure(error) from error
-        self._file = self._open()
+        if is_changed:
+            self._file.close()
+            atomic_write(self._path, data)
+            self._file = self._open()
+        return [record for record in kept if record["global_step"] == global_step]
 
     def _open(self) -> io.FileIO:
         try:

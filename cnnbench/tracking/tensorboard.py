@@ -58,7 +58,11 @@ class TensorBoard:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write one point of each curve."""
-        points = [{"tag": tag, "simple_value": float(value)} for tag, value in values.items()]
+        points = [
+            {"tag": tag, "simple_value": float(value)}
+            for tag, value in values.items()
+            if tag != "epoch"  # a straight line, and the first chart of the page
+        ]
         self._write(step=step, summary={"value": points})
         if time.monotonic() - self._last_flush > FLUSH_SECONDS:
             self.flush()
@@ -135,7 +139,7 @@ def _trace(module: nn.Module, example: torch.Tensor) -> bytes:
     # torch prints a failure before it raises; what the user needs is in the warning.
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        definition, _ = graph(module, example)  # type: ignore[no-untyped-call]
+        definition, _ = graph(module, example)
     serialized: bytes = definition.SerializeToString()
     return serialized
 
