@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnbench.errors import UsageError, did_you_mean
+from cnnbench.errors import UsageError, expected_names
 from cnnbench.layers import SmallestImage, check_image_size
 from cnnbench.models.alexnet import AlexNet
 from cnnbench.models.basic_cnn import BasicCNN, InceptionCNN
@@ -127,10 +127,7 @@ def create_model(
     kwargs = {**row.fixed, "in_channels": in_channels, "num_classes": num_classes}
     for key, value in (args or {}).items():
         if key not in known:
-            listed = ", ".join(known) or "none"
-            raise UsageError(
-                f"{name}: unknown argument '{key}'{did_you_mean(key, known)} Known: {listed}."
-            )
+            raise UsageError(f"{name}: unknown argument '{key}'{expected_names(key, known)}")
         kwargs[key] = value
     if "image_size" in inspect.signature(row.constructor).parameters:
         kwargs["image_size"] = image_size

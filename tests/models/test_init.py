@@ -1,0 +1,84 @@
+"""Initial weights by name."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+
+from cnnbench.config import ModelConfig
+from cnnbench.errors import UsageError
+from cnnbench.models import INITS, initialize
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(576, 128))
+
+
+def before_and_after(init, layers="all"):
+    module = small_network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    initialize(module, init, layers)
+    return module, before
+
+
+def test_default_keeps_pytorchs_own_values():
+    module, before = before_and_after("default")
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("init", [name for name in INITS if name != "default"])
+def test_biases_are_zero_and_norms_left_alone(init):
+    module, before = before_and_after(init)
+    for name, tensor in module.state_dict().items():
+        if name.startswith("1."):
+            assert torch.equal(tensor, before[name])
+        elif name.endswith("bias"):
+            assert not tensor.any()
+        else:
+            assert not torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("init", [name for name in INITS if name != "default"])
+def test_linear_leaves_convolutions_alone(init):
+    module, before = before_and_after(init, "linear")
+    assert torch.equal(module[0].weight, before["0.weight"])
+    assert torch.equal(module[0].bias, before["0.bias"])
+    assert not torch.equal(module[3].weight, before["3.weight"])
+
+
+@pytest.mark.parametrize(
+    ("init", "conv_std", "linear_std"),
+    [
+        ("normal", 0.01, 0.01),
+        ("xavier_uniform", math.sqrt(2 / (72 + 576)), math.sqrt(2 / (576 + 128))),
+        ("kaiming_normal", math.sqrt(2 / 72), math.sqrt(2 / 576)),
+    ],
+)
+def test_spread(init, conv_std, linear_std):
+    module, _ = before_and_after(init)
+    for layer, std in ((module[0], conv_std), (module[3], linear_std)):
+        assert abs(layer.weight.mean().item()) < 0.05 * std
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_constant_is_one():
+    module, _ = before_and_after("constant")
+    assert (module[0].weight == 1).all()
+    assert (module[3].weight == 1).all()
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UsageError, match="did you mean 'kaiming_normal'"):
+        initialize(small_network(), "kaiming_normall")
+    with pytest.raises(UsageError, match="init_layers=conv: expected one of all, linear"):
+        initialize(small_network(), "normal", "conv")
+
+
+def test_the_config_knows_the_same_names():
+    assert get_args(get_type_hints(ModelConfig)["init"]) == tuple(INITS)

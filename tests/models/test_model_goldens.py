@@ -1,0 +1,129 @@
+"""Sizes of every network against recorded ones, and its YAML against its constructor."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cnnbench.config import ARGUMENTS
+from cnnbench.geometry import analyze
+from cnnbench.models import MODELS, create_model, model_arguments
+from cnnbench.schema import read_value
+
+ROOT = Path(__file__).parents[2]
+GOLDENS = json.loads((ROOT / "tests/goldens/models.json").read_text())
+# Networks made for another size than the data's; the size gives a last map of 2 x 2.
+STATED_SIZES = {
+    "alexnet": 97,
+    "alexnet_small": 97,
+    "nin": 99,
+    "vgg11": 32,
+    "vgg13": 32,
+    "vgg16": 32,
+    "vgg19": 32,
+}
+
+
+def meta_model(name, *, in_channels=3, num_classes=10, image_size=32, args=None):
+    with torch.device("meta"):
+        return create_model(
+            name,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            image_size=image_size,
+            args=args,
+        )
+
+
+def golden_id(row):
+    return "-".join([row["model"], str(row["image_size"]), *map(str, row["args"].values())])
+
+
+@pytest.mark.parametrize("row", GOLDENS, ids=golden_id)
+def test_params_and_macs(row):
+    module = meta_model(
+        row["model"],
+        in_channels=row["in_channels"],
+        num_classes=row["num_classes"],
+        image_size=row["image_size"],
+        args=row["args"],
+    )
+    geometry = analyze(module, (row["in_channels"], row["image_size"], row["image_size"]))
+    assert (geometry.num_params, geometry.macs) == (row["num_params"], row["macs"])
+
+
+def test_every_model_has_a_golden():
+    assert {row["model"] for row in GOLDENS} == set(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"),
+    [
+        ("alexnet", 46_764_746),
+        ("vgg11", 128_806_154),
+        ("vgg16", 134_300_362),
+        ("nin", 1_992_166),
+        ("googlenet", 5_977_530),
+    ],
+)
+def test_parameters_on_grey_images_of_224_pixels(name, num_params):
+    args = {"vgg": {"head_size": 7}, "goo": {"stem": "imagenet", "norm": "none"}}.get(name[:3])
+    module = meta_model(name, in_channels=1, image_size=224, args=args)
+    assert sum(p.numel() for p in module.parameters()) == num_params
+
+
+def test_vgg11_for_96_pixels():
+    module = meta_model("vgg11", in_channels=1, image_size=96, args={"head_size": 3})
+    assert sum(p.numel() for p in module.parameters()) == 44_920_074
+
+
+def test_alexnet_in_two_streams_has_the_published_size():
+    args = {"groups": 2, "padding": 0}
+    module = meta_model("alexnet", num_classes=1000, image_size=227, args=args)
+    assert sum(p.numel() for p in module.parameters()) == 60_965_224
+
+
+@pytest.mark.parametrize(("norm", "num_params"), [("conv", 3_188_968), ("block", 3_188_840)])
+def test_auxiliary_heads(norm, num_params):
+    args = {"stem": "imagenet", "norm": norm, "aux": True}
+    module = meta_model("googlenet", num_classes=1000, image_size=224, args=args)
+    first, second = module.aux_heads.values()
+    assert sum(p.numel() for p in first.parameters()) == num_params
+    # 4d has 16 maps more than 4a, each seen by 128 kernels.
+    assert sum(p.numel() for p in second.parameters()) == num_params + 16 * 128
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_yaml_shows_the_constructor(name):
+    path = ROOT / "conf/model" / f"{name}.yaml"
+    text = path.read_text()
+    tree = yaml.safe_load(text)
+    assert text.startswith("# ")
+    assert tree.pop("name") == name
+    assert tree.pop("image_size", None) == STATED_SIZES.get(name)
+    kinds = {key: ARGUMENTS["model", key] for key in tree}
+    values = {key: read_value(kinds[key], value) for key, value in tree.items()}
+    assert values == model_arguments(name)
+    assert list(values) == list(model_arguments(name))
+    assert all(" # " in line for line in text.splitlines()[2:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_constructor_is_keyword_only_and_typed(name):
+    row = MODELS[name]
+    signature = inspect.signature(row.constructor)
+    for parameter in signature.parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameter.annotation is not inspect.Parameter.empty
+    assert set(row.fixed) <= set(signature.parameters)
+    if name in STATED_SIZES and "image_size" in signature.parameters:
+        assert signature.parameters["image_size"].default == STATED_SIZES[name]
+
+
+def test_every_yaml_is_a_model():
+    assert {path.stem for path in (ROOT / "conf/model").glob("*.yaml")} == set(MODELS)
