@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnbench import build
+from cnnbench import build, networks
 from cnnbench.compose import Composer
 from cnnbench.device import autocast, configure, grad_scaler, resolve_device, resolve_precision
 from cnnbench.engine import fit
@@ -68,12 +68,12 @@ def make_cnnbench_epoch(batch_size: int, limit: int):
     config = single_config(composer, composer.parse(settings))
     device = resolve_device(config.device.name)
     data = build.build_data(config, print)
-    network = build.describe_network(config, data)
+    network = networks.describe_network(config, data)
     precision = resolve_precision(config.device.precision, device, macs=network.macs)
     data.to(device, channels_last=True)
 
     def epoch() -> float:
-        model = build.build_model(config, data).to(device).to(memory_format=torch.channels_last)
+        model = networks.build_model(config, data).to(device).to(memory_format=torch.channels_last)
         state, schedule = build.build_state(config, model, device, grad_scaler(device, precision))
         started = time.perf_counter()
         steps = fit(

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cnnbench.verbs.evaluate import evaluate
     from cnnbench.verbs.predict import load, predict
+    from cnnbench.verbs.summary import summary
     from cnnbench.verbs.train import create_model, train
 
 _HOMES = {
@@ -22,8 +23,9 @@ _HOMES = {
     "evaluate": "evaluate",
     "predict": "predict",
     "load": "predict",
+    "summary": "summary",
 }
-__all__ = ["train", "load", "evaluate", "predict", "create_model", "__version__"]
+__all__ = ["train", "load", "evaluate", "predict", "summary", "create_model", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from cnnbench.config import RunConfig, expand_path
 from cnnbench.datasets import (
     DatasetArrays,
     check_augment,
-    describe,
     fingerprint,
     read_dataset,
     sample_grid,
@@ -32,100 +31,14 @@ from cnnbench.datasets.split import Indices
 from cnnbench.datasets.transforms import InputTransform
 from cnnbench.engine import TrainState
 from cnnbench.engine.loop import Batches, training_loss
-from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.geometry import analyze
+from cnnbench.errors import UsageError
 from cnnbench.metrics import Sums
-from cnnbench.models import MODELS, create_model, initialize
+from cnnbench.networks import Network
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 
 _EVAL_BYTES = 256 << 20
 _MAX_EVAL_BATCH = 1024
 _PROBE_MACS = 20e9
-
-
-@dataclass(frozen=True)
-class Network:
-    """What a network is, without its weights.
-
-    Attributes:
-        name: a key of ``MODELS``.
-        args: its own arguments.
-        in_channels: channels of its images.
-        num_classes: logits it gives.
-        image_size: pixels of a side.
-        num_params: each shared parameter once.
-        macs: multiply-accumulates for one image.
-        activation_bytes: of all layers' outputs for one image, in float32.
-    """
-
-    name: str
-    args: Mapping[str, Any]
-    in_channels: int
-    num_classes: int
-    image_size: int
-    num_params: int
-    macs: int
-    activation_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for a checkpoint or ``run.json``."""
-        args = {k: list(v) if isinstance(v, tuple) else v for k, v in self.args.items()}
-        return {**vars(self), "args": args}
-
-
-def describe_network(config: RunConfig, data: RunData | None = None) -> Network:
-    """Measure the network of a config on the meta device, which takes no memory.
-
-    Args:
-        config: checked.
-        data: the data, where it was read; else what is known of it without reading.
-
-    Raises:
-        UsageError: an argument is impossible, or the images are too small.
-        DataError: ``data=folder`` is not laid out as it must be.
-    """
-    if data is not None:
-        in_channels, num_classes = data.in_channels, data.num_classes
-    else:
-        facts = describe(config.data.name, _root(config), config.data.args)
-        in_channels, num_classes = facts.in_channels, facts.num_classes
-    return _measure(
-        config.model.name,
-        tuple(config.model.args.items()),
-        in_channels,
-        num_classes,
-        config.data.image_size,
-    )
-
-
-@lru_cache(maxsize=256)
-def _measure(
-    name: str,
-    args: tuple[tuple[str, Any], ...],
-    in_channels: int,
-    num_classes: int,
-    image_size: int,
-) -> Network:
-    """Measure one network; a sweep asks for the same one again and again."""
-    with torch.device("meta"):
-        module = create_model(
-            name,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            image_size=image_size,
-            args=dict(args),
-        )
-    geometry = analyze(module, (in_channels, image_size, image_size))
-    return Network(
-        name=name,
-        args=dict(args),
-        in_channels=in_channels,
-        num_classes=num_classes,
-        image_size=image_size,
-        num_params=geometry.num_params,
-        macs=geometry.macs,
-        activation_bytes=geometry.activation_bytes,
-    )
 
 
 def check_names(config: RunConfig) -> None:
@@ -160,19 +73,6 @@ def _optimizer_of(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def build_model(config: RunConfig, data: RunData) -> nn.Module:
-    """Return the network with its initial weights, from torch's global generator."""
-    model = create_model(
-        config.model.name,
-        in_channels=data.in_channels,
-        num_classes=data.num_classes,
-        image_size=config.data.image_size,
-        args=config.model.args,
-    )
-    initialize(model, config.model.init, config.model.init_layers)
-    return model
-
-
 def build_state(
     config: RunConfig,
     model: nn.Module,
@@ -198,6 +98,29 @@ def build_state(
         model=model, optimizer=optimizer, sums=Sums(device), average=average, scaler=scaler
     )
     return state, build_schedule_of(config)
+
+
+def resumed_config(config: RunConfig) -> RunConfig:
+    """Return the config with which a run goes on.
+
+    Args:
+        config: its recorded config with what may change changed.
+
+    Raises:
+        UsageError: ``extend_epochs`` would change the learning rates of the epochs already run.
+    """
+    more = config.extend_epochs
+    if more is None:
+        return dataclasses.replace(config, resume=None)
+    if build_schedule_of(config).depends_on_length:
+        raise UsageError(
+            f"extend_epochs={more}: scheduler={config.scheduler.name} spreads over the run's "
+            f"{config.num_epochs} epochs, so a longer run is another one; "
+            "only scheduler=constant without warm-up can be extended"
+        )
+    return dataclasses.replace(
+        config, num_epochs=config.num_epochs + more, extend_epochs=None, resume=None
+    )
 
 
 def _root(config: RunConfig) -> Path | None:
@@ -305,7 +228,7 @@ class RunData:
         )
 
     @cached_property
-    def _train_loader(self) -> torch.utils.data.DataLoader[tuple[Tensor, Tensor]]:
+    def _train_loader(self) -> Batches:
         return make_loader(
             self.splits["train"],
             self._order,
@@ -390,9 +313,13 @@ class RunData:
         }
 
 
-def eval_batch_size(network: Network) -> int:
-    """Return how many images to evaluate at once: many, unless their activations are large."""
-    return max(1, min(_MAX_EVAL_BATCH, _EVAL_BYTES // max(1, network.activation_bytes)))
+def eval_batch_size(activation_bytes: int) -> int:
+    """Return how many images to evaluate at once: many, unless their activations are large.
+
+    Args:
+        activation_bytes: of all layers' outputs for one image.
+    """
+    return max(1, min(_MAX_EVAL_BATCH, _EVAL_BYTES // max(1, activation_bytes)))
 
 
 def expected_epoch_seconds(
@@ -424,61 +351,3 @@ def expected_epoch_seconds(
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return min(seconds) / count * data.num_train
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A trained network with what it needs to predict, on the CPU.
-
-    Attributes:
-        module: in evaluation mode.
-        transform: from uint8 pictures to its input.
-        in_channels: channels of its pictures.
-        class_names: the name of each logit.
-    """
-
-    module: nn.Module
-    transform: InputTransform
-    in_channels: int
-    class_names: tuple[str, ...]
-
-
-def load_network(weights: Mapping[str, Any], source: Path) -> LoadedNetwork:
-    """Build the network of a checkpoint.
-
-    Nothing in the checkpoint decides more than sizes: the name must be registered, the arguments
-    must fit, and all shapes are compared on the meta device before memory is taken.
-
-    Args:
-        weights: as ``Checkpoints.load`` returned them.
-        source: for messages.
-
-    Raises:
-        CheckpointError: it does not fit a network of ours.
-    """
-    try:
-        facts, preprocessing = weights["network"], weights["preprocessing"]
-        sizes = {name: facts[name] for name in ("in_channels", "num_classes", "image_size")}
-        args = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["args"].items()}
-        if facts["name"] not in list(MODELS):
-            raise UsageError(f"the network '{facts['name']}' is unknown")
-        with torch.device("meta"):
-            module = create_model(facts["name"], **sizes, args=args)
-        expected = {k: (v.shape, v.dtype) for k, v in module.state_dict().items()}
-        came = {k: (v.shape, v.dtype) for k, v in weights["model"].items()}
-        if expected != came:
-            wrong = sorted(k for k in expected | came if expected.get(k) != came.get(k))
-            raise UsageError(f"the weights are of another network: {', '.join(wrong[:3])}")
-        module = create_model(facts["name"], **sizes, args=args)
-        module.load_state_dict(weights["model"])
-        transform = InputTransform(
-            image_size=preprocessing["image_size"],
-            mean=preprocessing["mean"],
-            std=preprocessing["std"],
-        )
-        class_names = tuple(map(str, weights["class_names"]))
-        if len(class_names) != sizes["num_classes"]:
-            raise UsageError("it has not one name for each class")
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
-    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)

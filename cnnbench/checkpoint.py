@@ -52,7 +52,14 @@ class Checkpoints:
             _check_manifest(manifest)
         except FileNotFoundError:
             raise CheckpointError(f"{self.directory}: holds no checkpoint yet") from None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise CheckpointError(f"{file}: damaged ({error})") from None
         return manifest  # type: ignore[no-any-return]
 

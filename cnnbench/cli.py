@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -12,17 +13,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import cnnbench
-from cnnbench.errors import CnnbenchError, UsageError, did_you_mean
+from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
 from cnnbench.files import disk_error
 
 VERBS = {
     "train": "train a network; one run directory per job",
+    "summary": "layers, shapes, parameters, MACs and receptive fields; trains nothing",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
     "data": "prepare, verify, find or show a data set",
     "runs": "list run directories",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",
 }
+# Flags whose value may stand before the verb.
+_VALUE_FLAGS = ("--config", "--config-dir", "--format")
 _GUIDE = """\
 cnnbench trains, evaluates and compares classic convolutional networks on small images.
 
@@ -58,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain at exit; give it a sink.
+        # Whoever read the output, such as `| head`, has enough. Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -99,22 +103,21 @@ def _bug(error: Exception, wants_traceback: bool) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or argv == ["--help"] or argv == ["-h"]:
-        print(guide(), end="")
+    place = _verb_place(argv)
+    if place is None:
+        if "--version" in argv:
+            print(f"cnnbench {cnnbench.__version__}")
+        elif not argv or "--help" in argv or "-h" in argv:
+            print(guide(), end="")
+        else:
+            raise UsageError(
+                f"which verb? 'cnnbench train {shlex.join(argv)}', or another one of: "
+                f"{', '.join(VERBS)}"
+            )
         return 0
-    verb = next((word for word in argv if word in VERBS), None)
-    if verb is None and "--version" in argv:
-        print(f"cnnbench {cnnbench.__version__}")
-        return 0
-    if verb is None:
-        word = next((word for word in argv if not word.startswith("-")), argv[0])
-        hint = did_you_mean(word, VERBS)
-        known = ", ".join(VERBS)
-        if "=" in word:
-            hint = f"; settings follow a verb: cnnbench train {word}"
-        raise UsageError(f"unknown verb '{word}'{hint} Known: {known}.")
-    argv.remove(verb)
-    # A pipe closed early, such as `| head`, ends the command without complaint.
+    verb = argv.pop(place)
+    if verb not in VERBS:
+        raise UsageError(f"unknown verb '{verb}'{expected_names(verb, VERBS)}")
     module = importlib.import_module(f"cnnbench.verbs.{verb}")
     parser = _Parser(prog=f"cnnbench {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
@@ -124,17 +127,29 @@ def _dispatch(argv: list[str]) -> int:
     parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     module.add_arguments(parser)
-    args, unknown = parser.parse_known_intermixed_args(argv)
-    if args.version:
+    # Whoever asks for help need not name the run that the verb would read.
+    if "--version" in argv:
         print(f"cnnbench {cnnbench.__version__}")
         return 0
-    if args.help:
+    if "--help" in argv or "-h" in argv:
         print(module.help_text(parser), end="")
         return 0
+    args, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
+        if not unknown[0].startswith("-"):
+            raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench {verb} --help'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UsageError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
     return int(module.main(args))
+
+
+def _verb_place(argv: Sequence[str]) -> int | None:
+    """Return where the verb stands: the first word that is no flag, no flag's value, no setting."""
+    before = ["", *argv]
+    for place, (word, left) in enumerate(zip(argv, before, strict=False)):
+        if not word.startswith("-") and "=" not in word and left not in _VALUE_FLAGS:
+            return place
+    return None
 
 
 def guide() -> str:

@@ -7,9 +7,9 @@ no flags, and instantiates nothing.
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import typing
+from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,19 @@ from cnnbench.config import (
     expand_path,
     read_config,
 )
-from cnnbench.errors import UsageError, did_you_mean
+from cnnbench.errors import UsageError, did_you_mean, expected_names
+from cnnbench.plugins import ENTRY_POINTS, plugins
 from cnnbench.schema import ConfigError, Problem
+from cnnbench.settings import (
+    Setting,
+    assign,
+    fold_open,
+    is_interpolated,
+    leaves,
+    settings_of,
+    unknown_choice,
+    unknown_key,
+)
 
 _MAX_CONFIG_BYTES = 65_536
 # What a user of Hydra may try, and the key that does it here.
@@ -41,20 +52,6 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One ``key=value`` of the command line.
-
-    Args:
-        key: dotted key, or the name of a group.
-        values: one value, or those of a sweep in order.
-    """
-
-    key: str
-    values: tuple[Any, ...]
-    is_sweep: bool = False
-
-
 class Composer:
     """Compose run configs from the shipped groups and, optionally, a directory of the user's own.
 
@@ -70,7 +67,15 @@ class Composer:
         self._own = expand_path(str(config_dir)) if config_dir is not None else None
         if self._own is not None and not self._own.is_dir():
             raise UsageError(f"--config-dir {config_dir}: there is no such directory")
-        self._bases: dict[tuple[tuple[str, str], ...], Any] = {}
+        self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
+        self._choices: dict[str, dict[str, str]] = {}
+        if self._own is not None:
+            groups = (*GROUPS, *PRESET_GROUPS)
+            if not any((self._own / group).is_dir() for group in groups):
+                expected = ", ".join(groups)
+                raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
+            for group in groups:
+                self.choices(group)
 
     def choices(self, group: str) -> dict[str, str]:
         """Return the choices of a group, each with its one-line description.
@@ -78,18 +83,20 @@ class Composer:
         Raises:
             UsageError: there is no such group, or the user's directory repeats a shipped choice.
         """
+        if group in self._choices:
+            return self._choices[group]
         if group not in (*GROUPS, *PRESET_GROUPS):
-            known = (*GROUPS, *PRESET_GROUPS)
-            raise UsageError(
-                f"unknown group '{group}'{did_you_mean(group, known)} Known: {', '.join(known)}."
-            )
+            hint = expected_names(group, (*GROUPS, *PRESET_GROUPS))
+            raise UsageError(f"unknown group '{group}'{hint}")
         found: dict[str, str] = {}
         for root in filter(None, (conf_dir(), self._own)):
             for path in sorted((root / group).glob("*.yaml")):
                 if path.stem in found:
                     raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
                 found[path.stem] = _describe(path)
-        return dict(sorted(found.items()))
+        found |= plugins(group, found)
+        self._choices[group] = dict(sorted(found.items()))
+        return self._choices[group]
 
     def parse(self, settings: Sequence[str]) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
@@ -122,11 +129,13 @@ class Composer:
             return ConfigError([Problem(key, why)])
 
         key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals:
+        key = key.strip().lstrip("+")
+        if not (key and equals):
             raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
         if key in PATH_KEYS:
             # A path is taken as it stands: commas, spaces and brackets in it are no grammar.
+            if is_interpolated(value):
+                raise fail(key, f"={value}: '${{' cannot stand in a path")
             return Setting(key, (None if value == "null" else str(expand_path(value)),))
         try:
             override = parser.parse_override(text)
@@ -163,6 +172,7 @@ class Composer:
 
         Raises:
             UsageError: the file is missing, too large, or no mapping of plain values.
+            ConfigError: a value is an interpolation.
         """
         import yaml
         from omegaconf import OmegaConf
@@ -172,7 +182,11 @@ class Composer:
         try:
             if file.stat().st_size > _MAX_CONFIG_BYTES:
                 raise UsageError(f"{path}: larger than any run config")
-            tree: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            text = file.read_text(encoding="utf-8")
+            # A few lines of aliases to aliases would fill the memory; a saved config has none.
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+                raise UsageError(f"{path}: YAML aliases are not read; write the values out")
+            tree: Any = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror or error}") from None
         except (
@@ -184,9 +198,6 @@ class Composer:
             raise UsageError(f"{path}: not readable as YAML ({error})") from None
         if not isinstance(tree, dict):
             raise UsageError(f"{path}: expected the keys of a run config")
-        for key, value in _leaves(tree):
-            if isinstance(value, str) and "${" in value:
-                raise UsageError(f"{path}: {key} holds an interpolation; a saved config has none")
         return settings_of(tree)
 
     def study_jobs(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -200,7 +211,7 @@ class Composer:
 
         known = self.choices("study")
         if name not in known:
-            raise ConfigError([Problem("study", _unknown_choice(name, known))])
+            raise ConfigError([Problem("study", unknown_choice(name, known))])
         path = next(
             path
             for root in filter(None, (conf_dir(), self._own))
@@ -226,9 +237,6 @@ class Composer:
             ConfigError: every unknown key or choice, wrong type, value out of range, and missing
                 value, all together.
         """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
         problems: list[Problem] = []
         chosen: dict[str, str] = {}
         for group in (*GROUPS, *PRESET_GROUPS):
@@ -237,13 +245,14 @@ class Composer:
                 if choice in known:
                     chosen[group] = choice
                 else:
-                    problems.append(Problem(group, _unknown_choice(choice, known)))
+                    problems.append(Problem(group, unknown_choice(choice, known)))
         # Even with an unknown choice the other mistakes are found, against the default choice.
-        tree = copy.deepcopy(self._base(chosen))
-        known_keys = [key for key, _ in _leaves(OmegaConf.to_container(tree, resolve=False))]
-        for key, value in assignments.items():
+        base = self._base(chosen)
+        known_keys = dict(leaves(base.tree))
+        values: dict[str, Any] = {}
+        for key, value in fold_open(assignments, known_keys).items():
             if key in (*GROUPS, *PRESET_GROUPS):
-                if assignments[key] is None and key in GROUPS:
+                if value is None and key in GROUPS:
                     problems.append(Problem(key, "=null: expected a choice"))
                 continue
             group, _, rest = key.partition(".")
@@ -253,28 +262,25 @@ class Composer:
                 problems.append(Problem(key, f": expected {group}={value}, which brings its keys"))
                 continue
             if key in known_keys:
-                OmegaConf.update(tree, key, value, force_add=True)
+                values[key] = value
             else:
-                problems.append(Problem(key, _unknown_key(key, known_keys)))
+                problems.append(Problem(key, unknown_key(key, list(known_keys))))
         try:
-            plain = OmegaConf.to_container(tree, resolve=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError([*problems, Problem("config", f": {error}")]) from None
-        try:
-            config = read_config(plain)  # type: ignore[arg-type]
+            config = read_config(base.resolve(values))
         except ConfigError as error:
             problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
         return config
 
-    def _base(self, chosen: Mapping[str, str]) -> Any:
+    def _base(self, chosen: Mapping[str, str]) -> _Base:
         """Return the composition of the chosen groups; one per distinct choice, then from memory.
 
         Composing takes Hydra about .1 s, which a sweep of a thousand jobs cannot pay each time.
         """
         key = tuple(sorted(chosen.items()))
         if key not in self._bases:
+            import yaml
             from hydra import compose, initialize_config_dir
             from hydra.core.global_hydra import GlobalHydra
             from hydra.errors import HydraException
@@ -285,57 +291,81 @@ class Composer:
             if self._own is not None:
                 quoted = f"file://{self._own}".replace("\\", "\\\\").replace("'", "\\'")
                 overrides.append(f"hydra.searchpath=['{quoted}']")
-            before = copy.copy(GlobalHydra.instance().hydra)
+            # A notebook may have a Hydra of its own running, which two cannot.
+            before = GlobalHydra.instance().hydra
+            GlobalHydra.instance().clear()
             try:
+                _store_plugins(chosen)
                 with initialize_config_dir(str(conf_dir()), version_base="1.3"):
                     tree = compose("train", overrides=overrides)
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
                 raise UsageError(f"the YAML of {dict(chosen)} does not compose: {error}") from None
             finally:
-                # A notebook may have a Hydra of its own running.
                 GlobalHydra.instance().hydra = before
             OmegaConf.set_struct(tree, False)
-            self._bases[key] = tree
+            self._bases[key] = _Base(tree)
         return self._bases[key]
 
 
-def settings_of(tree: Mapping[str, Any]) -> list[Setting]:
-    """Return the settings that compose to a resolved config."""
-    settings = []
-    for key, value in _leaves(tree):
-        group, _, rest = key.partition(".")
-        settings.append(Setting(group if rest == "name" and group in GROUPS else key, (value,)))
-    return settings
+class _Base:
+    """One composition of groups, on which many jobs set their values.
+
+    Copying OmegaConf's nodes for each job would take most of a large sweep's time, so values are
+    set on a copy of plain dicts, and OmegaConf resolves the few interpolations that are left.
+    """
+
+    def __init__(self, nodes: Any) -> None:
+        from omegaconf import OmegaConf
+
+        self._nodes = nodes
+        self.tree = typing.cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=False))
+
+    def resolve(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the composition with other values of some of its keys.
+
+        Raises:
+            ConfigError: an interpolation cannot be resolved.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        tree, before = copy.deepcopy(self.tree), dict(leaves(self.tree))
+        for key, value in values.items():
+            assign(tree, key, value)
+        left = [key for key, value in leaves(tree) if is_interpolated(value)]
+        if not left:
+            return tree
+        try:
+            for key, value in values.items():
+                OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
+            for key in left:
+                value = OmegaConf.select(self._nodes, key)
+                if OmegaConf.is_config(value):
+                    value = OmegaConf.to_container(value, resolve=True)
+                assign(tree, key, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
+        finally:
+            for key in values:
+                OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
+        return tree
 
 
-def _unknown_choice(choice: str, known: Iterable[str]) -> str:
-    names = list(known)
-    expected = ", ".join(names) or "nothing: there is none yet"
-    return f"={choice}: unknown choice{did_you_mean(choice, names)} Expected {expected}."
+def _store_plugins(chosen: Mapping[str, str]) -> None:
+    """Give Hydra the YAML that another package's network or data set has not."""
+    import yaml
+    from hydra.core.config_store import ConfigStore
 
-
-def _unknown_key(key: str, known: Sequence[str]) -> str:
-    """Say what was probably meant: the same key elsewhere, or the nearest name."""
-    if any(name.startswith(f"{key}.") for name in known):
-        inside = sorted(name for name in known if name.startswith(f"{key}."))
-        return f": is a group of keys; expected one of {', '.join(inside)}"
-    last = key.rpartition(".")[2]
-    same = [name for name in known if name.rpartition(".")[2] == last]
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    near = (
-        same
-        or difflib.get_close_matches(key, siblings, n=1)
-        or (difflib.get_close_matches(key, known, n=1))
-    )
-    return f": unknown key; did you mean '{near[0]}'?" if near else ": unknown key"
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    for group in ENTRY_POINTS:
+        name = chosen.get(group)
+        if name is None or name not in plugins(group, ()):
+            continue
+        node: dict[str, Any] = {"name": name, "args": {}}
+        if group == "data":
+            # The keys that every data set has, with the defaults of the shipped ones.
+            text = (conf_dir() / "data" / "digits.yaml").read_text(encoding="utf-8")
+            node = {**yaml.safe_load(text), **node}
+        ConfigStore.instance().store(group=group, name=name, node=node)
 
 
 def _describe(path: Path) -> str:

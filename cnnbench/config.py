@@ -13,13 +13,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from cnnbench.schema import ConfigError, Problem, Range, Ratio, read_node
+from cnnbench.schema import ConfigError, OpenArgs, Problem, Range, Ratio, read_node
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
 # Values that are paths of the user's: nothing in them is grammar.
-PATH_KEYS = ("resume", "data.root", "output_root")
+PATH_KEYS = ("resume", "data.root", "model.path", "model.weights", "output_root")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
 
@@ -42,6 +43,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("augment", "flip"): bool,
     ("augment", "mixup_alpha"): Annotated[float, Range(ge=0)],
     ("augment", "rotate_degrees"): Annotated[float, Range(ge=0, le=180)],
+    ("data", "args"): OpenArgs,
     ("data", "data_seed"): Seed,
     ("data", "in_channels"): Count,
     ("data", "native_size"): Count,
@@ -49,21 +51,26 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_test"): Count,
     ("data", "num_train"): Count,
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
+    ("model", "arch"): str,
+    ("model", "args"): OpenArgs,
     ("model", "aux"): bool,
     ("model", "conv_channels"): tuple[Count, ...],
     ("model", "dropout"): Probability,
     ("model", "factorize"): Literal["none", "3x3", "asymmetric"],
     ("model", "factorize_stages"): tuple[Annotated[int, Range(ge=3, le=5)], ...],
     ("model", "final_relu"): bool,
+    ("model", "freeze"): Literal["none", "backbone"],
     ("model", "groups"): Literal[1, 2],
     ("model", "growth_rate"): Count,
-    ("model", "head"): Literal["linear", "gap"],
+    ("model", "head"): Literal["linear", "gap", "replace", "append"],
     ("model", "head_size"): Count,
     ("model", "hidden"): tuple[Count, ...],
     ("model", "norm"): Literal["none", "conv", "block"],
     ("model", "padding"): Size,
+    ("model", "path"): str,
     ("model", "pool"): Literal["max", "avg"],
     ("model", "pool_ceil_mode"): bool,
+    ("model", "pretrained"): str,
     ("model", "residual"): bool,
     ("model", "residual_scale"): Positive,
     ("model", "stem"): Literal["imagenet", "small"],
@@ -92,6 +99,7 @@ class ModelConfig:
     image_size: Count | None
     init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal"]
     init_layers: Literal["all", "linear"]
+    weights: str | None
     args: Mapping[str, Any]
 
 
@@ -231,6 +239,16 @@ def _contradictions(config: RunConfig) -> list[Problem]:
                 "expected selection=last",
             )
         )
+    model = config.model
+    is_random = model.args.get("pretrained") == "none" and model.weights is None
+    if model.args.get("freeze") == "backbone" and is_random:
+        problems.append(
+            Problem(
+                "model.freeze",
+                "=backbone: would keep random weights; expected model.pretrained=DEFAULT or "
+                "model.weights=RUN beside it",
+            )
+        )
     if config.extend_epochs is not None and config.resume is None:
         problems.append(Problem("extend_epochs", ": only goes with resume=RUN"))
     return problems
@@ -255,16 +273,26 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], tree)
 
 
-def run_key(config: RunConfig, *, data_fingerprint: str, code_version: str) -> str:
+def run_key(
+    config: RunConfig,
+    *,
+    data_fingerprint: str,
+    code_version: str,
+    model_files: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the SHA-256 of all that decides a run's result.
 
     Paths, logging, the device's name and what is kept are left out: the same run under another
-    output root, with other log lines, is the same run.
+    output root, with other log lines, is the same run. The contents of files that the network is
+    made from count, by their hashes, not their paths.
     """
     tree = to_tree(config)
     device = tree.pop("device")
     kept = {"precision": device["precision"], "num_threads": device["num_threads"]}
     tree["data"].pop("root")
+    tree["model"].pop("path", None)
+    tree["model"]["weights"] = None
+    tree["model"] |= model_files
     for name in (
         "checkpoint",
         "sweep",

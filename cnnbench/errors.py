@@ -67,3 +67,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def expected_names(name: str, known: Iterable[str]) -> str:
+    """Return the nearest known name, if one is near, and all of them, to end a message with."""
+    names = list(known)
+    near, listed = did_you_mean(name, names), ", ".join(names) or "none"
+    return f"{near} Known: {listed}." if near else f"; known: {listed}"

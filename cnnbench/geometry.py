@@ -12,19 +12,18 @@ such as a global average or a linear layer, has none.
 from __future__ import annotations
 
 import copy
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Geometry", "LayerGeometry", "analyze"]
+from cnnbench.kernels import MACS, PADS, POOLS, SHAPES, WINDOWS, Window
 
-_aten = torch.ops.aten
+__all__ = ["Geometry", "LayerGeometry", "Pool", "analyze"]
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,43 @@ class LayerGeometry:
     Attributes:
         name: path of the layer within the module.
         kind: class of the layer.
-        output_shape: without the batch dimension; empty where the layer was not called.
+        input_shape: without the batch dimension; empty where the layer was not called.
+        output_shape: likewise.
         num_params: parameters of its own; a shared one is counted where it first appears.
         macs: multiply-accumulates of convolutions and matrix products.
         receptive_field: side in pixels of the input that one output pixel sees; the larger of
             height and width; None where there is none.
         stride: pixels of the input between neighbouring output pixels; None likewise.
         share: `num_params` as a fraction of the module's.
+        is_branch: whether other layers take the same input.
     """
 
     name: str
     kind: str
+    input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     num_params: int
     macs: int
     receptive_field: int | None
     stride: int | None
     share: float
+    is_branch: bool = False
+
+
+class Pool(NamedTuple):
+    """One pooling operation, whether a layer of its own or part of a `forward`.
+
+    Attributes:
+        place: path of the innermost module that ran it; empty for the module itself.
+        kernel: sides of its window; empty where it averages all.
+        input_size: sides of the map that it sees.
+        output_size: sides of the map that it gives.
+    """
+
+    place: str
+    kernel: tuple[int, ...]
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,8 @@ class Geometry:
         layers: leaf layers; a module with layers inside is among them only where it has
             parameters of its own or multiplies by itself. Layers with parameters that the forward
             pass never calls come last.
+        module_shapes: what each called module gave last, by path, layers inside or not.
+        pools: in the order of the forward pass.
     """
 
     input_shape: tuple[int, ...]
@@ -80,6 +101,8 @@ class Geometry:
     activation_bytes: int
     param_bytes: int
     layers: tuple[LayerGeometry, ...]
+    module_shapes: Mapping[str, tuple[int, ...]]
+    pools: tuple[Pool, ...]
 
 
 def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
@@ -109,6 +132,8 @@ def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
         activation_bytes=trace.activation_bytes,
         param_bytes=sum(p.nbytes for p in params),
         layers=tuple(trace.layers),
+        module_shapes=trace.module_shapes,
+        pools=tuple(trace.pools),
     )
 
 
@@ -131,7 +156,8 @@ def _meta_copy(module: nn.Module) -> nn.Module:
 
 
 def _to_meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    # empty_like on meta tensors goes through Python, and imports SymPy.
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty
@@ -151,6 +177,7 @@ class _Trace:
     def __init__(self, module: nn.Module, num_params: int) -> None:
         self.layers: list[LayerGeometry] = []
         self.activation_bytes = 0
+        self.module_shapes: dict[str, tuple[int, ...]] = {}
         self._module = module
         self._num_params = num_params
         self._counter = _Counter()
@@ -159,6 +186,12 @@ class _Trace:
         # Outputs are kept alive, so that an id stands for one tensor.
         self._outputs: dict[int, Tensor] = {}
         self._called: set[str] = set()
+        # Layers by the identity of the tensor they take.
+        self._takers: dict[int, list[int]] = {}
+
+    @property
+    def pools(self) -> list[Pool]:
+        return self._counter.pools
 
     def run(self, image: Tensor) -> None:
         self._counter.start(image)
@@ -166,16 +199,21 @@ class _Trace:
             self._watch(name, part)
         with self._counter:
             self._module(image)
+        for takers in self._takers.values():
+            for place in takers if len(takers) > 1 else ():
+                self.layers[place] = replace(self.layers[place], is_branch=True)
         for name, part in self._module.named_modules():
             if name not in self._called and any(True for _ in part.parameters(recurse=False)):
-                self._add_layer(name, part, None, 0)
+                self._add_layer(name, part, (), None, 0)
 
     def _watch(self, name: str, part: nn.Module) -> None:
         def enter(part: nn.Module, _: Any) -> None:
             self._running.append(_Call(name, self._counter.macs, []))
+            self._counter.place = name
 
-        def leave(part: nn.Module, _: Any, output: Any) -> None:
+        def leave(part: nn.Module, inputs: Any, output: Any) -> None:
             call = self._running.pop()
+            self._counter.place = self._running[-1].name if self._running else ""
             macs = self._counter.macs - call.macs_before
             if self._running:
                 self._running[-1].inner_macs.append(macs)
@@ -183,13 +221,24 @@ class _Trace:
             is_leaf = not any(True for _ in part.children())
             has_params = any(True for _ in part.parameters(recurse=False))
             self._called.add(name)
+            result = _first_tensor(output)
+            self.module_shapes[name] = _shape(result)
             if is_leaf or has_params or own_macs:
-                self._add_layer(name, part, _first_tensor(output), own_macs)
+                came = _first_tensor(inputs)
+                self._takers.setdefault(id(came), []).append(len(self.layers))
+                self._add_layer(name, part, _shape(came), result, own_macs)
 
         part.register_forward_pre_hook(enter)
         part.register_forward_hook(leave)
 
-    def _add_layer(self, name: str, part: nn.Module, output: Tensor | None, macs: int) -> None:
+    def _add_layer(
+        self,
+        name: str,
+        part: nn.Module,
+        input_shape: tuple[int, ...],
+        output: Tensor | None,
+        macs: int,
+    ) -> None:
         num_params = 0
         for parameter in part.parameters(recurse=False):
             if id(parameter) not in self._seen_params:
@@ -206,7 +255,8 @@ class _Trace:
             LayerGeometry(
                 name=name or kind,
                 kind=kind,
-                output_shape=() if output is None else tuple(output.shape[1:]),
+                input_shape=input_shape,
+                output_shape=_shape(output),
                 num_params=num_params,
                 macs=macs,
                 receptive_field=max(field.sides) if field else None,
@@ -223,22 +273,21 @@ class _Field(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Window(NamedTuple):
-    """The kernel of a convolution or pool, one number for each spatial dimension."""
-
-    kernel: Sequence[int]
-    stride: Sequence[int]
-    dilation: Sequence[int]
-
-
 class _Counter(TorchDispatchMode):
     """Count MACs and carry receptive fields from tensor to tensor, below autograd."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
+        self.pools: list[Pool] = []
+        self.place = ""
         # Tensors are kept alive, so that an id stands for one tensor; meta tensors are free.
         self._fields: dict[int, tuple[Tensor, _Field | None]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, for seconds, to keep out of what is not compiled.
+        return False
 
     def start(self, image: Tensor) -> None:
         """Give each pixel of the image itself as its field."""
@@ -252,28 +301,39 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
         op = func.overloadpacket
-        if op in _MACS:
-            self.macs += _MACS[op](args, out)
+        out = SHAPES[op](args) if op in SHAPES else None
+        if out is None:
+            out = func(*args, **(kwargs or {}))
+        if op in MACS:
+            self.macs += MACS[op](args, out)
+        if op in POOLS:
+            self._add_pool(op, args, next(iter(_tensors([out]))))
         for result in _tensors([out]):
             self._fields[id(result)] = (result, self._field_after(op, args, result))
         return out
 
+    def _add_pool(self, op: Any, args: tuple[Any, ...], result: Tensor) -> None:
+        window = WINDOWS[op](args, result)
+        kernel = tuple(window.kernel) if window else ()
+        num_spatial = result.dim() - 2
+        inner, outer = tuple(args[0].shape[-num_spatial:]), tuple(result.shape[-num_spatial:])
+        self.pools.append(Pool(self.place, kernel, inner, outer))
+
     def _field_after(self, op: Any, args: tuple[Any, ...], result: Tensor) -> _Field | None:
-        if op in _WINDOWS:
+        if op in WINDOWS:
             below = self.field(args[0])
-            window = _WINDOWS[op](args, result)
+            window = WINDOWS[op](args, result)
             if below and window and len(below.sides) == len(window.kernel):
                 return _slide(below, window)
             return None
-        if op in _MACS:
+        if op in MACS:
             return None
         fields = [
             field
             for tensor in _tensors(args)
             if (field := self.field(tensor))
-            and (op in _PADS or _has_same_pixels(tensor, result, len(field.sides)))
+            and (op in PADS or _has_same_pixels(tensor, result, len(field.sides)))
         ]
         if len({len(field.sides) for field in fields}) != 1:
             return None
@@ -289,7 +349,7 @@ def _has_same_pixels(tensor: Tensor, result: Tensor, num_spatial: int) -> bool:
     return is_map and tensor.shape[-num_spatial:] == result.shape[-num_spatial:]
 
 
-def _slide(below: _Field, window: _Window) -> _Field:
+def _slide(below: _Field, window: Window) -> _Field:
     spatial = zip(
         below.sides, below.strides, window.kernel, window.stride, window.dilation, strict=True
     )
@@ -307,77 +367,10 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape[1:])
+
+
 def _first_tensor(value: Any) -> Tensor | None:
     values = value.values() if isinstance(value, dict) else [value]
     return next(iter(_tensors(values)), None)
-
-
-def _spread(value: int | Sequence[int], like: Sequence[int]) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * len(like) if len(values) == 1 else values
-
-
-def _conv_window(args: tuple[Any, ...], result: Tensor) -> _Window | None:
-    kernel = args[1].shape[2:]
-    is_transposed = args[6]
-    # A transposed convolution spreads pixels out: its stride is no whole number of input pixels.
-    if is_transposed:
-        return None
-    return _Window(kernel, _spread(args[3], kernel), _spread(args[5], kernel))
-
-
-def _max_pool_window(args: tuple[Any, ...], result: Tensor) -> _Window:
-    kernel = _spread(args[1], result.shape[2:])
-    stride = _spread(args[2], kernel) if len(args) > 2 and args[2] else kernel
-    return _Window(kernel, stride, _spread(args[4] if len(args) > 4 else 1, kernel))
-
-
-def _avg_pool_window(args: tuple[Any, ...], result: Tensor) -> _Window:
-    return _max_pool_window(args[:3], result)
-
-
-def _adaptive_window(args: tuple[Any, ...], result: Tensor) -> _Window | None:
-    if all(side == 1 for side in result.shape[2:]):
-        return None
-    pairs = list(zip(args[0].shape[2:], result.shape[2:], strict=True))
-    # Window i spans floor(i H / h) to ceil((i + 1) H / h), one pixel more where h doesn't divide.
-    kernel = [
-        max(-(-(i + 1) * inner // outer) - i * inner // outer for i in range(outer))
-        for inner, outer in pairs
-    ]
-    return _Window(kernel, [max(1, inner // outer) for inner, outer in pairs], [1] * len(pairs))
-
-
-def _conv_macs(args: tuple[Any, ...], result: Tensor) -> int:
-    image, weight, is_transposed = args[0], args[1], args[6]
-    # One kernel for each output pixel; transposed, one for each input pixel.
-    pixels = (image if is_transposed else result).shape[2:]
-    return int(result.shape[0] * math.prod(pixels) * weight.numel())
-
-
-def _product_macs(args: tuple[Any, ...], result: Tensor) -> int:
-    return result.numel() * int(args[0].shape[-1])
-
-
-def _sum_and_product_macs(args: tuple[Any, ...], result: Tensor) -> int:
-    return result.numel() * int(args[1].shape[-1])
-
-
-_MACS: dict[Any, Callable[[tuple[Any, ...], Tensor], int]] = {
-    _aten.convolution: _conv_macs,
-    _aten.mm: _product_macs,
-    _aten.bmm: _product_macs,
-    _aten.addmm: _sum_and_product_macs,
-    _aten.baddbmm: _sum_and_product_macs,
-}
-_WINDOWS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Window | None]] = {
-    _aten.convolution: _conv_window,
-    _aten.max_pool2d_with_indices: _max_pool_window,
-    _aten.max_pool3d_with_indices: _max_pool_window,
-    _aten.avg_pool2d: _avg_pool_window,
-    _aten.avg_pool3d: _avg_pool_window,
-    _aten._adaptive_avg_pool2d: _adaptive_window,
-    _aten.adaptive_max_pool2d: _adaptive_window,
-}
-# Operations that add pixels at the sides, which neither see nor skip pixels.
-_PADS = {_aten.constant_pad_nd, _aten.reflection_pad2d, _aten.replication_pad2d}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from cnnbench.errors import UsageError, did_you_mean
+from cnnbench.errors import UsageError, expected_names
 
 T = TypeVar("T")
 
@@ -32,8 +32,7 @@ class Registry(Mapping[str, T], Generic[T]):
             return self._rows[name]
         except KeyError:
             raise UsageError(
-                f"unknown {self.kind} '{name}'{did_you_mean(name, self._rows)}"
-                f" Known: {', '.join(sorted(self._rows))}."
+                f"unknown {self.kind} '{name}'{expected_names(name, sorted(self._rows))}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cnnbench
-from cnnbench.config import RunConfig, read_config
+from cnnbench.config import RunConfig, expand_path, read_config
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import atomic_write, remove_litter, writing
 from cnnbench.schema import ConfigError
@@ -55,6 +55,11 @@ class RunDir:
         return cls.create(parent / f"{stamp}-{secrets.token_hex(3)}")
 
     @property
+    def has_checkpoints(self) -> bool:
+        """Whether anything was saved yet."""
+        return (self.checkpoints / "manifest.json").exists()
+
+    @property
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says.
 
@@ -68,6 +73,13 @@ class RunDir:
             info = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(info, dict) or info.get("status") not in STATUSES:
                 raise ValueError("it has no status")
+            for key in ("config", "data", "results", "provenance"):
+                if not isinstance(info.get(key, {}), dict):
+                    raise ValueError(f"its {key} is no object")
+            if type(info.get("results", {}).get("test_reads", 0)) is not int:
+                raise ValueError("its test_reads is no number")
+            if not isinstance(info.get("provenance", {}).get("processes", []), list):
+                raise ValueError("its processes are no list")
             if info.get("format") != FORMAT:
                 raise ValueError(f"its format is {info.get('format')}, this version reads {FORMAT}")
         except (OSError, ValueError, RecursionError) as error:
@@ -152,6 +164,39 @@ def open_run(path: str | Path) -> RunDir:
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
         raise UsageError(f"{path}: not a run: {what}{hint}")
     return run
+
+
+def model_files(config: RunConfig) -> dict[str, str]:
+    """Return the SHA-256 of the files that a run's network is made from, by their keys.
+
+    Raises:
+        UsageError: such a file is missing.
+    """
+    files = {}
+    path = config.model.args.get("path")
+    if path is not None:
+        file, _, name = path.rpartition(":")
+        files["path"] = f"{file_sha256(Path(file), 'model.path')}:{name}"
+    if config.model.weights is not None:
+        weights = expand_path(config.model.weights)
+        # A run's manifest has the hashes of its checkpoints, and says which is selected.
+        manifest = weights / "checkpoints" / "manifest.json"
+        if weights.is_dir() and not manifest.exists():
+            raise UsageError(f"model.weights={weights}: no run with checkpoints")
+        files["weights"] = file_sha256(manifest if weights.is_dir() else weights, "model.weights")
+    return files
+
+
+def file_sha256(file: Path, key: str) -> str:
+    """Return the SHA-256 of a file that a setting names.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{key}: {file} cannot be read: {error.strerror}") from None
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:

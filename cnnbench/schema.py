@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cnnbench.errors import UsageError, did_you_mean
@@ -36,6 +38,10 @@ class Range:
         return " and ".join(f"{signs[k]} {v:g}" for k, v in bounds if v is not None)
 
 
+# Keys that the config does not know; whoever takes them checks them.
+OpenArgs = Mapping[str, Any]
+
+
 class Ratio:
     """Marks a float that may also be written as a fraction, such as ``1/16``."""
 
@@ -60,7 +66,8 @@ class ConfigError(UsageError):
 
 
 def _show(value: Any) -> str:
-    text = "null" if value is None else value if isinstance(value, str) else json.dumps(value)
+    # YAML also knows dates and bytes.
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -76,6 +83,8 @@ def expectation(kind: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(expectation(part) for part in get_args(kind))
+    if kind == OpenArgs:
+        return "keys with plain values"
     if origin is tuple:
         return f"a list of values, each {expectation(get_args(kind)[0])}"
     names = {
@@ -100,7 +109,7 @@ def read_value(kind: Any, value: Any) -> Any:
         if isinstance(value, str) and any(isinstance(mark, Ratio) for mark in marks):
             above, slash, below = value.partition("/")
             if slash and above.strip().isdigit() and below.strip().isdigit() and int(below):
-                value = int(above) / int(below)
+                value = _quotient(int(above), int(below))
         value = read_value(base, value)
         if all(value in mark for mark in marks if isinstance(mark, Range)):
             return value
@@ -113,19 +122,41 @@ def read_value(kind: Any, value: Any) -> Any:
                 return read_value(part, value)
             except ValueError:
                 continue
+    elif kind == OpenArgs:
+        return _read_open(value)
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(read_value(get_args(kind)[0], part) for part in value)
     elif kind is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return _finite(float(value))
+            return _quotient(value, 1)
     elif type(value) is kind:
         return value
     raise ValueError
 
 
-def _finite(value: float) -> float:
-    if value != value or value in (float("inf"), float("-inf")):
+def _read_open(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError
+    read: dict[str, Any] = {}
+    for name, part in value.items():
+        parts = part if isinstance(part, (list, tuple)) else [part]
+        if not all(isinstance(p, (str, int, float, bool, type(None))) for p in parts):
+            raise ValueError
+        read[str(name)] = tuple(part) if isinstance(part, (list, tuple)) else part
+    return types.MappingProxyType(read)
+
+
+def _without_null(kind: Any) -> str:
+    return expectation(kind).removesuffix(" or null")
+
+
+def _quotient(above: float, below: float) -> float:
+    try:
+        value = above / below
+    except OverflowError:
+        raise ValueError from None
+    if not math.isfinite(value):
         raise ValueError
     return value
 
@@ -152,7 +183,7 @@ def read_node(
     if not isinstance(tree, Mapping):
         problems.append(Problem(prefix.rstrip("."), f"={_show(tree)}: expected a group of keys"))
         return None
-    hints = get_type_hints(node, include_extras=True)
+    hints = _hints(typing.cast(Hashable, node))
     kinds = {name: kind for name, kind in hints.items() if name != "args"}
     own = {name: kind for (group, name), kind in arguments.items() if f"{group}." == prefix}
     args: dict[str, Any] = {}
@@ -168,7 +199,7 @@ def read_node(
         if kind is None:
             problems.append(Problem(key, f": unknown key{did_you_mean(name, [*kinds, *own])}"))
         elif value == "???":
-            problems.append(Problem(key, f": missing; expected {expectation(kind)}"))
+            problems.append(Problem(key, f": missing; expected {_without_null(kind)}"))
         else:
             try:
                 (values if name in kinds else args)[name] = read_value(kind, value)
@@ -184,6 +215,11 @@ def read_node(
             wanted = "a group of keys" if dataclasses.is_dataclass(kind) else expectation(kind)
             problems.append(Problem(f"{prefix}{name}", f": missing; expected {wanted}"))
     return None if problems else node(**values)
+
+
+@cache
+def _hints(node: Hashable) -> dict[str, Any]:
+    return get_type_hints(node, include_extras=True)
 
 
 def _choices(kind: Any) -> list[str]:

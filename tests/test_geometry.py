@@ -109,7 +109,7 @@ def test_a_global_view_has_no_receptive_field():
     assert analyze(module, (1, 14, 14)).layers[-1].stride == 2
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "torchvision"])
 def test_macs_are_half_of_pytorchs_flops_and_layers_add_up(name):
     module = meta_model(name).eval()
     geometry = analyze(module, (3, 97, 97))

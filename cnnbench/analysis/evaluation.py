@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from torch import nn
 
 from cnnbench import build
-from cnnbench.build import LoadedNetwork
 from cnnbench.checkpoint import Checkpoints
 from cnnbench.datasets import decode_image
 from cnnbench.device import configure, resolve_device
 from cnnbench.engine import evaluate
 from cnnbench.errors import DataError, UsageError
+from cnnbench.geometry import analyze
 from cnnbench.metrics import ConfusionMatrix, Sums, per_class, top_k_correct
+from cnnbench.recorded import LoadedNetwork, load_network
 from cnnbench.rundir import RunDir
 
 _PREDICT_BATCH = 256
@@ -36,22 +38,26 @@ _PICTURE_SUFFIXES = {
 }
 
 
-def load_run(run: RunDir) -> LoadedNetwork:
+def load_run(run: RunDir, model_path: str | None = None) -> LoadedNetwork:
     """Return a run's network with the selected epoch's weights, on the CPU.
 
     Args:
         run: an existing run; its data set is not needed.
+        model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
 
     Raises:
+        UsageError: the network is custom, and ``model_path`` is missing or cannot be used.
         CheckpointError: there is no checkpoint, or it is damaged or foreign.
     """
     checkpoints = Checkpoints(run.checkpoints)
     manifest = checkpoints.manifest()
     name = manifest["best"] or manifest["last"]
-    return build.load_network(checkpoints.load(name), run.checkpoints / f"{name}.pt")
+    return load_network(checkpoints.load(name), run.checkpoints / f"{name}.pt", model_path)
 
 
-def evaluate_run(run: RunDir, split: str, device_name: str = "auto") -> dict[str, Any]:
+def evaluate_run(
+    run: RunDir, split: str, device_name: str = "auto", model_path: str | None = None
+) -> dict[str, Any]:
     """Return exact metrics of a run's selected weights on one split of its data.
 
     The arithmetic is float32, whatever the run trained in.
@@ -60,6 +66,7 @@ def evaluate_run(run: RunDir, split: str, device_name: str = "auto") -> dict[str
         run: an existing run.
         split: train, val or test. Reading ``test`` adds to the run's ``test_reads``.
         device_name: auto, cpu, cuda or mps.
+        model_path: as ``load_run`` takes it.
 
     Returns:
         ``split``, ``accuracy`` (a fraction), ``loss``, ``top5_accuracy``, ``num_images``,
@@ -70,11 +77,11 @@ def evaluate_run(run: RunDir, split: str, device_name: str = "auto") -> dict[str
         CheckpointError: the run is damaged or foreign.
         DataError: its data is missing or damaged, or not the data it was trained on.
     """
-    network = load_run(run)
+    network = load_run(run, model_path)
     config, info = run.config, run.info
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
-    data = build.build_data(config, print)
+    data = build.build_data(config, _report)
     recorded = info.get("data", {}).get("sha256")
     if recorded is not None and recorded != data.sha256:
         raise DataError(
@@ -84,7 +91,8 @@ def evaluate_run(run: RunDir, split: str, device_name: str = "auto") -> dict[str
     if not len(data.splits[split]):
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
     data.to(device, channels_last=False)
-    batch_size = build.eval_batch_size(build.describe_network(config, data))
+    shape = (network.in_channels, config.data.image_size, config.data.image_size)
+    batch_size = build.eval_batch_size(analyze(network.module, shape).activation_bytes)
     sums, confusion = Sums(device), ConfusionMatrix(len(network.class_names), device)
     in_top5 = torch.zeros((), dtype=torch.int64, device=device)
     for logits, targets in evaluate(
@@ -113,6 +121,10 @@ def evaluate_run(run: RunDir, split: str, device_name: str = "auto") -> dict[str
         ],
         "confusion_matrix": counts.tolist(),
     }
+
+
+def _report(message: str) -> None:
+    print(f"cnnbench: {message}", file=sys.stderr, flush=True)
 
 
 def _count_test_read(run: RunDir) -> None:
@@ -147,13 +159,16 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def predict_files(run: RunDir, paths: Sequence[str | Path], top: int = 3) -> list[dict[str, Any]]:
+def predict_files(
+    run: RunDir, paths: Sequence[str | Path], top: int = 3, model_path: str | None = None
+) -> list[dict[str, Any]]:
     """Return the classes that a run sees in picture files.
 
     Args:
         run: an existing run; its data set is not needed.
         paths: picture files of any size, colour or grey, or folders of them.
         top: how many of the likeliest classes to return.
+        model_path: as ``load_run`` takes it.
 
     Returns:
         For each file ``file``, ``class``, ``probability``, and ``top``, a list of class and
@@ -164,7 +179,7 @@ def predict_files(run: RunDir, paths: Sequence[str | Path], top: int = 3) -> lis
         DataError: a file is missing or no picture.
     """
     files = picture_files(paths)
-    network = load_run(run)
+    network = load_run(run, model_path)
     size = network.transform.image_size
     results = []
     for start in range(0, len(files), _PREDICT_BATCH):
@@ -175,13 +190,15 @@ def predict_files(run: RunDir, paths: Sequence[str | Path], top: int = 3) -> lis
     return results
 
 
-def predict_tensors(run: RunDir, images: torch.Tensor, top: int = 3) -> list[dict[str, Any]]:
+def predict_tensors(
+    run: RunDir, images: torch.Tensor, top: int = 3, model_path: str | None = None
+) -> list[dict[str, Any]]:
     """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
 
     Raises:
         UsageError: the images are not of that type and shape.
     """
-    network = load_run(run)
+    network = load_run(run, model_path)
     if images.dtype != torch.uint8 or images.shape[1:2] != (network.in_channels,):
         raise UsageError(
             f"images are {images.dtype} {tuple(images.shape)}, "

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv", "json")
 
 
 def render_table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output_format: str
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    output_format: str,
+    right: Collection[str] = (),
 ) -> str:
     """Return the rows as a table.
 
@@ -20,6 +23,7 @@ def render_table(
         rows: values by column; an absent one is shown empty.
         columns: which, and in which order.
         output_format: one of ``FORMATS``; ``json`` gives the rows alone, unrounded.
+        right: columns to align to the right, beside those that hold numbers alone.
     """
     if output_format == "json":
         return render_json(list(rows))
@@ -31,7 +35,8 @@ def render_table(
         return buffer.getvalue()
     cells = [[cell_text(row.get(column)) for column in columns] for row in rows]
     numeric = [
-        all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        column in right
+        or all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
         for column in columns
     ]
     if output_format == "markdown":

@@ -12,7 +12,7 @@ from cnnbench.datasets.arrays import DatasetArrays, ImageArrays, Images
 from cnnbench.datasets.download import Report
 from cnnbench.datasets.folder import required_root
 from cnnbench.datasets.sources import data_root, places, read_place
-from cnnbench.datasets.table import DATASETS, read_dataset
+from cnnbench.datasets.table import dataset_row, read_dataset
 from cnnbench.errors import DataError
 
 Row = dict[str, Any]
@@ -25,7 +25,7 @@ def where(name: str, root: Path | None) -> list[Row]:
         UsageError: there is no such data set.
         DataError: ``folder`` without a folder.
     """
-    published = DATASETS[name].published
+    published = dataset_row(name).published
     if published is None:
         if name == "folder":
             return [_place("folder", required_root(root), "as it is")]
@@ -85,7 +85,7 @@ def verify(name: str, root: Path | None, args: Mapping[str, Any], image_size: in
         UsageError: there is no such data set.
         DataError: no copy is sound; the message has what is wrong with each.
     """
-    row = DATASETS[name]
+    row = dataset_row(name)
     if row.published is None:
         arrays = read_dataset(name, root=root, args=args, image_size=image_size, download=False)
         return [_place(name, arrays.source, f"sound, SHA-256 {arrays.sha256}")]

@@ -26,6 +26,7 @@ from cnnbench.datasets.published import (
 from cnnbench.datasets.sources import Facts, Published, read_published, verify
 from cnnbench.datasets.synthetic import make_synthetic
 from cnnbench.errors import UsageError
+from cnnbench.plugins import load_plugin, plugins
 from cnnbench.registry import Registry
 
 
@@ -71,6 +72,20 @@ class DatasetRow:
     published: Published | None = None
 
 
+def dataset_row(name: str) -> DatasetRow:
+    """Return a data set's row, of this package or of another that is installed.
+
+    Raises:
+        UsageError: there is no such data set, or another package gives something else.
+    """
+    if name in DATASETS or name not in plugins("data", DATASETS):
+        return DATASETS[name]
+    row = load_plugin("data", name)
+    if not isinstance(row, DatasetRow):
+        raise UsageError(f"data={name}: the package gives {row!r}, expected a DatasetRow")
+    return row
+
+
 def read_dataset(
     name: str,
     *,
@@ -97,7 +112,7 @@ def read_dataset(
         DiskError: a download could not be written.
     """
     tell = report if report is not None else _keep_quiet
-    return DATASETS[name].read(Request(name, root, args, image_size, download, tell))
+    return dataset_row(name).read(Request(name, root, args, image_size, download, tell))
 
 
 def _keep_quiet(_: str) -> None:
@@ -111,7 +126,7 @@ def describe(name: str, root: Path | None, args: Mapping[str, Any]) -> Facts:
         UsageError: there is no such data set.
         DataError: ``folder`` is not laid out as it must be.
     """
-    return DATASETS[name].facts(root, args)
+    return dataset_row(name).facts(root, args)
 
 
 def fingerprint(name: str, root: Path | None, args: Mapping[str, Any]) -> str:
@@ -124,7 +139,7 @@ def fingerprint(name: str, root: Path | None, args: Mapping[str, Any]) -> str:
         UsageError: there is no such data set.
         DataError: ``folder`` is not laid out as it must be.
     """
-    return DATASETS[name].fingerprint(root, args)
+    return dataset_row(name).fingerprint(root, args)
 
 
 def check_augment(name: str, *, flip: bool) -> None:
@@ -133,7 +148,7 @@ def check_augment(name: str, *, flip: bool) -> None:
     Raises:
         UsageError: the data set must not be flipped.
     """
-    if flip and not DATASETS[name].may_flip:
+    if flip and not dataset_row(name).may_flip:
         raise UsageError(
             f"augment.flip=true: data={name} shows digits, and a mirrored digit is none; "
             "use augment=crop or augment=shift_rotate"

@@ -13,6 +13,7 @@ from cnnbench.errors import UsageError, expected_names
 from cnnbench.layers import SmallestImage, check_image_size
 from cnnbench.models.alexnet import AlexNet
 from cnnbench.models.basic_cnn import BasicCNN, InceptionCNN
+from cnnbench.models.custom import open_constructor
 from cnnbench.models.densenet import DenseNet
 from cnnbench.models.googlenet import GoogLeNet
 from cnnbench.models.init import INITS, initialize
@@ -22,10 +23,21 @@ from cnnbench.models.mobilenet import MobileNetV1, MobileNetV2
 from cnnbench.models.nin import NiN, NiNCifar
 from cnnbench.models.resnet import NUM_BLOCKS, ResNet
 from cnnbench.models.small_resnet import SmallResNet
+from cnnbench.models.torchvision_models import TorchvisionModel
 from cnnbench.models.vgg import NUM_CONVS, VGG
+from cnnbench.plugins import load_plugin, plugins
 from cnnbench.registry import Registry
 
-__all__ = ["MODELS", "ModelRow", "create_model", "model_arguments", "INITS", "initialize"]
+__all__ = [
+    "MODELS",
+    "ModelRow",
+    "create_model",
+    "is_plugin",
+    "known_models",
+    "model_arguments",
+    "INITS",
+    "initialize",
+]
 
 
 @dataclass(frozen=True)
@@ -82,10 +94,31 @@ MODELS: Registry[ModelRow] = Registry(
         "densenet121": ModelRow(DenseNet, {"num_layers": (6, 12, 24, 16)}),
         "mobilenet_v1": ModelRow(MobileNetV1),
         "mobilenet_v2": ModelRow(MobileNetV2),
+        "torchvision": ModelRow(TorchvisionModel),
     },
 )
 
 _GIVEN = ("in_channels", "num_classes", "image_size")
+
+
+def is_plugin(name: str) -> bool:
+    """Tell whether a network comes from another installed package."""
+    return name not in MODELS and name in plugins("model", MODELS)
+
+
+def known_models() -> list[str]:
+    """Return the names of all networks, those of other installed packages included.
+
+    Raises:
+        UsageError: a name is there twice.
+    """
+    return [*MODELS, *plugins("model", MODELS)]
+
+
+def _row(name: str) -> ModelRow:
+    if is_plugin(name):
+        return ModelRow(open_constructor(load_plugin("model", name), f"model={name}"))
+    return MODELS[name]
 
 
 def model_arguments(name: str) -> dict[str, Any]:
@@ -94,7 +127,7 @@ def model_arguments(name: str) -> dict[str, Any]:
     Raises:
         UsageError: the name is unknown.
     """
-    row = MODELS[name]
+    row = _row(name)
     return {
         parameter.name: parameter.default
         for parameter in inspect.signature(row.constructor).parameters.values()
@@ -113,7 +146,7 @@ def create_model(
     """Build a network with PyTorch's initial weights, in training mode.
 
     Args:
-        name: a key of `MODELS`.
+        name: one of `known_models`.
         in_channels: channels of the images, at least 1.
         num_classes: logits to give, at least 2.
         image_size: side of the square images in pixels.
@@ -122,7 +155,7 @@ def create_model(
     Raises:
         UsageError: a name is unknown, a value is out of range, or the images are too small.
     """
-    row = MODELS[name]
+    row = _row(name)
     known = model_arguments(name)
     kwargs = {**row.fixed, "in_channels": in_channels, "num_classes": num_classes}
     for key, value in (args or {}).items():

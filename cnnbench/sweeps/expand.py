@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnbench.compose import Composer, Setting
-from cnnbench.config import RunConfig
+from cnnbench.compose import Composer
+from cnnbench.config import GROUPS, RunConfig
 from cnnbench.errors import UsageError
 from cnnbench.schema import ConfigError, Problem
+from cnnbench.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
         Problem(
             s.key,
             f"={','.join(map(text_of, s.values))}: a list of choices sweeps over them; add -m"
-            f" (a list as one value is written {s.key}=[...])",
+            + ("" if s.key in GROUPS else f" (a list as one value is written {s.key}=[...])"),
         )
         for s in settings
         if s.is_sweep

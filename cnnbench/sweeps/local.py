@@ -23,7 +23,7 @@ from cnnbench.analysis.render import render_table
 from cnnbench.config import expand_path, read_config, run_key, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, writing
-from cnnbench.rundir import RunDir, code_version
+from cnnbench.rundir import RunDir, code_version, model_files
 from cnnbench.sweeps.expand import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1
@@ -89,6 +89,7 @@ def _directory_name(job: Job) -> str:
         job.config,
         data_fingerprint=fingerprint(data.name, root=root, args=data.args),
         code_version=code_version(),
+        model_files=model_files(job.config),
     )
     return f"{file_name(','.join(job.overrides)) or job.config.model.name}-{key[:6]}"
 
@@ -98,10 +99,10 @@ def _is_done(run: RunDir) -> bool:
 
 
 def _row(name: str, run: RunDir, code: int) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    if not code and (run.path / "run.json").exists():
-        results = run.info.get("results", {})
-    return {"job": name, "status": "failed" if code else "done", "run": run.path.name, **results}
+    if code:
+        return {"job": name, "status": "failed", "run": run.path.name}
+    info = run.info
+    return {"job": name, "status": info["status"], "run": run.path.name, **info["results"]}
 
 
 class _Worker:

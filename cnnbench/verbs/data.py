@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.analysis.render import render_json, render_table
 from cnnbench.compose import Composer
 from cnnbench.config import DataConfig, expand_path
-from cnnbench.errors import UsageError, did_you_mean
+from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import writing
 from cnnbench.sweeps.expand import single_config
 
@@ -45,8 +45,8 @@ def main(args: argparse.Namespace) -> int:
     from cnnbench.datasets import manage, read_dataset
 
     if args.action not in _ACTIONS:
-        hint = did_you_mean(args.action, _ACTIONS)
-        raise UsageError(f"data {args.action}: unknown action{hint} Known: {', '.join(_ACTIONS)}.")
+        hint = expected_names(args.action, _ACTIONS)
+        raise UsageError(f"data {args.action}: unknown action{hint}")
     data = _data_config(args)
     root = expand_path(data.root) if data.root is not None else None
     if args.action == "show":

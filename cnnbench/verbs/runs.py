@@ -8,7 +8,7 @@ from typing import Any
 
 from cnnbench.analysis.render import render_table
 from cnnbench.config import expand_path
-from cnnbench.errors import CheckpointError, UsageError, did_you_mean
+from cnnbench.errors import CheckpointError, UsageError, expected_names
 from cnnbench.rundir import RunDir, find_runs
 
 _ACTIONS = ("list",)
@@ -33,7 +33,8 @@ def help_text(parser: argparse.ArgumentParser) -> str:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     if args.action not in _ACTIONS:
-        raise UsageError(f"runs {args.action}: unknown action{did_you_mean(args.action, _ACTIONS)}")
+        hint = expected_names(args.action, _ACTIONS)
+        raise UsageError(f"runs {args.action}: unknown action{hint}")
     root = expand_path(args.root or "outputs")
     if args.root is not None and not root.is_dir():
         raise UsageError(f"{args.root}: there is no such directory")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.compose import Composer, Setting, settings_of
+from cnnbench.analysis.render import render_json
+from cnnbench.compose import Composer
 from cnnbench.config import GROUPS, PRESET_GROUPS, RESUMABLE, RunConfig, to_tree
-from cnnbench.errors import Interrupted, UsageError
-from cnnbench.rundir import RunDir, open_run
+from cnnbench.errors import CheckpointError, Interrupted, UsageError
+from cnnbench.rundir import RunDir, file_sha256, open_run
+from cnnbench.settings import Setting, settings_of
 from cnnbench.sweeps.expand import expand, single_config
 
 if TYPE_CHECKING:
@@ -63,28 +66,37 @@ def main(args: argparse.Namespace) -> int:
     composer = Composer(args.config_dir)
     settings = composer.parse(args.settings)
     if args.config is not None:
-        settings = _over(composer.read_file(args.config), settings)
+        settings = _over_file(composer, args.config, settings)
     if args.multirun:
+        if args.format != "text":
+            raise UsageError(f"--format {args.format}: a sweep prints text; its runs hold run.json")
         return _main_sweep(composer, settings, args.cfg)
     run, config = _run_and_config(composer, settings)
     if args.cfg:
-        print(_yaml(config), end="")
+        print(config_text(config), end="")
         return 0
+    # With json, standard output is that JSON and nothing else.
+    screen = sys.stderr if args.format == "json" else sys.stdout
     try:
-        path, code = _train(run, config), 0
+        with contextlib.redirect_stdout(screen):
+            path, code = _train(run, config), 0
     except Interrupted as error:
         if error.run_path is None:
             raise
         print(f"cnnbench: {error}", file=sys.stderr)
         path, code = error.run_path, error.exit_code
-    print(path)
+    if args.format == "json":
+        info = open_run(path).info
+        print(render_json({"run": str(path), "status": info["status"], **info["results"]}), end="")
+    else:
+        print(path)
     return code
 
 
 def _main_sweep(composer: Composer, settings: list[Setting], wants_config: bool) -> int:
     sweep = expand(composer, settings)
     if wants_config:
-        print("---\n".join(_yaml(job.config) for job in sweep.jobs), end="")
+        print("---\n".join(config_text(job.config) for job in sweep.jobs), end="")
         return 0
     from cnnbench import run
     from cnnbench.sweeps.local import run_sweep
@@ -115,7 +127,7 @@ def train(
     composer = Composer(config_dir)
     given = composer.parse(settings)
     if config is not None:
-        given = _over(composer.read_file(config), given)
+        given = _over_file(composer, config, given)
     return _train(*_run_and_config(composer, given))
 
 
@@ -144,7 +156,31 @@ def create_model(
     )
 
 
-def _over(below: Sequence[Setting], above: Sequence[Setting]) -> list[Setting]:
+def _over_file(composer: Composer, file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
+    """Return the settings over those of a file, whose author may be a stranger.
+
+    Raises:
+        UsageError: the file names code to run, and the settings do not; or the settings name a
+            preset, which would come below the file's values and do nothing.
+    """
+    preset = next((s.key for s in settings if s.key in PRESET_GROUPS), None)
+    if preset is not None:
+        raise UsageError(
+            f"{preset}: a saved config has a value for every key already, which a preset would "
+            "not change; give the keys instead"
+        )
+    below = composer.read_file(file)
+    code = next((s.values[0] for s in below if s.key == "model.path"), None)
+    merged = over(below, settings)
+    if code is not None and any(s.key == "model.path" and s in below for s in merged):
+        raise UsageError(
+            f"{file}: names code to run, {code}; where you trust it, give it yourself: "
+            f"model.path={code}"
+        )
+    return merged
+
+
+def over(below: Sequence[Setting], above: Sequence[Setting]) -> list[Setting]:
     """Return the settings together; where a group is chosen anew, its old keys do not count."""
     keys = {setting.key for setting in above}
     kept = [
@@ -164,30 +200,57 @@ def _run_and_config(
         return None, single_config(composer, settings)
     run = open_run(path)
     others = [setting for setting in settings if setting.key != "resume"]
+    allowed = _check_code(run, others)
     for setting in others:
-        if setting.key not in RESUMABLE and setting.key.partition(".")[0] not in RESUMABLE:
+        group = setting.key.partition(".")[0]
+        if setting.key not in (*RESUMABLE, *allowed) and group not in RESUMABLE:
             raise UsageError(
                 f"{setting.key}: a run goes on with its recorded config; "
                 f"only {', '.join(RESUMABLE)} may change"
             )
     recorded = settings_of(to_tree(run.config))
-    merged = [*_over(recorded, others), Setting("resume", (str(run.path),))]
+    merged = [*over(recorded, others), Setting("resume", (str(run.path),))]
     return run, single_config(composer, [s for s in merged if s.key != "resume" or s.values[0]])
+
+
+def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
+    """Return the keys by which a custom network's code is named again, checked to be the same.
+
+    Raises:
+        UsageError: the run is of a custom network, and the settings do not name its file.
+        CheckpointError: the file is not the recorded one.
+    """
+    config = run.config
+    if config.model.name != "custom":
+        return ()
+    recorded = str(run.info.get("provenance", {}).get("model_files", {}).get("path"))
+    given = next((s.values[0] for s in settings if s.key == "model.path"), None)
+    if given is None:
+        raise UsageError(
+            f"{run.path}: a network of someone's own ({config.model.args['path']}). Code that a "
+            "run names is not run; name it yourself: model.path=FILE:CLASS"
+        )
+    file, _, name = str(given).rpartition(":")
+    if f"{file_sha256(Path(file), 'model.path')}:{name}" != recorded:
+        raise CheckpointError(f"model.path={given}: not what this run was trained with")
+    return ("model.path",)
 
 
 def _train(run: RunDir | None, config: RunConfig) -> Path:
     from cnnbench import run as runs
+    from cnnbench.build import resumed_config
 
     if run is None:
         return runs.start(config, sys.argv).path
     if run.info["status"] == "done" and config.extend_epochs is None:
         print(f"cnnbench: this run is finished: {run.path}", file=sys.stderr)
         return run.path
-    runs.start_or_go_on(runs.resumed_config(run, config), run, sys.argv)
+    runs.start_or_go_on(resumed_config(config), run, sys.argv)
     return run.path
 
 
-def _yaml(config: RunConfig) -> str:
+def config_text(config: RunConfig) -> str:
+    """Return a config as ``--cfg`` prints it."""
     import yaml
 
     return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))

@@ -13,7 +13,8 @@ from torch import nn
 from cnnbench.errors import UsageError
 from cnnbench.models import MODELS, create_model, initialize, model_arguments
 
-NAMES = list(MODELS)
+# torchvision's networks have a file of their own.
+NAMES = [name for name in MODELS if name != "torchvision"]
 SMALLEST = {
     "basic_cnn": 16,
     "inception_cnn": 16,

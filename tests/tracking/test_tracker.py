@@ -65,6 +65,7 @@ def test_the_file_and_tensorboard_hold_the_same_numbers(tmp_path: Path) -> None:
     found.Reload()
     (record,) = read_records(tmp_path / "metrics.jsonl")
     assert record == {**values, "global_step": 3}
-    for name, value in values.items():
+    assert set(found.Tags()["scalars"]) == {"train/loss", "val/accuracy"}
+    for name in ("train/loss", "val/accuracy"):
         (point,) = found.Scalars(name)
-        assert (point.step, point.value) == (3, value)
+        assert (point.step, point.value) == (3, values[name])

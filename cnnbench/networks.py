@@ -1,0 +1,279 @@
+"""From a config or a checkpoint to a network: built, measured, and given its first weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.checkpoint import Checkpoints, read_tensors
+from cnnbench.config import RunConfig, expand_path
+from cnnbench.datasets import describe
+from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.geometry import analyze
+from cnnbench.models import create_model, initialize, is_plugin
+from cnnbench.models.custom import file_sha256, load_custom
+from cnnbench.models.torchvision_models import TorchvisionModel
+
+
+class Facts(Protocol):
+    """What a network must know of its images."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Classes to tell apart."""
+        ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network is, without its weights.
+
+    Attributes:
+        name: a registered name, or ``custom``.
+        args: its own arguments.
+        in_channels: channels of its images.
+        num_classes: logits it gives.
+        image_size: pixels of a side.
+        num_params: each shared parameter once.
+        macs: multiply-accumulates for one image.
+        activation_bytes: of all layers' outputs for one image, in float32.
+        file_sha256: of the file of a custom network.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+    in_channels: int
+    num_classes: int
+    image_size: int
+    num_params: int
+    macs: int
+    activation_bytes: int
+    file_sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for a checkpoint or ``run.json``."""
+        return {**vars(self), "args": _plain(self.args)}
+
+
+def _plain(value: Any) -> Any:
+    """Return arguments as JSON has them: dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def arguments_of(value: Any) -> Any:
+    """Return arguments as constructors take them: lists as tuples."""
+    if isinstance(value, Mapping):
+        return {key: arguments_of(part) for key, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def facts_of(config: RunConfig) -> Facts:
+    """Return what is known of a config's data without reading its pictures.
+
+    Raises:
+        DataError: ``data=folder`` is not laid out as it must be.
+    """
+    root = expand_path(config.data.root) if config.data.root is not None else None
+    return describe(config.data.name, root, config.data.args)
+
+
+def describe_network(config: RunConfig, data: Facts | None = None) -> Network:
+    """Measure the network of a config on the meta device, which takes no memory.
+
+    Args:
+        config: checked.
+        data: the data, where it was read; else what is known of it without reading.
+
+    Raises:
+        UsageError: an argument is impossible, or the images are too small.
+        DataError: ``data=folder`` is not laid out as it must be.
+    """
+    facts = data if data is not None else facts_of(config)
+    model = config.model
+    return _measure(
+        model.name,
+        json.dumps(_plain(model.args)),
+        file_sha256(model.args["path"]) if model.name == "custom" else None,
+        facts.in_channels,
+        facts.num_classes,
+        config.data.image_size,
+    )
+
+
+@lru_cache(maxsize=256)
+def _measure(
+    name: str,
+    args_json: str,
+    file_sha256: str | None,
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+) -> Network:
+    """Measure one network; a sweep asks for the same one again and again."""
+    args = arguments_of(json.loads(args_json))
+    module = build_meta(
+        name, args, in_channels=in_channels, num_classes=num_classes, image_size=image_size
+    )
+    shape = (in_channels, image_size, image_size)
+    try:
+        geometry = analyze(module, shape)
+    except Exception as error:
+        if not _is_foreign(name):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"model={name}: fails on an image of shape {shape}: {reason}") from error
+    given = geometry.module_shapes[""]
+    if given != (num_classes,):
+        raise UsageError(
+            f"model={name}: gives {given} for one image, expected ({num_classes},): one logit for "
+            "each class"
+        )
+    return Network(
+        name=name,
+        args=args,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        image_size=image_size,
+        num_params=geometry.num_params,
+        macs=geometry.macs,
+        activation_bytes=geometry.activation_bytes,
+        file_sha256=file_sha256,
+    )
+
+
+def _is_foreign(name: str) -> bool:
+    return name == "custom" or is_plugin(name)
+
+
+def build_meta(
+    name: str, args: Mapping[str, Any], *, in_channels: int, num_classes: int, image_size: int
+) -> nn.Module:
+    """Build a network of a config without memory; one from elsewhere may need some.
+
+    Args:
+        name: a registered name, or ``custom``.
+        args: its own arguments; for ``custom``, its file is run.
+        in_channels: channels of its images.
+        num_classes: logits it gives.
+        image_size: pixels of a side.
+
+    Raises:
+        UsageError: as its constructor does.
+    """
+    sizes = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+    if _is_foreign(name):
+        # Someone else's constructor may compute with values, which meta tensors don't have.
+        with torch.random.fork_rng(devices=[]):
+            return create(name, args, sizes)
+    with torch.device("meta"):
+        return create(name, args, sizes)
+
+
+def create(name: str, args: Mapping[str, Any], sizes: Mapping[str, int]) -> nn.Module:
+    """Build a network with PyTorch's initial weights; for ``custom``, its file is run."""
+    if name == "custom":
+        return load_custom(args["path"]).constructor(**sizes, args=args["args"])
+    return create_model(name, **sizes, args=args)
+
+
+def build_model(config: RunConfig, data: Facts) -> nn.Module:
+    """Return the network with its initial weights, from torch's global generator."""
+    sizes = {
+        "in_channels": data.in_channels,
+        "num_classes": data.num_classes,
+        "image_size": config.data.image_size,
+    }
+    model = create(config.model.name, config.model.args, sizes)
+    initialize(model, config.model.init, config.model.init_layers)
+    return model
+
+
+def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
+    """Give a new network the weights that its config starts from, if any.
+
+    Args:
+        model: as ``build_model`` made it.
+        config: checked; ``model.pretrained`` or ``model.weights`` says which weights.
+        data: as ``build_model`` had it.
+
+    Returns:
+        What is worth saying, in one line.
+
+    Raises:
+        CheckpointError: the weights are damaged or of another network.
+        DataError: published weights are neither here nor to be had.
+        UsageError: there is no such file or run.
+    """
+    if isinstance(model, TorchvisionModel) and model.pretrained != "none":
+        model.load_pretrained()
+    if config.model.weights is None:
+        return None
+    path = expand_path(config.model.weights)
+    payload = read_weights(path)
+    came, own = payload["model"], model.state_dict()
+    try:
+        num_classes = int(payload["network"]["num_classes"])
+        shapes = _shapes(came)
+        # What the same network has for the other classes tells its head from another network.
+        peer = build_meta(
+            config.model.name,
+            config.model.args,
+            in_channels=data.in_channels,
+            num_classes=num_classes,
+            image_size=config.data.image_size,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of ours: {error}") from None
+    expected = _shapes(peer.state_dict())
+    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
+    if wrong:
+        differences = "; ".join(
+            f"{name} is {shapes.get(name, 'absent')}, here {expected.get(name, 'absent')}"
+            for name in wrong[:3]
+        )
+        raise CheckpointError(
+            f"{path}: weights of another network than model={config.model.name}: {differences}"
+        )
+    head = [name for name, tensor in own.items() if shapes[name] != tuple(tensor.shape)]
+    model.load_state_dict({**came, **{name: own[name] for name in head}})
+    if not head:
+        return None
+    return f"model.weights: made for {num_classes} classes; starts anew: {', '.join(head)}"
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Return what a run's selected epoch, or one checkpoint file, holds.
+
+    Raises:
+        CheckpointError: it is damaged or none of ours.
+        UsageError: there is no such file.
+    """
+    if path.is_dir():
+        checkpoints = Checkpoints(path / "checkpoints")
+        manifest = checkpoints.manifest()
+        return checkpoints.load(manifest["best"] or manifest["last"])
+    try:
+        payload = read_tensors(path.read_bytes(), path)
+    except OSError as error:
+        raise UsageError(f"model.weights={path}: cannot be read: {error.strerror}") from None
+    if not {"model", "network"} <= payload.keys():
+        raise CheckpointError(f"{path}: holds no weights; expected a file like epoch_0001.pt")
+    return payload
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

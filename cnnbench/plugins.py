@@ -1,0 +1,65 @@
+"""Networks and data sets of other installed packages, found by entry points.
+
+A package announces them in its ``pyproject.toml``; nothing of it is loaded before it is asked for
+by name::
+
+    [project.entry-points."cnnbench.models"]
+    mynet = "mypackage.nets:MyNet"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from cnnbench.errors import UsageError
+
+# The entry-point group behind each group of choices.
+ENTRY_POINTS = {"model": "cnnbench.models", "data": "cnnbench.datasets"}
+
+
+@cache
+def _found(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def plugins(group: str, shipped: Collection[str]) -> dict[str, str]:
+    """Return the names that other packages add to a group, each with where it comes from.
+
+    Args:
+        group: ``model`` or ``data``; other groups have none.
+        shipped: names that are taken.
+
+    Raises:
+        UsageError: two packages give the same name, or one repeats a shipped name.
+    """
+    names: dict[str, str] = {}
+    for point in _found(ENTRY_POINTS[group]) if group in ENTRY_POINTS else ():
+        package = point.dist.name if point.dist is not None else "an unnamed package"
+        where = f"from the package {package} ({point.value})"
+        if point.name in names or point.name in shipped:
+            other = names.get(point.name, "cnnbench's own")
+            raise UsageError(
+                f"{group}={point.name} is there twice: {where}, and {other}; remove one"
+            )
+        names[point.name] = where
+    return names
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """Import what an entry point names.
+
+    Raises:
+        UsageError: there is none of that name, or it cannot be imported.
+    """
+    point = next((point for point in _found(ENTRY_POINTS[group]) if point.name == name), None)
+    if point is None:
+        raise UsageError(f"no installed package gives {group}={name}")
+    try:
+        return point.load()
+    except Exception as error:  # whatever a stranger's module raises at import
+        raise UsageError(
+            f"{group}={name}: {point.value} cannot be imported: {type(error).__name__}: {error}"
+        ) from error

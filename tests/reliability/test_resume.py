@@ -1,0 +1,462 @@
+"""A run that was stopped or killed goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    command,
+    differences,
+    info,
+    records,
+    series,
+    signal_at,
+    started,
+    stop_when,
+    tiny,
+    train,
+)
+
+import cnnbench
+from cnnbench.checkpoint import Checkpoints
+from cnnbench.engine import TrainState
+from cnnbench.errors import CheckpointError, DataError, Interrupted, UsageError
+from cnnbench.training import Training
+from cnnbench.rundir import RunDir
+
+# A network with dropout, augmentation, and an epoch of 5 steps.
+DROPOUT = (
+    "model=vgg11",
+    "model.width_multiplier=1/32",
+    "data.image_size=32",
+    "augment=crop_flip",
+    "augment.erase_probability=0.5",
+)
+OPTIMIZERS = {
+    "sgd": ("optimizer=sgd", "scheduler=onecycle"),
+    "adamw": ("optimizer=adamw",),
+    "ema": ("optimizer=sgd_nesterov", "optimizer.ema_decay=0.9", "scheduler=linear"),
+    "rmsprop": ("optimizer=rmsprop", "optimizer.momentum=0.9", "scheduler=step"),
+    "bf16": ("optimizer=adamw", "optimizer.ema_decay=0.9", "device.precision=bf16"),
+}
+STEPS_PER_EPOCH = 5  # 72 of the 80 images train, in batches of 16
+
+
+def at_step(step: int) -> Callable[[Training], bool]:
+    return lambda training: training.state.global_step == step
+
+
+def in_evaluation(training: Training) -> bool:
+    return training.state.epoch == 1 and training.progress.ended_epoch == 0
+
+
+def in_test(training: Training) -> bool:
+    return training.state.epoch == 2 and training.progress.ended_epoch == 2
+
+
+PLACES = {
+    "mid-epoch": at_step(3),
+    "before the last step": at_step(STEPS_PER_EPOCH - 1),
+    "end of an epoch": lambda training: training.progress.ended_epoch == 1,
+    "in evaluation": in_evaluation,
+    "in the test": in_test,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("uninterrupted")
+
+    @functools.cache
+    def run(optimizer: str) -> Path:
+        return train(root, *DROPOUT, *OPTIMIZERS[optimizer])
+
+    return run
+
+
+def interrupted(root: Path, *settings: str) -> Path:
+    with pytest.raises(Interrupted) as caught:
+        train(root, *settings)
+    assert caught.value.run_path is not None
+    return caught.value.run_path
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_stopped_within_an_epoch_goes_on_exactly(
+    optimizer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: Callable[[str], Path],
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(3))
+        run = interrupted(tmp_path, *DROPOUT, *OPTIMIZERS[optimizer])
+    assert info(run)["status"] == "interrupted"
+    _disturb()
+    assert cnnbench.train([f"resume={run}"]) == run
+    assert differences(uninterrupted(optimizer), run) == []
+
+
+def _disturb() -> None:
+    """Leave every generator elsewhere, as a new process would."""
+    torch.manual_seed(12345)
+    np.random.seed(12345)
+    random.seed(12345)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_stopped_anywhere_goes_on_exactly(
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: Callable[[str], Path],
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, PLACES[place])
+        run = interrupted(tmp_path, *DROPOUT, *OPTIMIZERS["ema"])
+        if place.startswith("in "):
+            # Going on, it stops at the same place again.
+            with pytest.raises(Interrupted):
+                cnnbench.train([f"resume={run}"])
+    cnnbench.train([f"resume={run}"])
+    assert differences(uninterrupted("ema"), run) == []
+    assert info(run)["results"]["test_reads"] == 1
+    num_processes = 3 if place.startswith("in ") else 2
+    assert len(info(run)["provenance"]["processes"]) == num_processes
+
+
+def test_a_run_stopped_after_every_step_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable[[str], Path]
+) -> None:
+    run: Path | None = None
+    stops = 0
+    with monkeypatch.context() as patch:
+        seen: set[tuple[int, int]] = set()
+
+        def at_a_new_place(training: Training) -> bool:
+            place = (training.state.global_step, training.progress.ended_epoch)
+            return place not in seen and (seen.add(place) is None)
+
+        stop_when(patch, at_a_new_place)
+        settings = [*DROPOUT, *OPTIMIZERS["adamw"]]
+        while True:
+            try:
+                cnnbench.train([f"resume={run}"] if run else tiny(tmp_path, *settings))
+                break
+            except Interrupted as error:
+                run = error.run_path
+                stops += 1
+    assert stops == 2 * STEPS_PER_EPOCH + 1
+    assert run is not None
+    assert differences(uninterrupted("adamw"), run) == []
+
+
+def test_tensorboard_shows_each_point_once_after_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(3))
+        run = interrupted(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_when(patch, in_test)
+        with pytest.raises(Interrupted):
+            cnnbench.train([f"resume={run}"])
+    cnnbench.train([f"resume={run}"])
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0}).Reload()
+    for tag in ("train/loss", "val/accuracy", "test/accuracy", "optim/lr", "train/step_loss"):
+        points = [(event.step, pytest.approx(event.value)) for event in board.Scalars(tag)]
+        assert points == [(r["global_step"], r[tag]) for r in records(run) if tag in r], tag
+    assert [event.step for event in board.Images("train/images")] == [0]
+
+
+@pytest.mark.parametrize(
+    "item", ["epoch", "epoch_step", "global_step", "optimizer", "sums", "model", "num_averaged"]
+)
+def test_every_item_of_the_state_is_needed(
+    item: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: Callable[[str], Path],
+) -> None:
+    """Without any one of them the comparison above must fail: the negative control."""
+    settings = [*DROPOUT, *OPTIMIZERS["ema"]]
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(STEPS_PER_EPOCH + 2))
+        run = interrupted(tmp_path, *settings)
+    fresh: dict[str, object] = {}
+    load = TrainState.load_state_dict
+
+    def load_without(self: TrainState, weights: dict, state: dict) -> None:
+        fresh.update(self.state_dict())
+        assert fresh.keys() == state.keys()
+        load(self, weights, {**state, item: fresh[item]})
+
+    monkeypatch.setattr(TrainState, "load_state_dict", load_without)
+    try:
+        cnnbench.train([f"resume={run}"])
+    except Exception:  # an inconsistent state may also be noticed
+        return
+    assert differences(uninterrupted("ema"), run) != []
+
+
+def test_a_state_that_lacks_an_item_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(2))
+        run = interrupted(tmp_path, "optimizer.ema_decay=0.9")
+    original = Checkpoints.load
+    for item in test_every_item_of_the_state_is_needed.pytestmark[0].args[1]:
+
+        def load_without(self: Checkpoints, name: str, part: str = "weights", item=item) -> dict:
+            content = original(self, name, part)
+            if part == "state":
+                del content["train_state"][item]
+            return content
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "load", load_without)
+            with pytest.raises(CheckpointError, match=item) as caught:
+                cnnbench.train([f"resume={run}"])
+        assert caught.value.exit_code == 65
+    cnnbench.train([f"resume={run}"])
+
+
+class Death(BaseException):
+    """What a kill does to a process in the middle of a test."""
+
+
+@pytest.mark.parametrize("place", ["after an evaluation that was interrupted", "before the end"])
+def test_no_number_is_logged_twice(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, in_evaluation)
+        run = interrupted(tmp_path)
+
+    def die(*args: object, **keywords: object) -> None:
+        raise Death
+
+    write = Training.write_info
+
+    def die_at_the_end(self: Training, status: str, reason: str | None = None) -> None:
+        if status != "running":
+            raise Death
+        write(self, status, reason)
+
+    with monkeypatch.context() as patch:
+        if place == "before the end":
+            patch.setattr(Training, "write_info", die_at_the_end)
+        else:
+            patch.setattr(Checkpoints, "save", die)
+        with pytest.raises(Death):
+            cnnbench.train([f"resume={run}"])
+    assert len(series(run, "train/loss")) == (2 if place == "before the end" else 1)
+    cnnbench.train([f"resume={run}"])
+    assert differences(train(tmp_path), run) == []
+
+
+def test_other_data_than_before_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(2))
+        run = interrupted(tmp_path)
+    content = info(run)
+    content["data"]["sha256"] = "0" * 64
+    (run / "run.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is not the data this run was started on"):
+        cnnbench.train([f"resume={run}"])
+    assert info(run) == content
+
+
+def test_the_negative_control_covers_the_whole_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path, "optimizer.ema_decay=0.9", "num_epochs=1")
+    state = Checkpoints(run / "checkpoints").load("last", "state")["train_state"]
+    marks = test_every_item_of_the_state_is_needed.pytestmark
+    assert set(state) == set(marks[0].args[1])
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_state_and_a_new_process_goes_on_exactly(
+    signum: int, code: int, tmp_path: Path, uninterrupted: Callable[[str], Path]
+) -> None:
+    settings = tiny(tmp_path, *DROPOUT, *OPTIMIZERS["adamw"])
+    process = started(
+        "train",
+        *settings,
+        cwd=tmp_path,
+        preamble=signal_at("cnnbench.engine.loop:_update", 3, signum),
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    run = Path(out.splitlines()[-1])
+    assert f"cnnbench train resume={run}" in err
+    assert "Traceback" not in err
+    assert info(run)["status"] == "interrupted"
+    assert len(series(run, "train/step_loss")) == 3
+    if signum == signal.SIGINT:
+        again = command("train", f"resume={run}", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert again.stdout.splitlines()[-1] == str(run)
+    else:
+        cnnbench.train([f"resume={run}"])
+    assert differences(uninterrupted("adamw"), run) == []
+
+
+KILLS = {
+    "in a step": ("cnnbench.engine.loop:_update", 7),
+    "between the files of a save": ("cnnbench.checkpoint:atomic_write", 2),
+    "before the manifest": ("cnnbench.checkpoint:atomic_write", 6),
+}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "between the files of a save",
+        "before the manifest",
+        pytest.param("in a step", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(
+    place: str, tmp_path: Path, uninterrupted: Callable[[str], Path]
+) -> None:
+    settings = tiny(tmp_path, *DROPOUT, *OPTIMIZERS["adamw"])
+    process = started("train", *settings, cwd=tmp_path, preamble=signal_at(*KILLS[place]))
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    [path] = [file.parent for file in tmp_path.rglob("run.json")]
+    assert info(path)["status"] == "running"
+    assert _listed_status(tmp_path) == "dead"
+    _check_nothing_finished_is_lost(path)
+    cnnbench.train([f"resume={path}"])
+    assert differences(uninterrupted("adamw"), path) == []
+    assert not list(path.rglob("*.tmp*"))
+    assert _listed_status(tmp_path) == "done"
+
+
+def _listed_status(root: Path) -> str:
+    from cnnbench.verbs.runs import describe_run, find_runs
+
+    [run] = find_runs(root)
+    return str(describe_run(run)["status"])
+
+
+def _check_nothing_finished_is_lost(path: Path) -> None:
+    """Each epoch but the one whose save was going on has its weights."""
+    finished = len(series(path, "train/loss"))
+    manifest = path / "checkpoints" / "manifest.json"
+    saves = json.loads(manifest.read_text())["saves"] if manifest.exists() else {}
+    assert len(saves) >= finished - 1
+
+
+def test_a_stop_during_a_second_save_of_the_same_state_cannot_spoil_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    from cnnbench import checkpoint
+
+    original = checkpoint.atomic_write
+
+    def record(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        original(path, content)
+
+    monkeypatch.setattr(checkpoint, "atomic_write", record)
+    stop_when(monkeypatch, at_step(2))
+    interrupted(tmp_path, "save_every_steps=2")
+    assert written == ["step_00000002.pt", "step_00000002.state.pt", "manifest.json"]
+
+
+def test_a_clock_stops_a_run_as_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cnnbench.cli import run as cli
+
+    # So little that the first look at the clock is too late, so that each start makes one step.
+    assert cli(["train", *tiny(tmp_path, "max_seconds=1e-9")]) == 0
+    out, err = capsys.readouterr()
+    path = Path(out.splitlines()[-1])
+    assert "max_seconds=1e-09 are over" in err
+    assert f"cnnbench train resume={path}" in err
+    assert info(path)["status"] == "interrupted"
+    assert "max_seconds" in info(path)["reason"]
+    assert cli(["train", f"resume={path}"]) == 0
+    assert info(path)["status"] == "interrupted"
+    assert cli(["train", f"resume={path}", "max_seconds=1000"]) == 0
+    assert info(path)["status"] == "done"
+    assert differences(train(tmp_path), path) == []
+
+
+def test_steps_saved_within_an_epoch_change_nothing(tmp_path: Path) -> None:
+    plain = train(tmp_path, "augment=crop")
+    often = train(tmp_path, "augment=crop", "save_every_steps=1", "checkpoint.keep_last=1")
+    assert differences(plain, often) == []
+
+
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tmp_path, "num_epochs=3")
+    with monkeypatch.context() as patch:
+        stop_when(patch, lambda training: training.progress.ended_epoch == 2)
+        run = interrupted(tmp_path, "num_epochs=3")
+    newest = run / "checkpoints" / "epoch_0002.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        cnnbench.load(_marked_best(run, "epoch_0002"))
+    cnnbench.train([f"resume={run}"])
+    assert "falling back" in capsys.readouterr().err
+    assert differences(whole, run) == []
+
+
+def _marked_best(run: Path, name: str) -> Path:
+    file = run / "checkpoints" / "manifest.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "best": name}))
+    return run
+
+
+def test_two_resumes_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(2))
+        run = interrupted(tmp_path)
+    before = (run / "run.json").read_bytes()
+    with (
+        RunDir(run).lock(),
+        pytest.raises(UsageError, match="another process is writing to this run") as caught,
+    ):
+        cnnbench.train([f"resume={run}"])
+    assert caught.value.exit_code == 2
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    preamble = signal_at("cnnbench.engine.loop:_update", 2, signal.SIGTERM) + (
+        "import time\n"
+        "from cnnbench import training as r\n"
+        "save = r.Training._save\n"
+        "def slow(self, *a, **k):\n"
+        "    print('saving', flush=True); time.sleep(60)\n"
+        "r.Training._save = slow\n"
+    )
+    process = started("train", *tiny(tmp_path), cwd=tmp_path, preamble=preamble)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == "saving":
+            break
+    since = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert time.monotonic() - since < 10

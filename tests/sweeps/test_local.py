@@ -1,0 +1,244 @@
+"""Sweeps by the real command: jobs fail alone, and the same command goes on with what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import TINY, command, differences, info, stop_when, train
+
+import cnnbench.run
+from cnnbench.cli import run as cli
+from cnnbench.compose import Composer
+from cnnbench.errors import Interrupted
+from cnnbench.rundir import RunDir, open_run
+from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.local import run_sweep
+
+SGD = ("optimizer=sgd", "scheduler=constant")
+STUDY = {
+    "settings": [*TINY, *SGD],
+    "jobs": [["optimizer.lr=0.01"], ["optimizer.lr=1e20"], ["optimizer.lr=0.02", "seed=3"]],
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own conf with a study whose second job breaks."""
+    folder = tmp_path / "own" / "study"
+    folder.mkdir(parents=True)
+    (folder / "rates.yaml").write_text(f"# three learning rates\n{yaml.safe_dump(STUDY)}")
+    return folder.parent
+
+
+def test_a_study_with_a_job_that_breaks(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "-m", "study=rates", "--config-dir", str(own)]
+    first = subprocess.run(
+        [sys.executable, "-m", "cnnbench", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    lines = first.stdout.splitlines()
+    assert first.returncode == 1, first.stdout
+    root = Path(lines[-1])
+    assert root.parent == tmp_path / "outputs" / "sweeps"
+    record = json.loads((root / "sweep.json").read_text())
+    runs = [root / job["run"] for job in record["jobs"]]
+    assert [job["overrides"] for job in record["jobs"]] == [
+        ["optimizer.lr=0.01"],
+        ["optimizer.lr=1e+20"],
+        ["optimizer.lr=0.02", "seed=3"],
+    ]
+    assert sorted(path for path in root.iterdir() if path.is_dir()) == sorted(runs)
+    assert [info(run)["status"] for run in runs] == ["done", "failed", "done"]
+
+    # The failure is told at once, before the next job starts, and again in the table.
+    [told] = [place for place, line in enumerate(lines) if "failed: epoch 1, step 2" in line]
+    [started] = [n for n, line in enumerate(lines) if line.startswith("[3/3]")]
+    assert told < started
+    assert str(runs[1]) in lines[told]
+    head = next(place for place, line in enumerate(lines) if line.startswith("job "))
+    table = lines[head + 1 : head + 4]
+    assert [line.split()[-1] for line in table] == [run.name for run in runs]
+    assert ["failed" in line for line in table] == [False, True, False]
+    accuracy = info(runs[0])["results"]["test/accuracy"]
+    assert f"{accuracy:.4f}" in table[0]
+    assert "Traceback" not in first.stdout
+
+    # The others are what they are alone.
+    alone = train(tmp_path / "alone", *SGD, "optimizer.lr=0.01")
+    assert differences(alone, runs[0]) == []
+    alone = train(tmp_path / "alone", *SGD, "optimizer.lr=0.02", "seed=3")
+    assert differences(alone, runs[2]) == []
+
+    # Repeated: the first job is skipped, the second tried again, the third goes on.
+    config = open_run(runs[2]).config
+    shutil.rmtree(runs[2])
+    with monkeypatch.context() as patch:
+        stop_when(patch, lambda training: training.state.global_step == 3)
+        with pytest.raises(Interrupted):
+            cnnbench.run.start_or_go_on(config, RunDir(runs[2]), ["a", "test"])
+    before = [(run / "run.json").read_bytes() for run in runs]
+    second = command(*words, cwd=tmp_path)
+    assert second.returncode == 1, second.stderr
+    assert Path(second.stdout.splitlines()[-1]) == root
+    assert "[1/3] optimizer.lr=0.01: done before" in second.stdout
+    assert "goes on after epoch 0, step 3" in second.stdout
+    assert second.stderr.count("failed: epoch 1, step 2") == 1
+    after = [(run / "run.json").read_bytes() for run in runs]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
+    assert differences(alone, runs[2]) == []
+    assert len(list(root.iterdir())) == 4
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 90
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def worker_of(process: subprocess.Popen[str]) -> int:
+    """Return the process in which the jobs run."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    [worker] = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return int(worker)
+
+
+def sweeping(tmp_path: Path, *axes: str) -> tuple[subprocess.Popen[str], list[Path]]:
+    """Start a sweep and return it with its run directories."""
+    words = [*TINY, *SGD, *axes, "sweep.name=s", f"output_root={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", "train", "-m", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path / "sweeps" / "s" / "sweep.json", process)
+    record = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())
+    return process, [tmp_path / "sweeps" / "s" / job["run"] for job in record["jobs"]]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="children of a process")
+def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path: Path) -> None:
+    process, runs = sweeping(tmp_path, "num_epochs=100000,1")
+    wait_for(runs[0] / "metrics.jsonl", process)
+    os.kill(worker_of(process), signal.SIGKILL)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 1, err
+    assert out.splitlines()[-1] == str(tmp_path / "sweeps" / "s")
+    assert "killed by signal 9" in err
+    assert "num_epochs=100000" in err
+    assert [info(run)["status"] for run in runs] == ["failed", "done"]
+    assert "killed by signal 9" in info(runs[0])["reason"]
+    assert differences(train(tmp_path / "alone", *SGD, "num_epochs=1"), runs[1]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_sweep_and_saves_the_job(signum: int, code: int, tmp_path: Path) -> None:
+    process, runs = sweeping(tmp_path, "num_epochs=100000,1")
+    wait_for(runs[0] / "metrics.jsonl", process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command goes on with it" in err
+    assert "Traceback" not in err
+    assert info(runs[0])["status"] == "interrupted"
+    assert not runs[1].exists()
+
+
+def test_the_jobs_of_a_grid_and_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "train",
+        "-m",
+        *TINY,
+        "model=lenet,mlp",
+        "seed=range(0,2)",
+        "optimizer.lr=0.1",
+        "--cfg",
+    ]
+    assert cli(words) == 0
+    configs = list(yaml.safe_load_all(capsys.readouterr().out))
+    jobs = [(config["model"]["name"], config["seed"]) for config in configs]
+    assert jobs == [("lenet", 0), ("lenet", 1), ("mlp", 0), ("mlp", 1)]
+    assert all(config["optimizer"]["lr"] == 0.1 for config in configs)
+
+
+def test_a_sweep_is_found_again_when_it_grows_and_another_is_another() -> None:
+    def name(*settings: str) -> str:
+        composer = Composer()
+        return expand(composer, composer.parse([*TINY, *settings])).name
+
+    assert name("seed=0,1") == name("seed=0,1,2") == name("seed=0,1", "output_root=/x")
+    names = {name("seed=0,1"), name("seed=0,1", "num_epochs=3"), name("optimizer.lr=0.1,0.2")}
+    assert len(names) == 3
+    assert name("seed=0,1", "sweep.name=mine") == "mine"
+
+
+def test_a_sweep_that_is_done_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    composer = Composer()
+    settings = [*TINY, "num_epochs=1", "seed=0,1", f"output_root={tmp_path}"]
+    sweep = expand(composer, composer.parse(settings))
+
+    class Here:
+        """Runs a job in this process."""
+
+        received = 0
+
+        def __enter__(self) -> Here:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def run(self, job, run, words) -> tuple[int, str]:
+            cnnbench.run.start_or_go_on(job.config, run, words)
+            return 0, ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnbench.sweeps.local._Worker", Here)
+        root, num_failed = run_sweep(sweep, ["a"])
+    assert num_failed == 0
+    capsys.readouterr()
+    assert run_sweep(sweep, ["a"]) == (root, 0)
+    out = capsys.readouterr().out
+    assert out.count("done before") == 2
+    accuracies = [info(path)["results"]["test/accuracy"] for path in sorted(root.glob("*/"))]
+    assert all(f"{accuracy:.4f}" in out for accuracy in accuracies)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=0,1", "optimizer.lr=-1"], "optimizer.lr=-1"),
+        (["model=lenet,lennet"], "did you mean 'lenet'"),
+        (["seed=0,1", "resume=x"], "resume"),
+        (["study=none"], "study=none"),
+        (["model=alexnet,lenet", "data.image_size=16"], "image"),
+    ],
+)
+def test_an_invalid_job_is_found_before_the_first_starts(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["train", "-m", *TINY, f"output_root={tmp_path}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,301 @@
+"""The shape of the code, read from its source: floors, what loads torch, who may touch pickles."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cnnbench"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From the lowest to the highest; a file imports from lower floors and from its own package.
+FLOORS = (
+    ("errors",),
+    ("files", "seeds", "signals", "plugins"),
+    ("schema", "registry"),
+    ("layers", "geometry", "metrics", "device", "kernels", "config", "settings"),
+    ("models", "datasets", "optim", "tracking"),
+    ("engine", "checkpoint"),
+    ("compose", "networks", "recorded", "build", "rundir"),
+    ("training", "run", "analysis"),
+    ("sweeps",),
+    ("verbs",),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+# Files of one floor that lean on one another: in this order, the later on the earlier.
+NEIGHBOURS = (
+    ("config", "settings"),
+    ("kernels", "geometry"),
+    ("networks", "build"),
+    ("networks", "recorded"),
+    ("training", "run"),
+)
+LEVELS = {unit: level for level, units in enumerate(FLOORS) for unit in units}
+WITHOUT_TORCH = (
+    "cnnbench",
+    "cnnbench.__main__",
+    "cnnbench.analysis.render",
+    "cnnbench.cli",
+    "cnnbench.compose",
+    "cnnbench.config",
+    "cnnbench.datasets",
+    "cnnbench.datasets.manage",
+    "cnnbench.errors",
+    "cnnbench.files",
+    "cnnbench.plugins",
+    "cnnbench.registry",
+    "cnnbench.rundir",
+    "cnnbench.schema",
+    "cnnbench.seeds",
+    "cnnbench.settings",
+    "cnnbench.signals",
+    "cnnbench.sweeps.expand",
+    "cnnbench.sweeps.local",
+    *(f"cnnbench.verbs.{path.stem}" for path in sorted((PACKAGE / "verbs").glob("[a-z]*.py"))),
+)
+# Longer than the 400 lines that a file should have; these may only shrink.
+LARGE = {"cnnbench.training": 490}
+HEAVY = ("torch", "torchvision", "tensorboard", "matplotlib", "sklearn", "PIL")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
+
+
+def unit_of(module: str) -> str:
+    """Return the file or package right below cnnbench."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the modules of ours that a file imports anywhere, also for type checking alone."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                if inner in MODULES:
+                    yield inner
+                elif node.module in MODULES:
+                    yield node.module
+
+
+IMPORTS = [(module, target) for module in MODULES for target in imported(module)]
+
+
+def test_every_file_has_its_floor() -> None:
+    assert {unit_of(module) for module in MODULES} == LEVELS.keys()
+
+
+def test_nothing_imports_upwards() -> None:
+    upward = []
+    for module, target in IMPORTS:
+        ours, theirs = unit_of(module), unit_of(target)
+        # The root's own names load lazily; below, only its version is read.
+        if target == "cnnbench" or ours == theirs:
+            continue
+        beside = any(
+            ours in pair and theirs in pair and pair.index(theirs) < pair.index(ours)
+            for pair in NEIGHBOURS
+        )
+        if LEVELS[theirs] > LEVELS[ours] or (LEVELS[theirs] == LEVELS[ours] and not beside):
+            upward.append(f"{module} imports {target}")
+    assert not upward
+
+
+def test_no_file_below_needs_more_of_the_root_than_its_version() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cnnbench":
+                assert node.attr == "__version__", module
+
+
+def test_no_cycle_of_files_at_import() -> None:
+    """Imports inside functions may close a circle; those that run at import may not."""
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        for function in [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]:
+            function.body = []
+        at_import = {
+            alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        names = {n if n in MODULES else n.rpartition(".")[0] for n in at_import}
+        graph[module] = {n for n in names if n in MODULES and n not in ("cnnbench", module)}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_cycle_of_packages() -> None:
+    graph: dict[str, set[str]] = {unit: set() for unit in LEVELS}
+    for module, target in IMPORTS:
+        if target != "cnnbench" and unit_of(module) != unit_of(target):
+            graph[unit_of(module)].add(unit_of(target))
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_the_front_door_loads_no_torch() -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for name in {WITHOUT_TORCH}:\n"
+        "    importlib.import_module(name)\n"
+        f"    loaded = [heavy for heavy in {HEAVY} if heavy in sys.modules]\n"
+        "    assert not loaded, (name, loaded)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("heavy", HEAVY[1:])
+def test_heavy_packages_are_imported_where_they_are_used(heavy: str) -> None:
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert heavy not in [name.split(".")[0] for name in names], module
+
+
+@pytest.mark.parametrize("name", ["models", "engine", "layers", "datasets", "optim"])
+def test_parts_never_see_a_config(name: str) -> None:
+    for module, target in IMPORTS:
+        if unit_of(module) == name:
+            assert unit_of(target) not in ("config", "compose", "settings"), module
+
+
+def test_only_compose_imports_hydra() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {"hydra", "omegaconf"} & {name.split(".")[0] for name in names}:
+                assert module == "cnnbench.compose"
+
+
+def test_only_checkpoint_reads_and_writes_torch_files_and_says_weights_only() -> None:
+    found = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.fullmatch(
+                r"torch\.(load|save)", ast.unparse(node)
+            ):
+                assert module == "cnnbench.checkpoint", module
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+                assert not {"load", "save"} & {alias.name for alias in node.names}, module
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                found.append({k.arg: ast.unparse(k.value) for k in node.keywords})
+    assert found
+    assert all(keywords.get("weights_only") == "True" for keywords in found)
+
+
+def test_nothing_evaluates_text_or_starts_a_shell() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                # model=custom runs the one file that the user names on the command line.
+                if (module, name) == ("cnnbench.models.custom", "exec"):
+                    continue
+                assert name not in ("eval", "exec", "os.system", "pickle.load", "pickle.loads"), (
+                    module
+                )
+                assert "shell" not in {k.arg for k in node.keywords}, module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*")), ids=lambda p: p.name)
+def test_conf_holds_plain_yaml_that_names_no_code(path: Path) -> None:
+    if path.is_dir():
+        return
+    assert path.suffix == ".yaml"
+    text = path.read_text()
+    assert not re.search(r"^\s*_target_", text, re.MULTILINE)
+    assert "!!" not in text
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_files_and_functions_stay_small() -> None:
+    for module, path in MODULES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= LARGE.get(module, 400), module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                words = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                length = (node.end_lineno or 0) - node.lineno + 1 - words
+                assert length <= 60, f"{module}.{node.name} has {length} lines"
+        assert "from __future__ import annotations" in text or not ast.parse(text).body[1:], module
+
+
+def test_no_file_names_the_machine_it_was_written_on() -> None:
+    machine = "/" + "work/"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = listed.stdout.splitlines() if listed.returncode == 0 else map(str, FILES)
+    for path in (ROOT / name for name in names):
+        if path.suffix in (".py", ".yaml", ".toml", ".md", ".sh", "") and path.is_file():
+            assert machine not in path.read_text(errors="replace"), path
+
+
+def test_dependencies_have_floors() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for line in [*project["dependencies"], *extras]:
+        assert re.match(r"[a-z0-9-]+(\[[a-z,]+\])?(>=|==)\d", line), line
+    found = re.findall(r"^([a-z-]+\d?)>=([\d.]+)", "\n".join(project["dependencies"]), re.MULTILINE)
+    floor = {name: tuple(map(int, version.split("."))) for name, version in found}
+    assert floor["torch"] >= (2, 10)
+    assert floor["hydra-core"] >= (1, 3, 8)
+    assert floor["tensorboard"] >= (2, 21)
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
+    # Import name to distribution; Hydra brings OmegaConf, and OmegaConf brings PyYAML.
+    distributions = {
+        "hydra": "hydra-core",
+        "omegaconf": "hydra-core",
+        "yaml": "hydra-core",
+        "sklearn": "scikit-learn",
+        "PIL": "pillow",
+    }
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in names} - {"cnnbench"}:
+                if top not in sys.stdlib_module_names:
+                    assert distributions.get(top, top) in declared, (module, top)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+    ],
+    ids=" ".join,
+)
+def test_tools_find_nothing(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
