@@ -105,21 +105,27 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device="meta")
 
 
-def _batch_norm(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def _batch_norm(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
     image = args[0]
+    if any(part is not None and part.shape != image.shape[1:2] for part in args[1:5]):
+        return None
     return _empty(image, image.shape), _empty(image, (0,)), _empty(image, (0,))
 
 
-def _addmm(args: tuple[Any, ...]) -> Tensor:
+def _addmm(args: tuple[Any, ...]) -> Tensor | None:
+    if args[1].shape[1] != args[2].shape[0] or args[0].shape != args[2].shape[1:]:
+        return None
     return _empty(args[1], (args[1].shape[0], args[2].shape[1]))
 
 
 def _cat(args: tuple[Any, ...]) -> Tensor | None:
     parts, dim = args[0], args[1] if len(args) > 1 else 0
     first = parts[0]
-    if any(part.dim() != first.dim() or part.dtype != first.dtype for part in parts):
-        return None
     shape = list(first.shape)
+    for part in parts:
+        others = [*part.shape[:dim], shape[dim], *part.shape[dim:][1:]]
+        if part.dim() != first.dim() or part.dtype != first.dtype or others != shape:
+            return None
     shape[dim] = sum(part.shape[dim] for part in parts)
     return _empty(first, shape)
 
@@ -134,7 +140,8 @@ def _mean(args: tuple[Any, ...]) -> Tensor | None:
 
 
 # Shapes of common operations on meta tensors. PyTorch's own way to them is in Python, imports its
-# compiler, and takes seconds; None means that it has to be gone all the same.
+# compiler, and takes seconds; None means that it has to be gone all the same, if
+# only for the error that it raises.
 SHAPES: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     **dict.fromkeys(
         (_aten.relu, _aten.hardtanh, _aten.sigmoid, _aten.tanh, _aten.silu, _aten.add, _aten.mul),

@@ -35,6 +35,9 @@ class Registry(Mapping[str, T], Generic[T]):
                 f"unknown {self.kind} '{name}'{expected_names(name, sorted(self._rows))}"
             ) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
 

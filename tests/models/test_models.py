@@ -268,3 +268,35 @@ def test_stride_in_1x1_moves_the_stride():
         block = module.stages[1][0]
         strides = block.conv1.stride[0], block.conv2.stride[0]
         assert strides == ((2, 1) if is_first else (1, 2))
+
+
+# Their blocks are those of other networks here, or many.
+SLOW_TO_EXPORT = ("densenet121", "resnext50_32x4d", "resnet34")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_EXPORT else ())
+        for name in NAMES
+        if name not in LARGE
+    ],
+)
+def test_export_gives_the_same_logits_for_any_batch(name):
+    torch.manual_seed(0)
+    module, size = cheap_model(name)
+    module.eval()
+    images = torch.rand(3, 1, size, size)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    program = torch.export.export(module, (images[:2],), dynamic_shapes=({0: batch},))
+    with torch.inference_mode():
+        for some in (images, images[:1]):
+            torch.testing.assert_close(program.module()(some), module(some))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_image_trains_where_no_norm_would_see_one_value(name):
+    # A last batch of one must not break a run; a norm needs more than one value per channel.
+    size = 193 if SMALLEST.get(name, 1) > 33 else 65
+    module = meta_model(name, size, in_channels=1, num_classes=2)
+    assert module.train()(meta_images(1, 1, size)).shape == (1, 2)

@@ -30,8 +30,8 @@ import cnnbench
 from cnnbench.checkpoint import Checkpoints
 from cnnbench.engine import TrainState
 from cnnbench.errors import CheckpointError, DataError, Interrupted, UsageError
-from cnnbench.training import Training
 from cnnbench.rundir import RunDir
+from cnnbench.training import Training
 
 # A network with dropout, augmentation, and an epoch of 5 steps.
 DROPOUT = (
