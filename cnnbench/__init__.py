@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cnnbench.verbs.compare import compare
     from cnnbench.verbs.evaluate import evaluate
     from cnnbench.verbs.predict import load, predict
     from cnnbench.verbs.summary import summary
@@ -24,8 +25,18 @@ _HOMES = {
     "predict": "predict",
     "load": "predict",
     "summary": "summary",
+    "compare": "compare",
 }
-__all__ = ["train", "load", "evaluate", "predict", "summary", "create_model", "__version__"]
+__all__ = [
+    "train",
+    "load",
+    "evaluate",
+    "predict",
+    "summary",
+    "compare",
+    "create_model",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cnnbench import estimates
 from cnnbench.config import RunConfig, expand_path
 from cnnbench.datasets import (
     DatasetArrays,
@@ -159,7 +160,6 @@ class RunData:
     def __init__(self, config: RunConfig, arrays: DatasetArrays) -> None:
         self._data = data = config.data
         self.batch_size = data.batch_size
-        self._seed = config.seed
         self._augment = Augment(**config.augment.args)
         self.sha256, self.source = arrays.sha256, arrays.source
         self.warnings = list(arrays.warnings)
@@ -190,6 +190,7 @@ class RunData:
             seed=config.seed,
         )
         self.steps_per_epoch = len(self._order)
+        self._eval_loaders: dict[tuple[str, int], Batches] = {}
         self.fingerprint = fingerprint(data.name, _root(config), data.args)
         self.to(torch.device("cpu"), channels_last=False)
 
@@ -243,9 +244,14 @@ class RunData:
 
     def batches(self, split: str, batch_size: int = _MAX_EVAL_BATCH) -> Batches:
         """Return a split's batches in order, every image once."""
-        dataset = self.splits[split]
-        order = BatchOrder(len(dataset), min(batch_size, _MAX_EVAL_BATCH))
-        return make_loader(dataset, order, num_workers=self._data.num_workers)
+        key = split, batch_size
+        if key not in self._eval_loaders:  # made once: workers live as long as their loader
+            dataset = self.splits[split]
+            order = BatchOrder(len(dataset), min(batch_size, _MAX_EVAL_BATCH))
+            self._eval_loaders[key] = make_loader(
+                dataset, order, num_workers=self._data.num_workers
+            )
+        return self._eval_loaders[key]
 
     def prepare(
         self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
@@ -306,6 +312,7 @@ class RunData:
             "source": self.source,
             "sha256": self.sha256,
             "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
             "num_train": self.num_train,
             "num_val": self.num_val,
             "num_test": self.num_test,
@@ -320,6 +327,20 @@ def eval_batch_size(activation_bytes: int) -> int:
         activation_bytes: of all layers' outputs for one image.
     """
     return max(1, min(_MAX_EVAL_BATCH, _EVAL_BYTES // max(1, activation_bytes)))
+
+
+def expected_bytes(config: RunConfig, state: TrainState, network: Network) -> tuple[int, int]:
+    """Return the bytes that a run's checkpoints and its training will about take."""
+    going_on = estimates.state_bytes(
+        state.model, state.optimizer, has_average=state.average is not None
+    )
+    weights, keep_last = estimates.model_bytes(state.model), config.checkpoint.keep_last
+    return (
+        estimates.disk_bytes(weights, going_on, config.num_epochs, keep_last),
+        estimates.training_bytes(
+            state.model, going_on, network.activation_bytes, config.data.batch_size
+        ),
+    )
 
 
 def expected_epoch_seconds(
@@ -338,7 +359,7 @@ def expected_epoch_seconds(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     seconds = []
-    for _ in range(2):
+    for _ in range(3):  # the first two also prepare kernels
         started = time.perf_counter()
         images, targets = data.prepare(raw_images, raw_targets)
         with autocast():

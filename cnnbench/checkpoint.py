@@ -26,7 +26,6 @@ from cnnbench.files import atomic_write, sync_directory
 FORMAT = 1
 _STATE_SUFFIX = ".state.pt"
 _NUM_WHOLE = 2  # the newest, and the one to fall back to
-_MAX_BYTES = 16 << 30
 _NAME = re.compile(r"(epoch_\d{4,}|step_\d{8,})")
 
 
@@ -165,6 +164,30 @@ class Checkpoints:
             last = max(saves, key=lambda name: saves[name]["global_step"])
             self._write_manifest(saves, best if best in saves else None, last)
 
+    def thin(self, *, dry_run: bool = False) -> list[Path]:
+        """Keep the weights of the best epoch, and all of the last save, which is gone on from.
+
+        Args:
+            dry_run: only say what would go.
+
+        Returns:
+            The files that go.
+
+        Raises:
+            CheckpointError: the manifest is missing, damaged or foreign.
+        """
+        manifest = self.manifest()
+        best, last = manifest["best"], manifest["last"]
+        saves = {
+            name: {key: part for key, part in entry.items() if key != "state" or name == last}
+            for name, entry in manifest["saves"].items()
+            if name in (best, last)
+        }
+        gone = self._unwanted(saves)
+        if not dry_run:
+            self._write_manifest(saves, best, last)
+        return gone
+
     def _manifest_or_empty(self) -> dict[str, Any]:
         if (self.directory / "manifest.json").exists():
             return self.manifest()
@@ -179,16 +202,20 @@ class Checkpoints:
         self._prune(saves)
 
     def _prune(self, saves: Mapping[str, Mapping[str, Any]]) -> None:
+        for file in self._unwanted(saves):
+            file.unlink(missing_ok=True)
+        sync_directory(self.directory)
+
+    def _unwanted(self, saves: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+        """Return the checkpoint files that no save names."""
         wanted = {
             _file_name(name, part)
             for name, entry in saves.items()
             for part in ("weights", "state")
             if part in entry
         }
-        for file in self.directory.glob("*.pt"):
-            if file.name not in wanted and not file.is_dir():
-                file.unlink(missing_ok=True)
-        sync_directory(self.directory)
+        files = sorted(self.directory.glob("*.pt"))
+        return [file for file in files if file.name not in wanted and not file.is_dir()]
 
 
 def _file_name(name: str, part: str) -> str:
@@ -241,7 +268,8 @@ def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
+            # torch.save compresses nothing, so that no file holds more than its own length.
+            if sum(member.file_size for member in archive.infolist()) > len(content):
                 raise CheckpointError(f"{source}: unpacks to more than any checkpoint holds")
         payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
     except (

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import cnnbench
+from cnnbench.analysis.render import FORMATS
 from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
 from cnnbench.files import disk_error
 
@@ -21,8 +22,9 @@ VERBS = {
     "summary": "layers, shapes, parameters, MACs and receptive fields; trains nothing",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
+    "compare": "one table over runs and seeds, with plots",
     "data": "prepare, verify, find or show a data set",
-    "runs": "list run directories",
+    "runs": "list, prune or remove run directories",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",
 }
 # Flags whose value may stand before the verb.
@@ -123,7 +125,8 @@ def _dispatch(argv: list[str]) -> int:
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--config-dir", metavar="DIR", help="a directory with groups of your own")
-    parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
+    formats = getattr(module, "FORMATS", FORMATS)
+    parser.add_argument("--format", choices=formats, default="text")
     parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     module.add_arguments(parser)

@@ -200,12 +200,19 @@ class Composer:
             raise UsageError(f"{path}: expected the keys of a run config")
         return settings_of(tree)
 
-    def study_jobs(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    def study_jobs(
+        self, name: str, *, is_debug: bool = False
+    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return a study's jobs: the settings all jobs share, and each job's own.
+
+        Args:
+            name: of the study.
+            is_debug: make the networks small, by the study's ``debug``: settings for each job.
 
         Raises:
             ConfigError: there is no such study, or its settings cannot be read.
-            UsageError: its YAML has not the keys ``settings`` and ``jobs``.
+            UsageError: its YAML has not the keys ``settings`` and ``jobs``, or not one ``debug``
+                for each job.
         """
         import yaml
 
@@ -218,14 +225,20 @@ class Composer:
             if (path := root / "study" / f"{name}.yaml").is_file()
         )
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict) or tree.keys() != {"settings", "jobs"}:
-            raise UsageError(f"{path}: expected the keys settings and jobs")
+        if not isinstance(tree, dict) or tree.keys() - {"debug"} != {"settings", "jobs"}:
+            raise UsageError(f"{path}: expected the keys settings and jobs, and perhaps debug")
+        small = tree.get("debug", [[] for _ in tree["jobs"]])
+        if len(small) != len(tree["jobs"]):
+            raise UsageError(f"{path}: debug has {len(small)} entries, jobs {len(tree['jobs'])}")
 
         def assignments(settings: Sequence[str]) -> dict[str, Any]:
             return {s.key: s.values[0] for s in self.parse(settings)}
 
         common = assignments(tree["settings"])
-        return [(common, assignments(job)) for job in tree["jobs"]]
+        return [
+            (common, assignments([*job, *(extra if is_debug else [])]))
+            for job, extra in zip(tree["jobs"], small, strict=True)
+        ]
 
     def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
         """Compose and check one run config.

@@ -49,6 +49,7 @@ class Network:
         num_params: each shared parameter once.
         macs: multiply-accumulates for one image.
         activation_bytes: of all layers' outputs for one image, in float32.
+        receptive_field: the largest of its layers, in pixels of a side; None where it has none.
         file_sha256: of the file of a custom network.
     """
 
@@ -60,6 +61,7 @@ class Network:
     num_params: int
     macs: int
     activation_bytes: int
+    receptive_field: int | None
     file_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,6 +153,10 @@ def _measure(
         num_params=geometry.num_params,
         macs=geometry.macs,
         activation_bytes=geometry.activation_bytes,
+        receptive_field=max(
+            (layer.receptive_field for layer in geometry.layers if layer.receptive_field),
+            default=None,
+        ),
         file_sha256=file_sha256,
     )
 
@@ -224,8 +230,9 @@ def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
         return None
     path = expand_path(config.model.weights)
     payload = read_weights(path)
-    came, own = payload["model"], model.state_dict()
+    own = model.state_dict()
     try:
+        came = payload["model"]
         num_classes = int(payload["network"]["num_classes"])
         shapes = _shapes(came)
         # What the same network has for the other classes tells its head from another network.

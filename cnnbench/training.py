@@ -16,7 +16,7 @@ import torch
 from rich.console import Console as RichConsole
 from torch import nn
 
-from cnnbench import build, networks
+from cnnbench import build, estimates, networks
 from cnnbench.build import RunData
 from cnnbench.checkpoint import Checkpoints
 from cnnbench.config import RunConfig, run_key, to_tree
@@ -205,6 +205,10 @@ class Training:
     def _introduce(self) -> None:
         """Say what is about to happen, and show TensorBoard the network and its images."""
         data = self.data
+        disk, memory = build.expected_bytes(self.config, self.state, self.network)
+        shortages = estimates.shortages(self.run.path, self.device, disk=disk, memory=memory)
+        for message in shortages:
+            warn(message)
         seconds = build.expected_epoch_seconds(self.state.model, data, self.network, self._autocast)
         computes = (
             f"{self.in_force['device_name']}, {self.precision.name}, "
@@ -212,7 +216,8 @@ class Training:
         )
         self.screen.print(
             f"{introduction(self.config, data, self.network)}\n{computes}; "
-            f"seed {self.config.seed}\nexpected: about {format_seconds(seconds)} per epoch\n"
+            f"seed {self.config.seed}\nexpected: about {format_seconds(seconds)} per epoch, "
+            f"up to {disk / 1e6:,.1f} MB of checkpoints\n"
             f"run: {self.run.path}"
         )
         seed = derive_seed(self.config.seed, "augment", 0)

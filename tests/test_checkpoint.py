@@ -145,13 +145,14 @@ def check_fallback(checkpoints: Checkpoints) -> None:
 def test_every_truncation_and_flipped_bit_is_noticed(part: str, two: Checkpoints) -> None:
     file = two.directory / ("epoch_0002.pt" if part == "weights" else "epoch_0002.state.pt")
     whole = file.read_bytes()
-    lengths = {0, 1, len(whole) - 1, *range(0, len(whole), len(whole) // 25)}
+    lengths = {0, 1, len(whole) - 1, *range(0, len(whole), len(whole) // 50)}
     damaged = [whole[:length] for length in lengths]
-    for place in range(0, len(whole), max(1, len(whole) // 100)):
+    for place in range(0, len(whole), max(1, len(whole) // 200)):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << (place % 8)
         damaged.append(bytes(flipped))
-    assert len(damaged) > 120
+    assert len(lengths) >= 50
+    assert len(damaged) - len(lengths) >= 200
     for content in damaged:
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"damaged") as caught:

@@ -9,6 +9,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv", "json")
+_LATEX = str.maketrans(
+    {
+        **{special: f"\\{special}" for special in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+    }
+)
 
 
 def render_table(
@@ -22,7 +33,7 @@ def render_table(
     Args:
         rows: values by column; an absent one is shown empty.
         columns: which, and in which order.
-        output_format: one of ``FORMATS``; ``json`` gives the rows alone, unrounded.
+        output_format: one of ``FORMATS``, or ``latex``; ``json`` gives the rows alone, unrounded.
         right: columns to align to the right, beside those that hold numbers alone.
     """
     if output_format == "json":
@@ -43,6 +54,8 @@ def render_table(
         rule = ["---:" if right else "---" for right in numeric]
         body = [[cell.replace("|", "\\|") for cell in row] for row in cells]
         return "".join(f"| {' | '.join(line)} |\n" for line in [list(columns), rule, *body])
+    if output_format == "latex":
+        return _latex([list(columns), *cells], numeric)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     lines = []
     for row in [list(columns), *cells]:
@@ -52,6 +65,23 @@ def render_table(
         ]
         lines.append("  ".join(padded).rstrip() + "\n")
     return "".join(lines)
+
+
+def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    """Return a tabular for the package booktabs; the first line is the head."""
+    head, *body = [" & ".join(cell.translate(_LATEX) for cell in line) + " \\\\" for line in lines]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+            "\\toprule",
+            head,
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}\n",
+        ]
+    )
 
 
 def render_json(value: Any) -> str:

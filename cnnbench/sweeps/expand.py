@@ -80,8 +80,10 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     studies = axes.pop("study", (plain.pop("study", None),))
     jobs: list[Job] = []
     mistakes: dict[Problem, int] = {}
+    is_debug = plain.get("debug") == "study"
     for study in studies:
-        for common, own in composer.study_jobs(study) if study is not None else [({}, {})]:
+        jobs_of = composer.study_jobs(study, is_debug=is_debug) if study is not None else [({}, {})]
+        for common, own in jobs_of:
             for combination in itertools.product(*axes.values()):
                 swept = dict(zip(axes, combination, strict=True))
                 differing = {**({"study": study} if len(studies) > 1 else {}), **own, **swept}

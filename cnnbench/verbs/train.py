@@ -209,8 +209,8 @@ def _run_and_config(
                 f"only {', '.join(RESUMABLE)} may change"
             )
     recorded = settings_of(to_tree(run.config))
-    merged = [*over(recorded, others), Setting("resume", (str(run.path),))]
-    return run, single_config(composer, [s for s in merged if s.key != "resume" or s.values[0]])
+    resume = Setting("resume", (str(run.path),))
+    return run, single_config(composer, over(recorded, [*others, resume]))
 
 
 def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:

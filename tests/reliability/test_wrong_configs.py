@@ -1,0 +1,146 @@
+"""Wrong configs made from the schema: each mistake is named with key, value and expectation."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pytest
+
+from cnnbench.compose import Composer
+from cnnbench.config import ARGUMENTS, GROUPS, RunConfig
+from cnnbench.schema import ConfigError, Range, expectation
+from cnnbench.sweeps.expand import single_config
+
+COMPOSER = Composer()
+HINTS = typing.get_type_hints(RunConfig)
+
+
+def bounds(kind: Any) -> Iterator[Range]:
+    if get_origin(kind) is Annotated:
+        yield from (mark for mark in kind.__metadata__ if isinstance(mark, Range))
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        for part in get_args(kind):
+            yield from bounds(part)
+
+
+def is_optional(kind: Any) -> bool:
+    return type(None) in get_args(kind)
+
+
+def base(kind: Any) -> Any:
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if is_optional(kind) or get_origin(kind) is Annotated:
+        return base(parts[0])
+    return get_origin(kind) or kind
+
+
+def wrong_values(kind: Any) -> dict[str, str]:
+    """Return kinds of mistake with a value that makes each, as one writes it."""
+    wrong: dict[str, str] = {"mapping": "{a:1}"}
+    plain = base(kind)
+    if plain is not tuple and plain is not Literal:
+        wrong |= {"list": "[1]"}
+    if not is_optional(kind):
+        wrong |= {"null": "null", "missing": "???"}
+    if plain in (int, float):
+        wrong |= {"text": "many", "boolean": "true"}
+        wrong |= {"infinite": "inf", "not a number": "nan"}
+    if plain is int:
+        wrong |= {"broken": "1.5"}
+    if plain is str:
+        wrong |= {"number": "3"}
+    if plain is bool:
+        wrong |= {"number": "1", "text": "maybe"}
+    if plain is Literal:
+        first = next(str(choice) for choice in get_args(kind))
+        wrong |= {"misspelt": f"{first}x", "other case": first.upper() + "_"}
+    if plain is tuple:
+        wrong |= {"no list": "7", "text in a list": "[a]"}
+    for mark in bounds(kind):
+        below = mark.ge if mark.ge is not None else mark.gt
+        above = mark.le if mark.le is not None else mark.lt
+        if below is not None:
+            wrong |= {"too small": f"{below - 1:g}"}
+        if above is not None and not math.isinf(above):
+            wrong |= {"too large": str(int(above) + 1)}
+    return wrong
+
+
+def fields(group: str) -> dict[str, Any]:
+    """Return the types of a group's keys in the default choice and of its choices' own."""
+    hints = typing.get_type_hints(HINTS[group], include_extras=True)
+    return {name: kind for name, kind in hints.items() if name not in ("name", "args")}
+
+
+def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield a choice that has it, a key, and its type."""
+    import yaml
+
+    from cnnbench.compose import conf_dir
+
+    seen = set()
+    for choice in COMPOSER.choices(group):
+        tree = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
+        for name in tree:
+            kind = ARGUMENTS.get((group, name))
+            is_open = name in ("args", "path")
+            if kind is not None and name not in seen and not is_open:
+                seen.add(name)
+                yield choice, name, kind
+
+
+def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
+    """Yield settings with one mistake, its key, what came, and what is expected."""
+    default = next(iter(COMPOSER.choices(group)))
+    rows = [(default, name, kind) for name, kind in fields(group).items()]
+    for choice, name, kind in [*rows, *own_keys(group)]:
+        key = f"{group}.{name}"
+        if key in ("data.root", "model.weights", "model.image_size"):
+            continue  # paths are taken as they stand; the other is no key of the user's
+        for value in wrong_values(kind).values():
+            if (name, value) == ("native_size", "???"):
+                continue  # found as what data.image_size needs
+            yield [f"{group}={choice}", f"{key}={value}"], key, value, expectation(kind)
+    names = list(COMPOSER.choices(group))
+    for name in names[:3]:
+        yield [f"{group}={name}x"], group, f"{name}x", f"did you mean '{name}'"
+    for name in (*fields(group), *(name for _, name, _ in own_keys(group))):
+        if (group, name) not in (("model", "image_size"),) and len(name) > 4:
+            choice = next((c for c, n, _ in own_keys(group) if n == name), default)
+            yield [f"{group}={choice}", f"+{group}.{name}_x=1"], f"{group}.{name}_x", "", "did you"
+    yield [f"+{group}._target_=os.system"], f"{group}._target_", "", "unknown key"
+    yield [f"{group}=null"], group, "null", "expected a choice"
+
+
+ALL = {group: list(mistakes(group)) for group in GROUPS}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_mistake_is_named(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for settings, key, value, expected in ALL[group]:
+        with pytest.raises(ConfigError) as caught:
+            single_config(COMPOSER, COMPOSER.parse(settings))
+        assert caught.value.exit_code == 2
+        lines = [line for line in str(caught.value).splitlines() if line.startswith(key)]
+        assert len(lines) == 1, (settings, str(caught.value))
+        came = {"nan": "NaN", "inf": "Infinity", "{a:1}": '{"a": 1}', "???": "missing"}
+        assert came.get(value, value.strip("[]")) in lines[0], settings
+        words = expected.removesuffix(" or null") if value == "???" else expected
+        assert words in lines[0], (settings, lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_are_ten_kinds_in_each_group_and_no_two_alike() -> None:
+    for group, rows in ALL.items():
+        assert len(rows) >= 10, group
+    seen = [tuple(settings) for rows in ALL.values() for settings, *_ in rows]
+    assert len(seen) == len(set(seen))
+    assert len(seen) >= 60

@@ -1,0 +1,370 @@
+"""Files from a stranger: each is first shown to be alive, then refused by every verb that reads it.
+
+A canary is a directory that exists once the stranger's code has run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny import tiny, train
+
+from cnnbench.cli import run as cli
+from cnnbench.datasets.cifar10 import read_batch
+from cnnbench.errors import DataError
+
+READERS = ("evaluate", "predict", "resume", "weights")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("run"), "model=softmax", "num_epochs=1")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    change_info(path, lambda info: info.update(status="interrupted"))
+    Image.new("L", (16, 16)).save(tmp_path / "picture.png")
+    return path
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    return tmp_path / "canary"
+
+
+def change_info(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    info = json.loads((run / "run.json").read_text())
+    change(info)
+    (run / "run.json").write_text(json.dumps(info))
+
+
+def verb(name: str, run: Path) -> int:
+    """Let one verb read the run; return its exit code."""
+    arguments = {
+        "evaluate": ["evaluate", str(run)],
+        "predict": ["predict", str(run), str(run.parent / "picture.png")],
+        "resume": ["train", f"resume={run}"],
+        "weights": [
+            "train",
+            *tiny(run.parent / "new", "model=softmax", f"model.weights={run}"),
+        ],
+    }
+    return cli(arguments[name])
+
+
+def check_refused(run: Path, readers: tuple[str, ...], err: pytest.CaptureFixture[str]) -> None:
+    for name in readers:
+        assert verb(name, run) == 65, name
+        text = err.readouterr().err
+        assert text.startswith("cnnbench: "), name
+        assert "Traceback" not in text
+        assert "a bug in" not in text
+
+
+class Call:
+    """A pickle of it calls a function when it is loaded."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def _mkdir_code(canary: Path) -> str:
+    return f"__import__('os').mkdir({str(canary)!r})"
+
+
+PAYLOADS: dict[str, Callable[[Path], Any]] = {
+    "mkdir": lambda c: Call(os.mkdir, str(c)),
+    "eval": lambda c: Call(eval, _mkdir_code(c)),
+    "exec": lambda c: Call(exec, _mkdir_code(c)),
+    "system": lambda c: Call(os.system, f"mkdir '{c}'"),
+    "makedirs": lambda c: Call(os.makedirs, str(c)),
+    "copytree": lambda c: Call(shutil.copytree, str(Path(__file__).parent), str(c)),
+    "nested": lambda c: Call(pickle.loads, pickle.dumps(Call(os.mkdir, str(c)))),
+}
+
+
+def zipped(payload: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)  # noqa: TID251
+    return buffer.getvalue()
+
+
+def legacy(payload: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(payload, buffer, _use_new_zipfile_serialization=False)  # noqa: TID251
+    return buffer.getvalue()
+
+
+def naive_torch(content: bytes) -> None:
+    torch.load(io.BytesIO(content), weights_only=False)  # noqa: TID251
+
+
+CONTAINERS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = {
+    "pickle": (pickle.dumps, pickle.loads),
+    "torch": (zipped, naive_torch),
+    "legacy": (legacy, naive_torch),
+}
+
+
+def fires(canary: Path, naive: Callable[[], object]) -> None:
+    naive()
+    assert canary.is_dir(), "the corpus must be alive"
+    shutil.rmtree(canary)
+
+
+def trust(run: Path, part: str, content: bytes) -> None:
+    """Put a stranger's bytes in place of the checkpoint, hash and all."""
+    file = run / "checkpoints" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    name = f"epoch_0001{'.state' if part == 'state' else ''}.pt"
+    (run / "checkpoints" / name).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["saves"]["epoch_0001"][part] = {"sha256": digest, "bytes": len(content)}
+    file.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_pickle_in_a_checkpoint(
+    payload: str, container: str, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump, naive = CONTAINERS[container]
+    content = dump({"format": 1, "model": PAYLOADS[payload](canary)})
+    fires(canary, lambda: naive(content))
+    trust(run, "weights", content)
+    check_refused(run, READERS, capsys)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_pickle_in_a_training_state(
+    payload: str, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = zipped({"format": 1, "train_state": PAYLOADS[payload](canary)})
+    fires(canary, lambda: naive_torch(content))
+    trust(run, "state", content)
+    check_refused(run, ("resume",), capsys)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_pickle_in_a_cifar_file(payload: str, protocol: int, canary: Path) -> None:
+    content = pickle.dumps({b"data": PAYLOADS[payload](canary), b"labels": []}, protocol)
+    fires(canary, lambda: pickle.loads(content))
+    with pytest.raises(DataError) as caught:
+        read_batch(content, "data_batch_1", 1)
+    assert caught.value.exit_code == 66
+    assert not canary.exists()
+
+
+def _unsafe_yaml(text: str) -> object:
+    return yaml.load(text, Loader=yaml.UnsafeLoader)
+
+
+def _instantiate(text: str) -> object:
+    import hydra.utils
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.create(text)
+    node = tree.get("model", tree)
+    if "hydra" in tree:
+        node = tree.hydra.callbacks.evil
+    return hydra.utils.instantiate(node)  # noqa: TID251
+
+
+def _resolve(text: str) -> object:
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("evil", os.mkdir, replace=True)
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    finally:
+        OmegaConf.clear_resolver("evil")
+
+
+FRAGMENTS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "apply tag": ("seed: !!python/object/apply:os.mkdir ['CANARY']", _unsafe_yaml),
+    "new tag": (
+        "seed: !!python/object/new:str\n  state: !!python/object/apply:os.mkdir ['CANARY']",
+        _unsafe_yaml,
+    ),
+    "eval tag": (
+        "seed: !!python/object/apply:eval [\"__import__('os').mkdir('CANARY')\"]",
+        _unsafe_yaml,
+    ),
+    "_target_": ("_target_: os.mkdir\npath: CANARY", _instantiate),
+    "_target_ in a group": ("model: {_target_: os.mkdir, path: CANARY}", _instantiate),
+    "callbacks": (
+        "hydra: {callbacks: {evil: {_target_: os.mkdir, path: CANARY}}}",
+        _instantiate,
+    ),
+    "resolver": ("seed: ${evil:CANARY}", _resolve),
+    "resolver in a path": ("output_root: ${evil:CANARY}", _resolve),
+    "resolver in a list": ("optimizer: {betas: ['${evil:CANARY}', 0.9]}", _resolve),
+}
+
+
+@pytest.mark.parametrize("kind", FRAGMENTS)
+def test_code_in_a_config_file(
+    kind: str, canary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, naive = FRAGMENTS[kind]
+    text = text.replace("CANARY", str(canary))
+    fires(canary, lambda: naive(text))
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    for name in ("train", "summary"):
+        settings = [f"output_root={tmp_path / 'out'}"] if name == "train" else []
+        assert cli([name, "--config", str(file), *settings]) == 2, name
+        assert "Traceback" not in capsys.readouterr().err
+    assert not canary.exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("_target_", "os.mkdir"),
+        ("seed", "${evil:CANARY}"),
+        ("model", {"_target_": "os.mkdir", "path": "CANARY"}),
+        ("hydra", {"callbacks": {"evil": {"_target_": "os.mkdir", "path": "CANARY"}}}),
+    ],
+    ids=["target", "resolver", "model", "callbacks"],
+)
+def test_code_in_a_foreign_run_json(
+    key: str, value: Any, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads(json.dumps(value).replace("CANARY", str(canary)))
+    fragment = {key: value, **({"path": str(canary)} if key == "_target_" else {})}
+    naive = _resolve if key == "seed" else _instantiate
+    fires(canary, lambda: naive(json.dumps(fragment)))
+    change_info(run, lambda info: info["config"].update(fragment))
+    check_refused(run, ("evaluate", "resume"), capsys)
+    assert not canary.exists()
+
+
+def test_code_that_a_run_names(
+    run: Path, canary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(f"import os\nos.mkdir({str(canary)!r})\n")
+
+    def naive() -> None:
+        spec = importlib.util.spec_from_file_location("net", file)
+        assert spec is not None
+        assert spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+    fires(canary, naive)
+    model = {"name": "custom", "path": f"{file}:Net", "args": {}}
+
+    def name_code(info: dict[str, Any]) -> None:
+        kept = {k: info["config"]["model"][k] for k in ("init", "init_layers", "weights")}
+        info["config"]["model"] = {**kept, **model}
+
+    change_info(run, name_code)
+    weights = torch.load(run / "checkpoints/epoch_0001.pt", weights_only=True)  # noqa: TID251
+    weights["network"] |= {"name": "custom", "args": {"path": f"{file}:Net", "args": {}}}
+    trust(run, "weights", zipped(weights))
+    for name in ("evaluate", "predict", "resume"):
+        # The code's owner may name it, so this is a matter of use.
+        assert verb(name, run) == 2, name
+        assert "is not run" in capsys.readouterr().err
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["../../victim", "/tmp/x", "epoch_0001/../../../victim", "..\\x"])
+def test_a_name_in_a_manifest_that_leads_out(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run / "checkpoints"
+    naive = os.path.normpath(os.path.join(directory, name.replace("\\", "/")))
+    assert not naive.startswith(str(directory)), "the corpus must be alive"
+    file = directory / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["saves"][name] = manifest["saves"]["epoch_0001"]
+    file.write_text(json.dumps({**manifest, "best": name}))
+    check_refused(run, READERS, capsys)
+
+
+def test_a_link_in_a_run_is_removed_and_never_what_it_leads_to(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    link = run / "checkpoints" / "epoch_0009.pt"
+    link.symlink_to(victim)
+    assert link.read_text() == "precious", "the corpus must be alive"
+    tmp = run / "run.json.tmp-1"
+    tmp.symlink_to(victim)
+    assert verb("resume", run) == 0
+    assert victim.read_text() == "precious"
+    assert not tmp.is_symlink()
+
+
+GIANT_BYTES = 64 << 30
+
+
+@pytest.mark.parametrize("key", ["in_channels", "num_classes", "image_size"])
+@pytest.mark.parametrize("size", [10**9, 10**18, -1])
+def test_giant_sizes_in_a_checkpoint(
+    key: str, size: int, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(run / "checkpoints/epoch_0001.pt", weights_only=True)  # noqa: TID251
+    weights["network"] |= {key: size}
+    assert abs(weights["network"][key] - 16) > 1, "the corpus must be alive"
+    trust(run, "weights", zipped(weights))
+    check_refused(run, ("evaluate", "predict"), capsys)
+
+
+@pytest.mark.parametrize("hidden", [[10**9], [10**6] * 40, [2**62]])
+def test_giant_layers_in_a_checkpoint(
+    hidden: list[int], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(run / "checkpoints/epoch_0001.pt", weights_only=True)  # noqa: TID251
+    facts = weights["network"]
+    sizes = [facts["image_size"] ** 2, *hidden, facts["num_classes"]]
+    needed = sum(4 * left * right for left, right in itertools.pairwise(sizes))
+    assert needed > GIANT_BYTES, "the corpus must be alive"
+    facts |= {"name": "mlp", "args": {"hidden": hidden}}
+    trust(run, "weights", zipped(weights))
+    check_refused(run, ("evaluate", "predict"), capsys)
+
+
+@pytest.mark.parametrize("readers", [READERS])
+def test_an_archive_bomb(
+    readers: tuple[str, ...], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO(zipped({"format": 1}))
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(32 << 20))
+    content = buffer.getvalue()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert len(archive.read("archive/data/0")) > 500 * len(content), "must be alive"
+    trust(run, "weights", content)
+    check_refused(run, readers, capsys)
+
+
+def test_the_corpus_is_large_and_no_canary_is_left() -> None:
+    num_pickles = len(PAYLOADS) * (len(CONTAINERS) + 1 + 3)
+    assert num_pickles + len(FRAGMENTS) + 4 + 1 + 4 + 1 + 9 + 3 + 1 >= 40
