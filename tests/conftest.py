@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 
 # Before torch is imported. Tests run side by side, and the subprocesses they start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite started in the background is born deaf to Ctrl-C, and so would be what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine may lack these; anything else that is missing is a fault of the setup.
 MAY_BE_MISSING = ("no cuda", "no mps")
