@@ -167,7 +167,7 @@ def seconds_per_image(row: Row, budget_seconds: float) -> float:
     fastest, spent = float("inf"), 0.0
     with torch.inference_mode():
         module(images)
-        while spent < budget_seconds:
+        while spent == 0 or spent < budget_seconds:
             started = time.perf_counter()
             module(images)
             passed = time.perf_counter() - started

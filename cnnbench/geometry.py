@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnbench.kernels import MACS, PADS, POOLS, SHAPES, WINDOWS, Window
@@ -83,7 +84,8 @@ class Geometry:
         num_frozen: the others.
         macs: multiply-accumulates of convolutions, linear layers and matrix products.
         input_bytes: of one image.
-        activation_bytes: of all layers' outputs for one image.
+        activation_bytes: what training keeps of one image for the backward pass, as if nothing
+            were frozen; without dropout's masks.
         param_bytes: of all parameters.
         layers: leaf layers; a module with layers inside is among them only where it has
             parameters of its own or multiplies by itself. Layers with parameters that the forward
@@ -118,8 +120,8 @@ def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
     num_params = sum(p.numel() for p in params)
     num_trainable = sum(p.numel() for p in params if p.requires_grad)
     dtype = next((p.dtype for p in params if p.is_floating_point()), torch.float32)
-    trace = _Trace(_meta_copy(module).eval(), num_params)
-    with torch.no_grad(), torch.device("meta"):
+    with torch.inference_mode(False), torch.device("meta"):
+        trace = _Trace(_meta_copy(module).eval(), num_params)
         image = torch.empty((1, *input_shape), dtype=dtype)
         trace.run(image)
     return Geometry(
@@ -159,7 +161,7 @@ def _to_meta(tensor: Tensor) -> Tensor:
     # empty_like on meta tensors goes through Python, and imports SymPy.
     empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        return nn.Parameter(empty, requires_grad=tensor.is_floating_point())
     return empty
 
 
@@ -176,15 +178,14 @@ class _Trace:
 
     def __init__(self, module: nn.Module, num_params: int) -> None:
         self.layers: list[LayerGeometry] = []
-        self.activation_bytes = 0
         self.module_shapes: dict[str, tuple[int, ...]] = {}
         self._module = module
         self._num_params = num_params
         self._counter = _Counter()
         self._running: list[_Call] = []
         self._seen_params: set[int] = set()
-        # Outputs are kept alive, so that an id stands for one tensor.
-        self._outputs: dict[int, Tensor] = {}
+        # What autograd keeps, by the identity of its memory.
+        self._kept: dict[int, Tensor] = {}
         self._called: set[str] = set()
         # Layers by the identity of the tensor they take.
         self._takers: dict[int, list[int]] = {}
@@ -193,11 +194,23 @@ class _Trace:
     def pools(self) -> list[Pool]:
         return self._counter.pools
 
+    @property
+    def activation_bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
     def run(self, image: Tensor) -> None:
         self._counter.start(image)
         for name, part in self._module.named_modules():
             self._watch(name, part)
-        with self._counter:
+        own = {_memory(t) for t in (image, *self._module.parameters(), *self._module.buffers())}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if _memory(tensor) not in own:
+                self._kept[_memory(tensor)] = tensor
+            return tensor
+
+        hooks = saved_tensors_hooks(keep, lambda tensor: tensor)
+        with torch.enable_grad(), hooks, self._counter:
             self._module(image)
         for takers in self._takers.values():
             for place in takers if len(takers) > 1 else ():
@@ -247,9 +260,6 @@ class _Trace:
         field = None
         if output is not None:
             field = self._counter.field(output)
-            if id(output) not in self._outputs and not output._is_view():
-                self.activation_bytes += output.nbytes
-            self._outputs[id(output)] = output
         kind = type(part).__name__
         self.layers.append(
             LayerGeometry(
@@ -365,6 +375,11 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from _tensors(value)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return what a tensor and its views have in common."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...]:

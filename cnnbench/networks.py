@@ -48,7 +48,7 @@ class Network:
         image_size: pixels of a side.
         num_params: each shared parameter once.
         macs: multiply-accumulates for one image.
-        activation_bytes: of all layers' outputs for one image, in float32.
+        activation_bytes: what training keeps of one image for the backward pass, in float32.
         receptive_field: the largest of its layers, in pixels of a side; None where it has none.
         file_sha256: of the file of a custom network.
     """
@@ -208,6 +208,31 @@ def build_model(config: RunConfig, data: Facts) -> nn.Module:
     return model
 
 
+def check_start(config: RunConfig) -> None:
+    """Find out, before a run is made, whether it can start from the weights it names.
+
+    Published weights that are not on this machine are fetched.
+
+    Raises:
+        CheckpointError: the weights are damaged or of another network.
+        DataError: published weights are neither here nor to be had, or damaged.
+        UsageError: there is no such file or run.
+    """
+    model, facts = config.model, facts_of(config)
+    if model.args.get("pretrained", "none") != "none":
+        network = build_meta(
+            model.name,
+            model.args,
+            in_channels=facts.in_channels,
+            num_classes=facts.num_classes,
+            image_size=config.data.image_size,
+        )
+        assert isinstance(network, TorchvisionModel)
+        network.pretrained_state()
+    if model.weights is not None:
+        _start_weights(config, facts)
+
+
 def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
     """Give a new network the weights that its config starts from, if any.
 
@@ -220,19 +245,30 @@ def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
         What is worth saying, in one line.
 
     Raises:
-        CheckpointError: the weights are damaged or of another network.
-        DataError: published weights are neither here nor to be had.
-        UsageError: there is no such file or run.
+        CnnbenchError: as ``check_start``.
     """
     if isinstance(model, TorchvisionModel) and model.pretrained != "none":
         model.load_pretrained()
     if config.model.weights is None:
         return None
-    path = expand_path(config.model.weights)
-    payload = read_weights(path)
+    came, num_classes = _start_weights(config, data)
     own = model.state_dict()
+    head = [name for name, tensor in own.items() if came[name].shape != tensor.shape]
+    model.load_state_dict({**came, **{name: own[name] for name in head}})
+    if not head:
+        return None
+    return f"model.weights: made for {num_classes} classes; starts anew: {', '.join(head)}"
+
+
+def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors that ``model.weights`` names, and the classes they were made for."""
+    assert config.model.weights is not None
+    path = expand_path(config.model.weights)
+    if path.is_dir() and not (path / "checkpoints" / "manifest.json").exists():
+        raise UsageError(f"model.weights={path}: no run with checkpoints")
+    payload = read_weights(path)
     try:
-        came = payload["model"]
+        came: dict[str, Tensor] = payload["model"]
         num_classes = int(payload["network"]["num_classes"])
         shapes = _shapes(came)
         # What the same network has for the other classes tells its head from another network.
@@ -255,11 +291,7 @@ def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
         raise CheckpointError(
             f"{path}: weights of another network than model={config.model.name}: {differences}"
         )
-    head = [name for name, tensor in own.items() if shapes[name] != tuple(tensor.shape)]
-    model.load_state_dict({**came, **{name: own[name] for name in head}})
-    if not head:
-        return None
-    return f"model.weights: made for {num_classes} classes; starts anew: {', '.join(head)}"
+    return came, num_classes
 
 
 def read_weights(path: Path) -> dict[str, Any]:

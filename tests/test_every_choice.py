@@ -6,14 +6,13 @@ import math
 from pathlib import Path
 
 import pytest
+from network_cases import cases
 from tiny import info, records, same, series, train, weights
 
 import cnnbench
 from cnnbench.compose import Composer
 
-# Networks too large to train in every run of the suite; the others train at their own size,
-# where that is quick, or with fewer channels.
-LARGE = ("resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
+# Networks that train with fewer channels; the others train as they are.
 NARROW = {
     "densenet121": "model.growth_rate=4",
     "googlenet": "model.width_multiplier=1/4",
@@ -42,13 +41,7 @@ def choices(group: str) -> list[str]:
     return list(Composer().choices(group))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-        for name in choices("model")
-    ],
-)
+@pytest.mark.parametrize("name", cases(choices("model"), "training"))
 def test_every_network_trains(name: str, tmp_path: Path) -> None:
     # Of the size and shape that its YAML gives for 28-pixel images.
     run = train(

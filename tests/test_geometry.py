@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 import torch
+import torch.nn.functional as F
+from network_cases import meta_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnbench.geometry import analyze
 from cnnbench.models import MODELS, create_model
-
-
-def meta_model(name, *, in_channels=3, num_classes=10, image_size=97, args=None):
-    with torch.device("meta"):
-        return create_model(
-            name,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            image_size=image_size,
-            args=args,
-        )
 
 
 def fields(geometry, *kinds):
@@ -94,7 +86,7 @@ def test_receptive_field_of_vgg16_and_resnet18():
     """The numbers of Araujo et al., https://doi.org/10.23915/distill.00021, table 1."""
     vgg = analyze(meta_model("vgg16", image_size=224), (3, 224, 224))
     assert fields(vgg, "MaxPool2d")[-1] == 212
-    resnet = analyze(meta_model("resnet18", args={"stem": "imagenet"}), (3, 224, 224))
+    resnet = analyze(meta_model("resnet18", 224, args={"stem": "imagenet"}), (3, 224, 224))
     assert max(fields(resnet, "Conv2d")) == 435
     assert resnet.layers[-2].stride == 32
 
@@ -111,7 +103,7 @@ def test_a_global_view_has_no_receptive_field():
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "torchvision"])
 def test_macs_are_half_of_pytorchs_flops_and_layers_add_up(name):
-    module = meta_model(name).eval()
+    module = meta_model(name, 97).eval()
     geometry = analyze(module, (3, 97, 97))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         logits = module(torch.empty(1, 3, 97, 97, device="meta"))
@@ -167,12 +159,71 @@ def test_shared_and_frozen_parameters():
     assert [layer.macs for layer in geometry.layers] == [16, 0, 16, 8]
     assert geometry.param_bytes == 120
     assert geometry.input_bytes == 16
-    assert geometry.activation_bytes == 4 * (4 + 4 + 4 + 2)
+    # The ReLU's output, which the next layer needs too, and the input of the last.
+    assert geometry.activation_bytes == 4 * (4 + 4)
 
 
 def test_a_view_takes_no_memory_of_its_own():
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Identity(), nn.Flatten(), nn.Linear(8, 1))
-    assert analyze(module, (1, 4, 4)).activation_bytes == 4 * (8 + 1)
+    assert analyze(module, (1, 4, 4)).activation_bytes == 4 * 8
+
+
+class Functional(nn.Module):
+    """Operations that are no layers, a frozen layer, and weights computed by the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1))
+        self.head = nn.Linear(16 * 64, 5)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.conv(x))
+        x = torch.cat([F.gelu(self.normed(x)), x * x.tanh()], 1)
+        return self.head((F.max_pool2d(x, 2) + 1).relu_().flatten(1))
+
+
+def kept_bytes(module, images):
+    """Return what autograd keeps on the CPU beside images, parameters and buffers."""
+    known = [images, *module.parameters(), *module.buffers()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in known}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module.requires_grad_()(images)
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("functional", 16),
+        ("lenet", 28),
+        ("inception_cnn", 28),
+        ("nin_cifar", 32),
+        ("small_resnet", 32),
+        ("googlenet", 32),
+        ("resnet18", 16),
+        ("densenet121", 16),
+        ("mobilenet_v2", 16),
+    ],
+)
+def test_activations_are_what_training_keeps(name, size):
+    if name == "functional":
+        module = Functional()
+    else:
+        module = create_model(name, in_channels=3, num_classes=10, image_size=size)
+    measured = kept_bytes(module.train(), torch.rand(8, 3, size, size)) / 8
+    for context in (contextlib.nullcontext(), torch.no_grad(), torch.inference_mode()):
+        with context:
+            found = analyze(module, (3, size, size)).activation_bytes
+        # Training keeps masks and each batch's mean too, and shares computed weights.
+        assert 0.9 * measured <= found <= 1.05 * measured
 
 
 def test_the_module_is_left_as_it_was():
@@ -248,7 +299,7 @@ def test_costs_of_kinds_of_convolution(module, input_shape, num_params, macs):
 
 
 def test_the_deepest_network_takes_less_than_two_seconds():
-    module = meta_model("resnet152", num_classes=1000, args={"stem": "imagenet"})
+    module = meta_model("resnet152", 224, num_classes=1000, args={"stem": "imagenet"})
     start = time.process_time()
     geometry = analyze(module, (3, 224, 224))
     assert time.process_time() - start < 2

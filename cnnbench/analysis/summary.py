@@ -36,20 +36,7 @@ TOTALS = (
 def summarize(
     module: nn.Module, input_shape: Sequence[int], *, depth: int | None = None
 ) -> dict[str, Any]:
-    """Return layers, totals and warnings of a module for one image.
-
-    Args:
-        module: any module; it is left exactly as it was, and never runs.
-        input_shape: (C, H, W), without the batch dimension.
-        depth: fold layers into the modules that many levels down, at least 1; all levels by
-            default.
-
-    Returns:
-        ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
-        ``receptive_field`` (the largest, None where there is none), ``input_bytes``,
-        ``activation_bytes``, ``param_bytes``, ``layers`` (``name``, ``kind``, ``output_shape``,
-        ``num_params``, ``macs``, ``receptive_field``, ``stride``, ``macs_share`` and
-        ``params_share``, fractions of the totals) and ``warnings``, sentences.
+    """Return layers, totals and warnings of a module for one image, as ``cnnbench.summary`` does.
 
     Raises:
         UsageError: ``depth`` is below 1, or the module does not take such an image.

@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType
-from typing import Any
+from types import MappingProxyType, ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.schema import expectation, read_value
 
 _GIVEN = ("in_channels", "num_classes", "image_size")
+_PLAIN = (int, float, bool, str, NoneType)
 _EXAMPLE = "model.path=./mynet.py:MyNet"
 
 
@@ -133,6 +136,7 @@ def _construct(
     ]
     if missing:
         raise UsageError(f"{label}: give model.args.{missing[0]}=VALUE, which has no default")
+    check_types(network, args, f"{label}: ")
     given = {"in_channels": in_channels, "num_classes": num_classes}
     if "image_size" in parameters:
         given["image_size"] = image_size
@@ -143,6 +147,44 @@ def _construct(
         raise UsageError(
             f"{label}: its constructor fails with {shown}: {type(error).__name__}: {error}"
         ) from error
+
+
+def check_types(network: type[nn.Module], args: Mapping[str, Any], prefix: str = "") -> None:
+    """Hold arguments to the constructor's annotations, as far as those are plain types.
+
+    Args:
+        network: a class that was not written here.
+        args: values by name, from `model.args`.
+        prefix: of messages.
+
+    Raises:
+        UsageError: a value is of another type.
+    """
+    try:
+        kinds = get_type_hints(network.__init__, include_extras=True)
+    except Exception:  # annotations that name what is not there are no business of ours
+        return
+    for name, value in args.items():
+        kind = kinds.get(name)
+        if not _is_plain(kind):
+            continue
+        try:
+            read_value(kind, value)
+        except ValueError:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            raise UsageError(
+                f"{prefix}model.args.{name}={shown}: expected {expectation(kind)}"
+            ) from None
+
+
+def _is_plain(kind: Any) -> bool:
+    """Tell whether values of a type can be given on the command line, and checked."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return all(map(_is_plain, parts))
+    if origin is tuple:
+        return bool(parts) and all(part is ... or part in _PLAIN for part in parts)
+    return origin is Literal or kind in _PLAIN
 
 
 def _is_network(value: Any) -> bool:

@@ -7,6 +7,7 @@ without their auxiliary heads, so that `forward` gives logits alone.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import pickle
 import typing
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from cnnbench.errors import DataError, UsageError, did_you_mean, expected_names
 from cnnbench.layers import check_choice, check_counts
+from cnnbench.models.custom import check_types
 
 _PUBLISHED_CLASSES = 1000
 _LARGEST_TRIED = 512
@@ -94,11 +96,18 @@ class TorchvisionModel(nn.Module):
         """Take over the published weights, all but those of a new head.
 
         Raises:
+            CnnbenchError: as `pretrained_state`.
+        """
+        self.network.load_state_dict(self.pretrained_state())
+
+    def pretrained_state(self) -> dict[str, Tensor]:
+        """Return the published weights fitted to this network; a new head keeps its own.
+
+        Raises:
             DataError: the file is neither in the cache nor to be had, or it is damaged.
             UsageError: the weights do not fit the network's arguments or image size.
         """
-        weights = _weights_of(self.arch, self.pretrained)
-        state = _read_weights(weights)
+        state = _read_weights(_weights_of(self.arch, self.pretrained))
         own = self.network.state_dict()
         first = next((name for name, tensor in own.items() if tensor.dim() == 4), None)
         if first in state and own[first].shape[1] != state[first].shape[1]:
@@ -112,7 +121,7 @@ class TorchvisionModel(nn.Module):
                 f"{', '.join(wrong[:3])}; leave out model.args, and use the image size they were "
                 "trained at"
             )
-        self.network.load_state_dict(state)
+        return state
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -139,6 +148,7 @@ def _build(
             raise UsageError(
                 f"model.args.{name}: {arch} has no such argument{expected_names(name, known)}"
             )
+    check_types(_class_of(arch), args)
     try:
         if torch.empty(0).is_meta:
             with torch.device("cpu"), _EmptyOnMeta():
@@ -287,11 +297,14 @@ def _read_weights(weights: Any) -> dict[str, Tensor]:
     """Return published weights from torch's cache, downloaded before where they are not there.
 
     Raises:
-        DataError: the file is neither there nor to be had, or it is damaged.
+        DataError: the file is neither there nor to be had, or it is not what is published.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     was_there = file.exists()
     try:
+        # torch looks at the hash of what it downloads, but not of what it finds in its cache.
+        if was_there and not _has_published_hash(file):
+            raise ValueError("its hash is not the one in its name")
         state = weights.get_state_dict(
             progress=False, check_hash=True, weights_only=True, map_location="cpu"
         )
@@ -305,3 +318,10 @@ def _read_weights(weights: Any) -> dict[str, Tensor]:
             f"fetch {weights.url} elsewhere and put it at {file}"
         ) from None
     return dict(state)
+
+
+def _has_published_hash(file: Path) -> bool:
+    """Tell whether a file's SHA-256 starts as its name ends."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest.startswith(file.stem.rpartition("-")[2])

@@ -112,9 +112,10 @@ def summary(
     Returns:
         ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
         ``receptive_field`` (the largest, None where there is none), ``input_bytes``,
-        ``activation_bytes``, ``param_bytes``, ``layers`` (``name``, ``kind``, ``output_shape``,
-        ``num_params``, ``macs``, ``receptive_field``, ``stride``, ``macs_share`` and
-        ``params_share``, fractions of the totals) and ``warnings``, sentences.
+        ``activation_bytes`` (what training keeps to go back through), ``param_bytes``,
+        ``layers`` (``name``, ``kind``, ``output_shape``, ``num_params``, ``macs``,
+        ``receptive_field``, ``stride``, ``macs_share`` and ``params_share``, fractions of the
+        totals) and ``warnings``, sentences.
 
     Raises:
         UsageError: ``depth`` is below 1, or the module does not take such an image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def help_text(parser: argparse.ArgumentParser) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    since = time.monotonic()
     composer = Composer(args.config_dir)
     settings = composer.parse(args.settings)
     if args.config is not None:
@@ -79,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     screen = sys.stderr if args.format == "json" else sys.stdout
     try:
         with contextlib.redirect_stdout(screen):
-            path, code = _train(run, config), 0
+            path, code = _train(run, config, since), 0
     except Interrupted as error:
         if error.run_path is None:
             raise
@@ -101,8 +103,7 @@ def _main_sweep(composer: Composer, settings: list[Setting], wants_config: bool)
     from cnnbench import run
     from cnnbench.sweeps.local import run_sweep
 
-    for job in sweep.jobs:
-        run.check(job.config)
+    run.check_all([job.config for job in sweep.jobs])
     path, num_failed = run_sweep(sweep, sys.argv)
     print(path)
     return 1 if num_failed else 0
@@ -124,11 +125,12 @@ def train(
     Raises:
         CnnbenchError: as the command would say it; ``exit_code`` is the command's.
     """
+    since = time.monotonic()
     composer = Composer(config_dir)
     given = composer.parse(settings)
     if config is not None:
         given = _over_file(composer, config, given)
-    return _train(*_run_and_config(composer, given))
+    return _train(*_run_and_config(composer, given), since)
 
 
 def create_model(
@@ -236,16 +238,16 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
     return ("model.path",)
 
 
-def _train(run: RunDir | None, config: RunConfig) -> Path:
+def _train(run: RunDir | None, config: RunConfig, since: float) -> Path:
     from cnnbench import run as runs
     from cnnbench.build import resumed_config
 
     if run is None:
-        return runs.start(config, sys.argv).path
+        return runs.start(config, sys.argv, since).path
     if run.info["status"] == "done" and config.extend_epochs is None:
         print(f"cnnbench: this run is finished: {run.path}", file=sys.stderr)
         return run.path
-    runs.start_or_go_on(resumed_config(config), run, sys.argv)
+    runs.start_or_go_on(resumed_config(config), run, sys.argv, since)
     return run.path
 
 

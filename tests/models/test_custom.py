@@ -21,6 +21,7 @@ from cnnbench.errors import CheckpointError, UsageError
 
 SOURCE = """
 from pathlib import Path
+from typing import Literal
 import torch
 from torch import nn
 
@@ -60,6 +61,23 @@ class Stuck(MyNet):
 class Flat(MyNet):
     def forward(self, x):
         return super().forward(x).sum(1)
+
+class Typed(MyNet):
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        width: int = 4,
+        rate: float | None = None,
+        norm: Literal["batch", "none"] = "none",
+        bias: bool = True,
+        name: str = "x",
+        sides: tuple[int, ...] = (3,),
+        other: nn.Module | int = 1,
+        free=None,
+    ):
+        super().__init__(in_channels=in_channels, num_classes=num_classes, width=width)
 
 def function(in_channels, num_classes):
     return 1
@@ -206,6 +224,36 @@ def test_bad_classes_and_arguments(source, tmp_path, name, more, message):
     with pytest.raises(UsageError, match=message):
         custom(source, tmp_path, *more, name=name)
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("width=wide", "a whole number"),
+        ("width=1.5", "a whole number"),
+        ("width=true", "a whole number"),
+        ("rate=high", "a number or null"),
+        ("norm=bach", "one of batch, none"),
+        ("bias=1", "true or false"),
+        ("name=1", "text"),
+        ("sides=[3,x]", "a list of values, each a whole number"),
+        ("sides=3", "a list of values, each a whole number"),
+    ],
+)
+def test_values_are_held_to_plain_annotations(source, tmp_path, setting, expected):
+    key, _, value = setting.partition("=")
+    with pytest.raises(UsageError) as caught:
+        custom(source, tmp_path, f"model.args.{setting}", name="Typed")
+    shown = '[3, "x"]' if value == "[3,x]" else value
+    assert str(caught.value).endswith(f":Typed: model.args.{key}={shown}: expected {expected}")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_other_annotations_and_right_values_are_left_to_the_class(source):
+    path = f"model.path={source}:Typed"
+    args = ["rate=1", "norm=batch", "bias=false", "name=a", "sides=[3,5]", "other=x", "free=x"]
+    settings = ["model=custom", path, "data=digits", *(f"model.args.{text}" for text in args)]
+    assert cli(["summary", *settings]) == 0
 
 
 @pytest.mark.parametrize(

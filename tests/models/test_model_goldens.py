@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from network_cases import meta_model
 
 from cnnbench.config import ARGUMENTS
 from cnnbench.geometry import analyze
-from cnnbench.models import MODELS, create_model, model_arguments
+from cnnbench.models import MODELS, model_arguments
 from cnnbench.schema import read_value
 
 ROOT = Path(__file__).parents[2]
@@ -29,15 +29,11 @@ STATED_SIZES = {
 }
 
 
-def meta_model(name, *, in_channels=3, num_classes=10, image_size=32, args=None):
-    with torch.device("meta"):
-        return create_model(
-            name,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            image_size=image_size,
-            args=args,
-        )
+# Networks without norms that hardly start with PyTorch's initial weights.
+INITS = {
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), "kaiming_normal"),
+    "nin": "xavier_uniform",
+}
 
 
 def golden_id(row):
@@ -106,6 +102,7 @@ def test_yaml_shows_the_constructor(name):
     assert text.startswith("# ")
     assert tree.pop("name") == name
     assert tree.pop("image_size", None) == STATED_SIZES.get(name)
+    assert tree.pop("init", None) == INITS.get(name)
     kinds = {key: ARGUMENTS["model", key] for key in tree}
     values = {key: read_value(kinds[key], value) for key, value in tree.items()}
     assert values == model_arguments(name)

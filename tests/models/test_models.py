@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from network_cases import cases, meta_model
 from torch import nn
 
 from cnnbench.errors import UsageError
@@ -57,17 +58,6 @@ def cheap_model(name, *, in_channels=1, num_classes=10):
         name, in_channels=in_channels, num_classes=num_classes, image_size=size, args=args
     )
     return module, size
-
-
-def meta_model(name, image_size, *, in_channels=3, num_classes=10, args=None):
-    with torch.device("meta"):
-        return create_model(
-            name,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            image_size=image_size,
-            args=args,
-        )
 
 
 def meta_images(count, channels, size):
@@ -184,7 +174,7 @@ def test_given_values_are_no_arguments():
         assert not set(MODELS[name].fixed) & set(model_arguments(name))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in LARGE])
+@pytest.mark.parametrize("name", NAMES)
 def test_state_dict_round_trip_and_evaluation_repeats(name):
     torch.manual_seed(0)
     first, size = cheap_model(name)
@@ -225,7 +215,7 @@ def test_loss_falls_on_few_images(name):
     assert losses[-1] < 0.9 * losses[0], losses
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in LARGE])
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_pass_through_no_relu_and_hooks_see_untouched_outputs(name):
     torch.manual_seed(0)
     module, size = cheap_model(name)
@@ -270,18 +260,7 @@ def test_stride_in_1x1_moves_the_stride():
         assert strides == ((2, 1) if is_first else (1, 2))
 
 
-# Their blocks are those of other networks here, or many.
-SLOW_TO_EXPORT = ("densenet121", "resnext50_32x4d", "resnet34")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_EXPORT else ())
-        for name in NAMES
-        if name not in LARGE
-    ],
-)
+@pytest.mark.parametrize("name", cases(NAMES, "export"))
 def test_export_gives_the_same_logits_for_any_batch(name):
     torch.manual_seed(0)
     module, size = cheap_model(name)

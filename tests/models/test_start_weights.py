@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from tiny import differences, info, same, train, weights
+from published import publish
+from tiny import differences, info, same, tiny, train, weights
 
 import cnnbench
 from cnnbench.checkpoint import Checkpoints
@@ -65,17 +67,47 @@ def test_weights_of_another_network(first, tmp_path, capsys, more):
     assert caught.value.exit_code == 65
 
 
-def test_bad_files(first, tmp_path):
-    broken = tmp_path / "broken.pt"
+def bad_weights(first, folder) -> dict[str, tuple[int, str]]:
+    """Return settings that name weights no run can start from, with exit code and message."""
+    broken, empty = folder / "broken.pt", folder / "empty"
     broken.write_bytes(b"PK garbage")
-    with pytest.raises(CheckpointError):
-        train(tmp_path, f"model.weights={broken}")
+    empty.mkdir()
     state = first / "checkpoints" / "epoch_0003.state.pt"
-    with pytest.raises(CheckpointError, match="holds no weights"):
-        train(tmp_path, f"model.weights={state}")
-    for path, text in ((tmp_path / "nothing", "cannot be read"), (tmp_path, "no run")):
-        with pytest.raises(UsageError, match=text):
-            train(tmp_path / "o", f"model.weights={path}")
+    shutil.copytree(first, folder / "cut")
+    for file in (folder / "cut" / "checkpoints").glob("epoch_*.pt"):
+        file.write_bytes(file.read_bytes()[:-9])
+    lenet = "model=lenet data.native_size=28"
+    torchvision = "model=torchvision model.arch=resnet18 data.native_size=32 model.pretrained="
+    return {
+        f"model.weights={broken}": (65, "not a checkpoint of ours"),
+        f"model.weights={state}": (65, "holds no weights"),
+        f"model.weights={folder / 'cut'}": (65, "damaged"),
+        f"model.weights={folder / 'nothing'}": (2, "cannot be read"),
+        f"model.weights={empty}": (2, "no run with checkpoints"),
+        f"{lenet} model.weights={first}": (65, "weights of another network"),
+        f"{torchvision}DEFAULT": (66, "are not on this machine and cannot be fetched"),
+        f"{torchvision}DEFAUL": (2, "did you mean 'DEFAULT'"),
+    }
+
+
+def test_bad_weights_are_found_before_anything_is_written(first, tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    output_root = tmp_path / "outputs"
+    for settings, (code, text) in bad_weights(first, tmp_path).items():
+        assert cli(["train", *tiny(output_root, *settings.split(" "))]) == code, settings
+        assert text in capsys.readouterr().err
+    assert not output_root.exists()
+
+
+def test_a_sweep_finds_bad_weights_of_any_job_before_the_first(first, tmp_path, capsys):
+    settings = tiny(tmp_path / "outputs", f"model.weights={first}", "data.in_channels=1,3")
+    assert cli(["train", "-m", *settings]) == 65
+    assert "conv1.weight is (10, 1, 5, 5), here (10, 3, 5, 5)" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_what_it_starts_from_is_part_of_what_a_run_is(first, tmp_path):
@@ -104,11 +136,8 @@ def test_a_frozen_backbone_needs_weights_and_keeps_them(tmp_path, monkeypatch, c
     settings = ("model=torchvision", "model.arch=resnet18", "data.native_size=32")
     with pytest.raises(UsageError, match=r"model\.freeze=backbone: would keep random weights"):
         train(tmp_path, *settings, "model.freeze=backbone")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     theirs = torchvision.models.resnet18(weights=None)
-    file = tmp_path / "home/hub/checkpoints/resnet18-f37072fd.pth"
-    file.parent.mkdir(parents=True)
-    torch.save(theirs.state_dict(), file)  # noqa: TID251
+    file = publish(monkeypatch, tmp_path / "home", theirs.state_dict())
     small = ("num_epochs=1", "data.num_train=20", "data.num_test=6", "data.batch_size=8")
     run = train(tmp_path, *settings, *small, "model.pretrained=DEFAULT", "model.freeze=backbone")
     ours = weights(run)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from published import publish
 from torch import nn
 
 from cnnbench.errors import DataError, UsageError
@@ -62,6 +63,19 @@ def test_grey_images_and_any_number_of_classes(arch):
         assert module.train(mode)(images).shape == (2, 7)
 
 
+def test_export_and_state_dict_round_trip():
+    module = build("squeezenet1_1", in_channels=1).eval()
+    images = torch.rand(3, 1, 64, 64)
+    again = build("squeezenet1_1", in_channels=1).eval()
+    again.load_state_dict(module.state_dict())
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    program = torch.export.export(module, (images[:2],), dynamic_shapes=({0: batch},))
+    with torch.inference_mode():
+        logits = module(images)
+        assert torch.equal(again(images), logits)
+        torch.testing.assert_close(program.module()(images), logits)
+
+
 def test_googlenet_gives_logits_alone_while_training():
     module = build("googlenet")
     assert module.train()(torch.rand(2, 3, 64, 64)).shape == (2, 10)
@@ -83,15 +97,10 @@ def test_a_frozen_backbone_keeps_weights_and_statistics():
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """Put a file where torchvision looks for ResNet-18's weights."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    """Put ResNet-18's weights where torchvision looks for them."""
     torch.manual_seed(1)
     theirs = torchvision.models.resnet18(weights=None)
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    file = folder / torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
-    torch.save(theirs.state_dict(), file)  # noqa: TID251
-    return theirs, file
+    return theirs, publish(monkeypatch, tmp_path, theirs.state_dict())
 
 
 def test_published_weights_with_the_head_appended_give_torchvisions_logits(published):
@@ -119,21 +128,28 @@ def test_published_weights_with_a_new_head_and_grey_images(published):
         torch.testing.assert_close(module(grey), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_file_with_code_or_garbage_is_refused(published, tmp_path):
-    _, file = published
-
+def test_a_file_with_code_is_refused(tmp_path, monkeypatch):
     class Trap:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
-    for content in ({"fc.weight": Trap()}, None):
-        if content is None:
-            file.write_bytes(b"garbage")
-        else:
-            torch.save(content, file)  # noqa: TID251
-        with pytest.raises(DataError, match=r"resnet18-\w+\.pth: damaged"):
-            build(pretrained="DEFAULT").load_pretrained()
+    publish(monkeypatch, tmp_path, {"fc.weight": Trap()})
+    with pytest.raises(DataError, match=r"resnet18-\w+\.pth: damaged"):
+        build(pretrained="DEFAULT").load_pretrained()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_cached_file_must_have_the_published_hash(published):
+    theirs, file = published
+    build(pretrained="DEFAULT").load_pretrained()
+    good = file.read_bytes()
+    theirs.fc.weight.data.zero_()
+    torch.save(theirs.state_dict(), file)  # noqa: TID251
+    for content in (file.read_bytes(), good[:-1], b""):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"resnet18-\w+\.pth: damaged, or not the weights"):
+            build(pretrained="DEFAULT").load_pretrained()
+        assert file.exists()
 
 
 def test_without_internet_and_cache_the_message_says_which_file_goes_where(tmp_path, monkeypatch):
@@ -150,13 +166,11 @@ def test_without_internet_and_cache_the_message_says_which_file_goes_where(tmp_p
     assert f"put it at {tmp_path}/hub/checkpoints/resnet18-" in message
 
 
-def test_weights_that_do_not_fit_the_arguments(published):
-    module = build(pretrained="DEFAULT", args={"width_per_group": 64, "groups": 1})
-    module.load_pretrained()
-    theirs, file = published
-    state = theirs.state_dict()
+def test_weights_that_do_not_fit_the_arguments(published, tmp_path, monkeypatch):
+    build(pretrained="DEFAULT", args={"width_per_group": 64, "groups": 1}).load_pretrained()
+    state = published[0].state_dict()
     del state["bn1.weight"]
-    torch.save(state, file)  # noqa: TID251
+    publish(monkeypatch, tmp_path, state)
     with pytest.raises(UsageError, match=r"the weights of resnet18 do not fit bn1\.weight"):
         build(pretrained="DEFAULT").load_pretrained()
 
@@ -169,6 +183,11 @@ def test_weights_that_do_not_fit_the_arguments(published):
         ({"arch": "resnet18", "head": "apend"}, "did you mean 'append'"),
         ({"arch": "resnet18", "freeze": "all"}, "freeze=all"),
         ({"arch": "vgg11", "args": {"dropuot": 0.1}}, r"args\.dropuot.*did you mean 'dropout'"),
+        (
+            {"arch": "vgg11", "args": {"dropout": "much"}},
+            r"model\.args\.dropout=much: expected a number",
+        ),
+        ({"arch": "resnet18", "args": {"zero_init_residual": 1}}, "=1: expected true or false"),
         ({"arch": "vgg11", "args": {"features": 1}}, "vgg11 cannot be built"),
     ],
 )

@@ -54,9 +54,10 @@ def test_lenet_layer_by_layer(capsys):
     assert summary["input_shape"] == [1, 28, 28]
     assert summary["param_bytes"] == 4 * 61_706
     assert summary["input_bytes"] == 4 * 28 * 28
-    # conv1 + act + pool, conv2 + act + pool, and three linear layers with two activations
-    values = 6 * 28 * 28 * 2 + 6 * 14 * 14 + 16 * 100 * 2 + 16 * 25 + 120 * 2 + 84 * 2 + 10
-    assert summary["activation_bytes"] == 4 * values
+    # What is kept to go back through: outputs of the activations, what layers took, and which
+    # pixel each pool chose, in eight bytes.
+    values = 6 * 28 * 28 + 6 * 14 * 14 + 16 * 100 + 16 * 25 + 120 + 84
+    assert summary["activation_bytes"] == 4 * values + 8 * (6 * 14 * 14 + 16 * 25)
     assert all(layer.keys() == LAYER_KEYS for layer in summary["layers"])
     layers = by_name(summary)
     assert [layers[name]["receptive_field"] for name in ("conv1", "pool1", "conv2", "pool2")] == [
@@ -187,7 +188,7 @@ def test_every_format(capsys):
         text = capsys.readouterr().out
         assert "16x10x10" in text
         assert "parameters 61,706 (trainable 61,706, frozen 0), MACs 416,520" in text
-        assert "input 0.003, activations 0.058, parameters 0.247" in text
+        assert "input 0.003, activations 0.045, parameters 0.247" in text
         assert "- head.0, one linear layer" in text
     assert cli(["summary", "model=lenet", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
