@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnbench import build, networks
+from cnnbench.analysis.bench import prepare
 from cnnbench.compose import Composer
-from cnnbench.device import autocast, configure, grad_scaler, resolve_device, resolve_precision
-from cnnbench.engine import fit
+from cnnbench.device import configure, resolve_device
 from cnnbench.models import create_model
 from cnnbench.sweeps.expand import single_config
 
@@ -65,31 +64,14 @@ def make_cnnbench_epoch(batch_size: int, limit: int):
         "data.val_fraction=0",
         "selection=last",
     ]
-    config = single_config(composer, composer.parse(settings))
-    device = resolve_device(config.device.name)
-    data = build.build_data(config, print)
-    network = networks.describe_network(config, data)
-    precision = resolve_precision(config.device.precision, device, macs=network.macs)
-    data.to(device, channels_last=True)
+    subject = prepare(single_config(composer, composer.parse(settings)))
+    steps = subject.steps()
 
     def epoch() -> float:
-        model = networks.build_model(config, data).to(device).to(memory_format=torch.channels_last)
-        state, schedule = build.build_state(config, model, device, grad_scaler(device, precision))
         started = time.perf_counter()
-        steps = fit(
-            state,
-            data.train_batches,
-            data.prepare_train,
-            schedule,
-            num_epochs=1,
-            steps_per_epoch=data.steps_per_epoch,
-            seed=0,
-            device=device,
-            autocast=lambda: autocast(device, precision),
-        )
-        for _step in steps:
+        while not next(steps).ends_epoch:
             pass
-        return data.num_train / (time.perf_counter() - started)
+        return subject.data.num_train / (time.perf_counter() - started)
 
     return epoch
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,13 @@ from cnnbench.datasets import (
     stratified_sample,
     stratified_split,
 )
+from cnnbench.datasets.arrays import MEMORY_LIMIT_BYTES
 from cnnbench.datasets.augment import Augment
 from cnnbench.datasets.loader import BatchOrder, ImageDataset, make_loader
 from cnnbench.datasets.split import Indices
 from cnnbench.datasets.transforms import InputTransform
 from cnnbench.engine import TrainState
-from cnnbench.engine.loop import Batches, training_loss
+from cnnbench.engine.loop import Batches
 from cnnbench.errors import UsageError
 from cnnbench.metrics import Sums
 from cnnbench.networks import Network
@@ -39,7 +38,8 @@ from cnnbench.optim import Schedule, build_optimizer, build_schedule
 
 _EVAL_BYTES = 256 << 20
 _MAX_EVAL_BATCH = 1024
-_PROBE_MACS = 20e9
+# What the pictures may take of a GPU's free memory; the rest is for training.
+_DATA_SHARE = 0.25
 
 
 def check_names(config: RunConfig) -> None:
@@ -128,12 +128,15 @@ def _root(config: RunConfig) -> Path | None:
     return expand_path(config.data.root) if config.data.root is not None else None
 
 
-def build_data(config: RunConfig, report: Callable[[str], None]) -> RunData:
+def build_data(
+    config: RunConfig, report: Callable[[str], None], *, resize_once: bool = True
+) -> RunData:
     """Read, verify and split the data of a config.
 
     Args:
         config: checked.
         report: is told, in one sentence, what takes long.
+        resize_once: as ``RunData`` takes it.
 
     Raises:
         DataError: files are missing or damaged.
@@ -143,7 +146,7 @@ def build_data(config: RunConfig, report: Callable[[str], None]) -> RunData:
     arrays = read_dataset(
         data.name, root=_root(config), args=data.args, image_size=data.image_size, report=report
     )
-    return RunData(config, arrays)
+    return RunData(config, arrays, resize_once=resize_once)
 
 
 class RunData:
@@ -152,12 +155,16 @@ class RunData:
     Args:
         config: checked.
         arrays: as ``read_dataset`` gave them.
+        resize_once: whether pictures in memory are resized now, where they fit; else batches have
+            them at their own size, and ``prepare`` resizes, to the same bits.
 
     Raises:
         UsageError: a loader option cannot act on this data.
     """
 
-    def __init__(self, config: RunConfig, arrays: DatasetArrays) -> None:
+    def __init__(
+        self, config: RunConfig, arrays: DatasetArrays, *, resize_once: bool = True
+    ) -> None:
         self._data = data = config.data
         self.batch_size = data.batch_size
         self._augment = Augment(**config.augment.args)
@@ -173,9 +180,10 @@ class RunData:
             arrays.train.targets, data.val_fraction, data.split_seed
         )
         rows = {"train": train_rows, "val": val_rows}
-        whole = ImageDataset(arrays.train, data.image_size)
+        limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
+        whole = ImageDataset(arrays.train, data.image_size, limit_bytes=limit_bytes)
         self.splits = {name: whole.select(self._limited(whole, r)) for name, r in rows.items()}
-        test = ImageDataset(arrays.test, data.image_size)
+        test = ImageDataset(arrays.test, data.image_size, limit_bytes=limit_bytes)
         self.splits["test"] = test.select(self._limited(test, np.arange(len(test))))
         if data.batch_size > self.num_train:
             self.warnings.append(
@@ -190,7 +198,6 @@ class RunData:
             seed=config.seed,
         )
         self.steps_per_epoch = len(self._order)
-        self._eval_loaders: dict[tuple[str, int], Batches] = {}
         self.fingerprint = fingerprint(data.name, _root(config), data.args)
         self.to(torch.device("cpu"), channels_last=False)
 
@@ -218,8 +225,17 @@ class RunData:
         return len(self.splits["test"])
 
     def to(self, device: torch.device, *, channels_last: bool) -> None:
-        """Choose where batches are prepared, and in which memory format."""
+        """Choose where batches are prepared, and in which memory format.
+
+        On a GPU with room for them, the pictures themselves go there, and no step waits for a copy.
+        """
         self._device = device
+        self._is_resident = device.type == "cuda" and self._fits(device)
+        if self._is_resident:
+            moved: dict[int, Tensor] = {}
+            self.splits = {name: part.to(device, moved) for name, part in self.splits.items()}
+            self._order.device = device
+        self._eval_loaders: dict[tuple[str, int], Batches] = {}
         self._transform = InputTransform(
             image_size=self._data.image_size,
             mean=self.mean,
@@ -228,13 +244,17 @@ class RunData:
             channels_last=channels_last,
         )
 
+    def _fits(self, device: torch.device) -> bool:
+        sizes = {split.in_memory_bytes() for split in self.splits.values()}
+        return 0 not in sizes and sum(sizes) <= torch.cuda.mem_get_info(device)[0] * _DATA_SHARE
+
     @cached_property
     def _train_loader(self) -> Batches:
         return make_loader(
             self.splits["train"],
             self._order,
-            num_workers=self._data.num_workers,
-            pin_memory=self._device.type == "cuda",
+            num_workers=0 if self._is_resident else self._data.num_workers,
+            pin_memory=self._device.type == "cuda" and not self._is_resident,
         )
 
     def train_batches(self, epoch: int, first_batch: int) -> Batches:
@@ -248,8 +268,9 @@ class RunData:
         if key not in self._eval_loaders:  # made once: workers live as long as their loader
             dataset = self.splits[split]
             order = BatchOrder(len(dataset), min(batch_size, _MAX_EVAL_BATCH))
+            order.device = self._order.device
             self._eval_loaders[key] = make_loader(
-                dataset, order, num_workers=self._data.num_workers
+                dataset, order, num_workers=0 if self._is_resident else self._data.num_workers
             )
         return self._eval_loaders[key]
 
@@ -290,8 +311,20 @@ class RunData:
 
     def example(self) -> Tensor:
         """Return network input of two training images, on the device."""
-        indices = torch.arange(min(2, self.num_train))
-        return self.prepare(*self.splits["train"][indices])[0]
+        return self.prepare(*self.first_images(min(2, self.num_train)))[0]
+
+    def first_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the first so many training images and their targets, as a batch has them."""
+        return self.splits["train"][torch.arange(count)]
+
+    def batch_sizes(self) -> list[int]:
+        """Return the sizes that an epoch's batches have, the most usual first."""
+        return list(dict.fromkeys((min(self.batch_size, self.num_train), self.last_batch_size)))
+
+    @property
+    def last_batch_size(self) -> int:
+        """Images in an epoch's last batch."""
+        return self._order.last_batch_size
 
     def preprocessing(self) -> dict[str, Any]:
         """Return what turns a picture into network input, and a logit into a name."""
@@ -341,34 +374,3 @@ def expected_bytes(config: RunConfig, state: TrainState, network: Network) -> tu
             state.model, going_on, network.activation_bytes, config.data.batch_size
         ),
     )
-
-
-def expected_epoch_seconds(
-    model: nn.Module,
-    data: RunData,
-    network: Network,
-    autocast: Callable[[], AbstractContextManager[object]],
-) -> float:
-    """Time a forward and backward pass on a few images and scale it to an epoch.
-
-    The network's weights and running statistics stay as they were; its gradients are dropped.
-    """
-    count = int(max(2, min(data.batch_size, _PROBE_MACS // max(1, network.macs))))
-    count = min(count, data.num_train)
-    raw_images, raw_targets = data.splits["train"][torch.arange(count)]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.train()
-    seconds = []
-    for _ in range(3):  # the first two also prepare kernels
-        started = time.perf_counter()
-        images, targets = data.prepare(raw_images, raw_targets)
-        with autocast():
-            loss, _logits = training_loss(model, images, targets)
-        loss.backward()
-        loss.item()
-        seconds.append(time.perf_counter() - started)
-    model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    return min(seconds) / count * data.num_train

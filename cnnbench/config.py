@@ -158,6 +158,7 @@ class DeviceConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     num_threads: Count | None
     channels_last: bool | Literal["auto"]
+    compile: bool
     args: Mapping[str, Any]
 
 
@@ -197,6 +198,8 @@ class RunConfig:
     log_every_steps: Count
     eval_every_epochs: Count
     save_every_steps: Count | None
+    profile_steps: Count | None
+    histograms_every_epochs: Count | None
 
 
 # Keys that may change when a run goes on: they alter how it is computed or kept, not what it is.
@@ -204,6 +207,8 @@ RESUMABLE = (
     "device",
     "log_every_steps",
     "save_every_steps",
+    "profile_steps",
+    "histograms_every_epochs",
     "checkpoint",
     "max_seconds",
     "extend_epochs",
@@ -288,7 +293,7 @@ def run_key(
     """
     tree = to_tree(config)
     device = tree.pop("device")
-    kept = {"precision": device["precision"], "num_threads": device["num_threads"]}
+    kept = {key: device[key] for key in ("precision", "num_threads", "compile")}
     tree["data"].pop("root")
     tree["model"].pop("path", None)
     tree["model"]["weights"] = None
@@ -302,6 +307,8 @@ def run_key(
         "extend_epochs",
         "log_every_steps",
         "save_every_steps",
+        "profile_steps",
+        "histograms_every_epochs",
     ):
         tree.pop(name)
     parts = {"config": tree, "device": kept, "data": data_fingerprint, "code": code_version}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shutil
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +143,28 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def check_compiler(device: torch.device) -> None:
+    """Look for what ``torch.compile`` makes code with: Triton on CUDA, else a C++ compiler.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise UsageError(
+                "device.compile=true: torch.compile needs Triton on CUDA, which is not installed; "
+                "install triton or use device.compile=false"
+            )
+        return
+    named = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(named) is None:
+        raise UsageError(
+            f"device.compile=true: torch.compile needs a C++ compiler, and there is no '{named}' "
+            "here; install one, name it in the environment variable CXX, or use "
+            "device.compile=false"
+        )
+
+
 def autocast(
     device: torch.device, precision: Precision
 ) -> contextlib.AbstractContextManager[object]:
@@ -237,6 +263,8 @@ def configure(device: torch.device, num_threads: int | None) -> dict[str, Any]:
         wanted = os.environ.get("OMP_NUM_THREADS", "")
         num_threads = int(wanted) if wanted.isdecimal() and int(wanted) else available_cores()
     torch.set_num_threads(num_threads)
+    if device.type == "cpu":
+        _keep_freed_memory()
     flushes = torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -251,6 +279,27 @@ def configure(device: torch.device, num_threads: int | None) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def _keep_freed_memory() -> None:
+    """Keep what large tensors free, where the C library is glibc.
+
+    It hands blocks over 32 MiB back to the system at once, which has to clear each page of the
+    next one: a ReLU over such a tensor takes three times as long.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_max = -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 def device_name(device: torch.device) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cnnbench.device import memory_bytes
+from cnnbench.errors import ResourceError
 
 # Activations, their gradients, and what the kernels need beside them.
 _ACTIVATION_COPIES = 3
@@ -49,9 +50,40 @@ def disk_bytes(weights_bytes: int, going_on_bytes: int, num_epochs: int, keep: i
 def training_bytes(
     model: nn.Module, going_on_bytes: int, activation_bytes: int, batch_size: int
 ) -> int:
-    """Return about what training takes of the device's memory."""
-    learned = 2 * model_bytes(model)
-    return learned + going_on_bytes + _ACTIVATION_COPIES * activation_bytes * batch_size
+    """Return about what training takes of the device's memory, the copy that is saved included."""
+    weights = model_bytes(model)
+    learned = 2 * weights + going_on_bytes + max(weights, going_on_bytes)
+    return learned + _ACTIVATION_COPIES * activation_bytes * batch_size
+
+
+def least_bytes(num_params: int, activation_bytes: int, batch_size: int) -> int:
+    """Return what training takes of memory in any case: less than this cannot do.
+
+    Args:
+        num_params: of the network; each has a gradient.
+        activation_bytes: of one image in float32; half of them where they are kept in 16 bits.
+        batch_size: images in a step.
+    """
+    return 2 * 4 * num_params + activation_bytes * batch_size // 2
+
+
+def check_memory(device: torch.device, least: int) -> None:
+    """Refuse what the device's memory cannot hold, before the system ends the process for it.
+
+    Raises:
+        ResourceError: it has less than ``least`` bytes.
+    """
+    there = _memory_of(device)
+    if there is not None and least > there:
+        raise ResourceError(
+            f"training takes at least {_megabytes(least)} of memory and the device has "
+            f"{_megabytes(there)}; lower data.image_size or data.batch_size, or take a smaller "
+            "network"
+        )
+
+
+def _memory_of(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
 
 
 def shortages(path: Path, device: torch.device, *, disk: int, memory: int) -> list[str]:
@@ -63,7 +95,7 @@ def shortages(path: Path, device: torch.device, *, disk: int, memory: int) -> li
             f"{path}: checkpoints may take {_megabytes(disk)} and {_megabytes(free)} are free; "
             "lower checkpoint.keep_last or choose another output_root"
         )
-    there = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
+    there = _memory_of(device)
     if there is not None and memory > there:
         found.append(
             f"training may take {_megabytes(memory)} of memory and the device has "

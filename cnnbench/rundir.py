@@ -95,7 +95,7 @@ class RunDir:
         """
         tree = self.info.get("config")
         try:
-            return read_config(tree if isinstance(tree, Mapping) else {})
+            return read_config(_with_later_keys(tree) if isinstance(tree, Mapping) else {})
         except ConfigError as error:
             raise CheckpointError(f"{self.path}/run.json: not a config of ours:\n{error}") from None
 
@@ -149,6 +149,14 @@ class RunDir:
             return True
         lock.release()
         return False
+
+
+def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a recorded config with the keys that came after it, as its run did without them."""
+    device = tree.get("device")
+    if not isinstance(device, Mapping):
+        return tree
+    return {**tree, "device": {"compile": False, **device}}
 
 
 def open_run(path: str | Path) -> RunDir:

@@ -121,7 +121,8 @@ def same(left: Any, right: Any) -> bool:
 def test_a_networks_file_shows_its_constructors_defaults(name: str) -> None:
     from cnnbench.models import model_arguments
 
-    tree = {k: v for k, v in shipped("model", name).items() if k not in ("name", "image_size")}
+    common = {"name", "image_size", "init"}
+    tree = {k: v for k, v in shipped("model", name).items() if k not in common}
     defaults = model_arguments(name)
     assert tree.keys() == defaults.keys()
     for key, value in tree.items():
@@ -236,6 +237,8 @@ IGNORED = {
     "extend_epochs",
     "log_every_steps",
     "save_every_steps",
+    "profile_steps",
+    "histograms_every_epochs",
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny
+from tiny import started, tiny
 
 import cnnbench
 from cnnbench import estimates
@@ -42,7 +42,7 @@ def test_a_disk_and_a_memory_too_small_are_said_before_the_first_step(
 ) -> None:
     few = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("cnnbench.estimates.shutil.disk_usage", lambda path: few)
-    monkeypatch.setattr("cnnbench.estimates.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("cnnbench.estimates.memory_bytes", lambda: 300_000)
     cnnbench.train(tiny(tmp_path, "num_epochs=1"))
     out, err = capsys.readouterr()
     assert "of checkpoints" in out
@@ -61,3 +61,51 @@ def test_memory_grows_with_the_batch() -> None:
     model = torch.nn.Linear(10, 10)
     small, large = (estimates.training_bytes(model, 0, 1000, size) for size in (1, 11))
     assert large - small == 3 * 1000 * 10
+
+
+# The peak of a process that has trained before, so that what the first run allocates is there.
+MEASURE = """
+from cnnbench import estimates, training
+
+def resident(name):
+    with open("/proc/self/status") as file:
+        [line] = [line for line in file if line.startswith(name)]
+    return 1024 * int(line.split()[1])
+
+reckon, train = estimates.training_bytes, training.Training.train
+
+def tell(*args):
+    value = reckon(*args)
+    print("foretold", value, flush=True)
+    return value
+
+def measured(self):
+    before = resident("VmRSS")
+    train(self)
+    print("took", resident("VmHWM") - before, flush=True)
+
+estimates.training_bytes, training.Training.train = tell, measured
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory of a process")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("model=mlp", "model.hidden=[4000,4000]", "optimizer=adamw"),
+        ("model=basic_cnn", "data.native_size=64", "data.batch_size=256", "data.num_train=300"),
+    ],
+    ids=["weights", "activations"],
+)
+def test_memory_is_foretold_within_a_factor_of_two(
+    settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    process = started(
+        "train", *tiny(tmp_path, "num_epochs=1", *settings), cwd=tmp_path, preamble=MEASURE
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    words = dict(line.split() for line in out.splitlines() if line.startswith(("foretold", "took")))
+    foretold, took = int(words["foretold"]), int(words["took"])
+    assert foretold > 100e6, "large against what else a process takes"
+    assert 0.5 * foretold < took < 2 * foretold

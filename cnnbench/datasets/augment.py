@@ -108,9 +108,22 @@ def _draw_fractions(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Pad with black on each side, then cut out the old size at a place of each picture's own."""
-    num_images, channels, height, width = images.shape
     down = _draw_integers(0, 2 * padding, images, generator)
     across = _draw_integers(0, 2 * padding, images, generator)
+    return cut(images, padding, down, across)
+
+
+def cut(images: Tensor, padding: int, down: Tensor, across: Tensor) -> Tensor:
+    """Pad with black on each side, then cut out the old size at given places.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        padding: pixels, >= 0.
+        down: row of each cut's upper left corner in the padded picture, (N,), in [0, 2 * padding];
+            ``padding`` leaves a picture as it is.
+        across: its column, likewise.
+    """
+    num_images, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4)
     tall, wide = padded.shape[2:]
     # Every run of `width` bytes is a row of this view: whole rows are copied, not single bytes.
@@ -131,7 +144,16 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """Turn each picture about its centre by an angle drawn from [-degrees, degrees]."""
-    angles = (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180)
+    return turn(images, (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180))
+
+
+def turn(images: Tensor, angles: Tensor) -> Tensor:
+    """Turn each picture about its centre, bilinearly, black beyond the edges.
+
+    Args:
+        images: uint8, (N, C, S, S).
+        angles: in radians, counter-clockwise, (N,).
+    """
     cosines, sines = angles.cos(), angles.sin()
     zeros = torch.zeros_like(angles)
     matrices = torch.stack([cosines, -sines, zeros, sines, cosines, zeros], dim=1).view(-1, 2, 3)

@@ -59,6 +59,26 @@ class ImageDataset(Dataset[Batch]):
         selected._rows = places if self._rows is None else self._rows[places]
         return selected
 
+    def in_memory_bytes(self) -> int:
+        """Return what the pictures take in memory; 0 where each batch is decoded from files."""
+        return 0 if self._files is not None else self._images.nbytes
+
+    def to(self, device: torch.device, moved: dict[int, Tensor]) -> ImageDataset:
+        """Return this data set with its pictures on a device; they must be in memory.
+
+        Args:
+            device: where its batches shall be.
+            moved: the copies already made, which data sets that share memory go on sharing.
+        """
+
+        def move(tensor: Tensor) -> Tensor:
+            return moved.setdefault(id(tensor), tensor.to(device))
+
+        placed = copy.copy(self)
+        placed._images, placed._targets = move(self._images), move(self._targets)
+        placed._rows = None if self._rows is None else move(self._rows)
+        return placed
+
     def __len__(self) -> int:
         return len(self._targets) if self._rows is None else len(self._rows)
 
@@ -79,6 +99,7 @@ class ImageDataset(Dataset[Batch]):
         Raises:
             DataError: a picture that is decoded now has been damaged since.
         """
+        indices = indices.to(self._targets.device)
         if self._rows is not None:
             indices = self._rows[indices]
         targets = self._targets[indices]
@@ -98,6 +119,10 @@ class BatchOrder(Sampler[Tensor]):
         shuffle: draw a new order each epoch, from ``seed`` and the epoch alone.
         drop_last: leave out the last pictures where they fill no batch.
         seed: of the run.
+
+    Attributes:
+        device: where the places are; to be that of the pictures.
+        last_batch_size: pictures in an epoch's last batch.
 
     Raises:
         UsageError: ``drop_last`` would leave no picture.
@@ -123,6 +148,9 @@ class BatchOrder(Sampler[Tensor]):
         whole, rest = divmod(num_images, batch_size)
         self._joined = rest == 1 and whole > 0 and not drop_last
         self._num_batches = whole + (rest > 0 and not drop_last and not self._joined)
+        self.device = torch.device("cpu")
+        self.last_batch_size = rest if rest and whole < self._num_batches else batch_size
+        self.last_batch_size += self._joined
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Choose what the next iteration yields.
@@ -144,6 +172,8 @@ class BatchOrder(Sampler[Tensor]):
             order = torch.randperm(self._num_images, generator=generator)
         else:
             order = torch.arange(self._num_images)
+        # Once for the whole epoch, so that no step waits for a copy.
+        order = order.to(self.device)
         for batch in range(self._first_batch, self._num_batches):
             start = batch * self._batch_size
             is_last = batch == self._num_batches - 1

@@ -76,6 +76,10 @@ class InputTransform:
         device: where the pictures will be.
         dtype: of the input.
         channels_last: whether the input is laid out channels last.
+
+    Attributes:
+        mean: per channel, what is taken away.
+        std: per channel, what is divided by; 1 for a channel without any contrast.
     """
 
     def __init__(
@@ -92,8 +96,8 @@ class InputTransform:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         means = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
         # A channel without any contrast is left as it is.
-        stds = torch.tensor([s if s > 0 else 1.0 for s in std], dtype=torch.float64)
-        stds = stds.view(1, -1, 1, 1)
+        self.mean, self.std = tuple(mean), tuple(s if s > 0 else 1.0 for s in std)
+        stds = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
         self._scale = (1 / (_LEVELS * stds)).to(device=device, dtype=torch.float32)
         self._offset = (-means / stds).to(device=device, dtype=torch.float32)
         self._dtype = dtype

@@ -24,6 +24,8 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 # (images, targets, generator) -> network input and targets, on the device
 Prepare = Callable[[Tensor, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
 Autocast = Callable[[], AbstractContextManager[object]]
+# (model, images, targets) -> mean loss and logits
+ComputeLoss = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @runtime_checkable
@@ -67,6 +69,7 @@ def fit(
     seed: int,
     device: torch.device,
     autocast: Autocast,
+    compute_loss: ComputeLoss | None = None,
 ) -> Iterator[Step]:
     """Train from where the state stands, yielding after every optimizer update.
 
@@ -84,10 +87,12 @@ def fit(
         seed: the run's seed.
         device: where the model is.
         autocast: makes the context in which the forward pass computes.
+        compute_loss: in place of ``training_loss``, such as a compiled one.
 
     Raises:
         NonFiniteError: a loss or gradient is infinite or not a number.
     """
+    compute_loss = compute_loss or training_loss
     num_steps = num_epochs * steps_per_epoch
     generator = torch.Generator(device)
     base_lrs = [group["initial_lr"] for group in state.optimizer.param_groups]
@@ -104,7 +109,7 @@ def fit(
             _seed_dropout(derive_seed(seed, "dropout", state.global_step), device)
             images, targets = prepare(raw_images, raw_targets, generator)
             with autocast():
-                loss, logits = training_loss(state.model, images, targets)
+                loss, logits = compute_loss(state.model, images, targets)
             grad_norm = _update(state, loss, parameters)
             state.sums.add(loss * len(raw_targets), logits, raw_targets)
             state.global_step += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,54 @@ NORMS = (
 )
 
 
+class _WithoutCompiler(torch.optim.Optimizer):
+    """An optimizer that leaves torch's compiler alone.
+
+    torch wraps these methods so that ``torch.compile`` passes over them, and their first call
+    imports the compiler, which takes more than a second of every start. Nothing here compiles an
+    optimizer, so what is wrapped is called as it is.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with their own options."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients."""
+        inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as torch's optimizers do."""
+        state: dict[str, Any] = inspect.unwrap(torch.optim.Optimizer.state_dict)(self)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
+        inspect.unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters once."""
+        # torch puts its hooks around this method, so those around the wrapped one can go.
+        return inspect.unwrap(super().step.__func__)(self, closure)  # type: ignore[attr-defined]
+
+
+class _SGD(_WithoutCompiler, torch.optim.SGD):
+    """SGD."""
+
+
+class _Adam(_WithoutCompiler, torch.optim.Adam):
+    """Adam."""
+
+
+class _AdamW(_WithoutCompiler, torch.optim.AdamW):
+    """AdamW."""
+
+
+class _RMSprop(_WithoutCompiler, torch.optim.RMSprop):
+    """RMSprop."""
+
+
 def sgd(
     params: ParamGroups,
     *,
@@ -39,9 +88,7 @@ def sgd(
         weight_decay: L2 penalty added to the gradient; >= 0.
         momentum: in [0, 1).
     """
-    optimizer = torch.optim.SGD(
-        params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=True
-    )
+    optimizer = _SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=True)
     return _with_momentum_buffers(optimizer) if momentum else optimizer
 
 
@@ -66,9 +113,7 @@ def sgd_nesterov(
     if momentum == 0:
         raise UsageError("optimizer=sgd_nesterov needs momentum > 0; use optimizer=sgd without")
     return _with_momentum_buffers(
-        torch.optim.SGD(
-            params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=True, fused=True
-        )
+        _SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=True, fused=True)
     )
 
 
@@ -92,9 +137,7 @@ def adam(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return torch.optim.Adam(
-        params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True
-    )
+    return _Adam(params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True)
 
 
 def adamw(
@@ -117,9 +160,7 @@ def adamw(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return torch.optim.AdamW(
-        params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True
-    )
+    return _AdamW(params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True)
 
 
 def rmsprop(
@@ -144,7 +185,7 @@ def rmsprop(
         momentum: in [0, 1).
         centered: divide by the variance of the gradient, not by its mean square.
     """
-    return torch.optim.RMSprop(
+    return _RMSprop(
         params,
         lr=lr,
         weight_decay=weight_decay,

@@ -1,0 +1,170 @@
+"""Training steps with oneDNN's convolutions against steps that use `cnnbench.layers.products`.
+
+    python benchmarks/convolutions.py [--repeats 7] [--shapes]
+
+bfloat16 autocast, channels_last, AdamW; one step each in turn in one process, medians. `--shapes`
+shows forward and backward of each convolution instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import cnnbench
+from cnnbench.device import configure, device_name
+from cnnbench.layers.products import use_products
+
+
+class Work(NamedTuple):
+    """A network, its images and its batch size."""
+
+    model: str
+    in_channels: int
+    side: int
+    batch_size: int
+    args: dict[str, Any]
+
+
+WORKS = (
+    Work("resnet18", 3, 32, 128, {"stem": "small"}),
+    Work("googlenet", 1, 96, 128, {"stem": "imagenet", "norm": "none"}),
+    Work("googlenet", 1, 28, 64, {}),
+    Work("vgg11", 1, 32, 64, {}),
+    Work("densenet121", 1, 28, 64, {}),
+    Work("mobilenet_v2", 1, 28, 64, {}),
+    Work("small_resnet", 1, 28, 128, {}),
+)
+
+
+def alternating(ways: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median milliseconds of each way, one call each in turn after two warm-ups."""
+    seconds: list[list[float]] = [[] for _ in ways]
+    for _ in range(repeats + 2):
+        for times, way in zip(seconds, ways, strict=True):
+            started = time.perf_counter()
+            way()
+            times.append(time.perf_counter() - started)
+    return [median(times[2:]) * 1e3 for times in seconds]
+
+
+def training_step(network: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], object]:
+    """Return one AdamW step as a function."""
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(network(images).float(), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def both_ways(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return a network as it is and its copy with products."""
+    other = copy.deepcopy(layer)
+    use_products(other)
+    return layer, other
+
+
+def compare_steps(work: Work, repeats: int) -> None:
+    """Print a row: milliseconds of a training step both ways."""
+    network, images, targets = made(work)
+    ways = [training_step(one, images, targets) for one in both_ways(network)]
+    plain, product = alternating(ways, repeats)
+    print(
+        f"| {work.model} {work.args or ''} | {work.side} | {work.batch_size} "
+        f"| {plain:.1f} | {product:.1f} | {plain / product:.2f} |",
+        flush=True,
+    )
+
+
+def compare_shapes(work: Work, repeats: int) -> None:
+    """Print a row for each distinct convolution: milliseconds of forward and backward."""
+    network, images, _ = made(work)
+    for (layer, shape), count in convolutions(network, images).items():
+        inputs = torch.randn(shape).to(torch.bfloat16, memory_format=torch.channels_last)
+        ways = [
+            lambda one=one, inputs=inputs: passes(one, inputs)  # type: ignore[misc]
+            for one in both_ways(layer)
+        ]
+        plain, product = alternating(ways, repeats)
+        print(
+            f"| {work.model} {count} x {layer} | {shape[2]} | {shape[0]} "
+            f"| {plain:.2f} | {product:.2f} | {plain / product:.2f} |",
+            flush=True,
+        )
+
+
+def passes(layer: nn.Module, inputs: Tensor) -> None:
+    """Run a layer forward and backward."""
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(inputs.requires_grad_())
+    out.backward(out.detach())
+
+
+def convolutions(network: nn.Module, images: Tensor) -> Counter[tuple[nn.Module, torch.Size]]:
+    """Return a layer for each distinct convolution and input shape, and how often it occurs."""
+    first: dict[str, nn.Module] = {}
+    found: Counter[tuple[nn.Module, torch.Size]] = Counter()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(
+                    lambda one, args: found.update(
+                        [(first.setdefault(f"{one}{args[0].shape}", one), args[0].shape)]
+                    )
+                )
+        network(images)
+    for layer in network.modules():
+        layer._forward_pre_hooks.clear()
+    return found
+
+
+def made(work: Work) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a network, a batch of noise and targets."""
+    torch.manual_seed(0)
+    network = cnnbench.create_model(
+        work.model,
+        in_channels=work.in_channels,
+        num_classes=10,
+        image_size=work.side,
+        **work.args,
+    ).to(memory_format=torch.channels_last)
+    images = torch.randn(work.batch_size, work.in_channels, work.side, work.side)
+    targets = torch.randint(0, 10, (work.batch_size,))
+    return network, images.to(memory_format=torch.channels_last), targets
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--shapes", action="store_true")
+    parser.add_argument("--models", nargs="*", default=[work.model for work in WORKS])
+    args = parser.parse_args()
+    facts = configure(torch.device("cpu"), None)
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{device_name(torch.device('cpu'))}, {facts['num_threads']} threads\n"
+    )
+    print("| network | side | batch | oneDNN, ms | products, ms | ratio |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for work in WORKS:
+        if work.model in args.models:
+            (compare_shapes if args.shapes else compare_steps)(work, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
