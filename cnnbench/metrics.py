@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+CALIBRATION_BINS = 15
+# As many as TensorBoard reads of a precision-recall curve.
+NUM_THRESHOLDS = 127
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -110,6 +114,73 @@ class ConfusionMatrix:
         return counts
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Each class against all others, at equal steps of the probability from which it is predicted.
+
+    The arrays have shape ``(num_classes, NUM_THRESHOLDS)``; the thresholds go from 0 to 1.
+
+    Attributes:
+        true_positives: examples of the class with at least that probability of it.
+        false_positives: examples of other classes with at least that probability of it.
+    """
+
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """The fraction of the predicted that is right; 0 where nothing is predicted."""
+        predicted = np.maximum(1, self.true_positives + self.false_positives)
+        precision: NDArray[np.float64] = self.true_positives / predicted
+        return precision
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """The fraction of the class that is predicted; 0 for a class without examples."""
+        recall: NDArray[np.float64] = self.true_positives / np.maximum(
+            1, self.true_positives[:, :1]
+        )
+        return recall
+
+
+class CurveCounts:
+    """Counts for precision-recall curves, kept on the device; the examples are not.
+
+    Args:
+        num_classes: >= 2.
+        device: where the logits are.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        import torch
+
+        # [others or the class, class, highest threshold that the probability reaches]
+        shape = (2, num_classes, NUM_THRESHOLDS)
+        self._counts = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def add(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: shape ``(N, num_classes)``.
+            targets: class indices; shape ``(N,)``.
+        """
+        import torch
+
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        reached = (logits.softmax(dim=1) * (NUM_THRESHOLDS - 1)).long()
+        is_class = (targets[:, None] == classes).long()
+        places = (is_class * len(classes) + classes) * NUM_THRESHOLDS + reached
+        counts = places.flatten().bincount(minlength=self._counts.numel())
+        self._counts += counts.view_as(self._counts)
+
+    def read(self) -> Curves:
+        """Return the curves; waits for the device once."""
+        others, own = self._counts.flip(2).cumsum(2).flip(2).cpu().numpy()
+        return Curves(true_positives=own, false_positives=others)
+
+
 def accuracy(confusion: NDArray[np.int64]) -> float:
     """Return the fraction of examples on the diagonal, in [0, 1]; NaN without any."""
     total = int(confusion.sum())
@@ -135,6 +206,47 @@ def per_class(confusion: NDArray[np.int64]) -> list[dict[str, float]]:
         }
         for r, p, s in zip(right.tolist(), predicted.tolist(), support.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often predictions of some confidence are right (Guo et al., 2017).
+
+    Each array has one value for each of ``CALIBRATION_BINS`` equal parts of [0, 1]; a part holds
+    its upper edge, not its lower one.
+
+    Attributes:
+        counts: predictions whose probability is in the part.
+        confidence: mean of their probabilities; NaN without any.
+        accuracy: the fraction of them that is right; NaN without any.
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error, a fraction: |accuracy - confidence|, by counts."""
+        held = self.counts > 0
+        gaps = np.abs(self.accuracy[held] - self.confidence[held])
+        return float(gaps @ self.counts[held] / self.counts.sum())
+
+
+def calibration(probabilities: NDArray[np.float64], correct: NDArray[np.bool_]) -> Calibration:
+    """Return how well the probabilities of predictions tell how often they are right.
+
+    Args:
+        probabilities: of the class that was predicted, in [0, 1]; shape ``(N,)``, N >= 1.
+        correct: whether it is the target's; shape ``(N,)``.
+    """
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    places = np.searchsorted(edges[1:-1], probabilities)
+    counts, sums, right = (
+        np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, probabilities, correct)
+    )
+    some = np.where(counts > 0, counts, np.nan)
+    return Calibration(counts, sums / some, right / some)
 
 
 def top_k_correct(logits: torch.Tensor, targets: torch.Tensor, k: int) -> torch.Tensor:

@@ -14,29 +14,35 @@ _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 class StopRequest:
     """While entered, the first signal is a request, and the second ends the process at once.
 
+    A signal that whoever started the process told it to ignore, as a shell does with Ctrl-C for
+    what runs in the background, stays ignored.
+
     Args:
-        max_seconds: ask to stop so long after entering; ``None`` never does.
+        max_seconds: ask to stop so long after ``since``; ``None`` never does.
+        since: a reading of ``time.monotonic``; by default now.
 
     Attributes:
         signum: the signal that came, 0 before.
     """
 
-    def __init__(self, max_seconds: float | None = None) -> None:
+    def __init__(self, max_seconds: float | None = None, since: float | None = None) -> None:
         self.signum = 0
         self._max_seconds = max_seconds
+        self._since = time.monotonic() if since is None else since
 
     def __enter__(self) -> StopRequest:
-        self._started = time.monotonic()
         # Python delivers signals to the main thread only; elsewhere the caller's handlers stand.
-        self._catches = threading.current_thread() is threading.main_thread()
-        if self._catches:
-            self._before = {number: signal.signal(number, self._receive) for number in _NAMES}
+        catches = threading.current_thread() is threading.main_thread()
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in _NAMES
+            if catches and signal.getsignal(number) != signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._catches:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
@@ -53,4 +59,14 @@ class StopRequest:
 
     def _is_over(self) -> bool:
         assert self._max_seconds is not None
-        return time.monotonic() - self._started > self._max_seconds
+        return time.monotonic() - self._since > self._max_seconds
+
+
+def hush_dead_children() -> None:
+    """Hear no more of child processes that die.
+
+    torch answers a loader worker's death with an error in whatever code runs just then, which may
+    be the one that writes down why the run failed.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -10,7 +10,15 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
-from cnnbench.metrics import ConfusionMatrix, Sums, accuracy, per_class, top_k_correct
+from cnnbench.metrics import (
+    CALIBRATION_BINS,
+    ConfusionMatrix,
+    Sums,
+    accuracy,
+    calibration,
+    per_class,
+    top_k_correct,
+)
 
 NUM_CLASSES = 7
 
@@ -128,3 +136,37 @@ def test_top_k_is_sklearns(k: int) -> None:
 def test_importing_metrics_loads_no_torch() -> None:
     code = "import cnnbench.metrics, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("count", [1, 7, 2000])
+def test_calibration_agrees_with_scikit_learn_and_by_hand(count: int) -> None:
+    from sklearn.calibration import calibration_curve
+
+    draw = np.random.default_rng(count)
+    probabilities = draw.uniform(0.1, 1, count)
+    # On the edges too: 3/15 belongs to the third part, not to the fourth.
+    probabilities[: count // 3] = draw.integers(2, 16, count // 3) / 15
+    correct = draw.uniform(size=count) < probabilities**2
+    found = calibration(probabilities, correct)
+    accuracies, confidences = calibration_curve(correct, probabilities, n_bins=15)
+    held = found.counts > 0
+    assert CALIBRATION_BINS == 15
+    assert found.counts.sum() == count
+    np.testing.assert_allclose(found.accuracy[held], accuracies)
+    np.testing.assert_allclose(found.confidence[held], confidences)
+    assert np.isnan(found.accuracy[~held]).all()
+    ece = 0.0
+    for place in range(15):
+        edges = np.linspace(0, 1, 16)[place : place + 2]
+        inside = (probabilities > edges[0]) & (probabilities <= edges[1])
+        assert inside.sum() == found.counts[place]
+        if inside.any():
+            gap = abs(correct[inside].mean() - probabilities[inside].mean())
+            ece += inside.sum() / count * gap
+    assert found.ece == pytest.approx(ece)
+
+
+def test_calibration_of_those_who_are_always_right_when_they_say_so() -> None:
+    sure = np.ones(5)
+    assert calibration(sure, np.ones(5, dtype=bool)).ece == 0
+    assert calibration(sure, np.zeros(5, dtype=bool)).ece == 1

@@ -11,6 +11,7 @@ import torch
 from tiny import differences, info, records, same, series, tiny, train, weights
 
 import cnnbench
+from cnnbench.board import METRICS
 from cnnbench.cli import run as cli
 from cnnbench.errors import NonFiniteError, ResourceError, UsageError
 from cnnbench.training import Training
@@ -87,7 +88,7 @@ def test_tensorboard_shows_the_same_numbers_the_images_and_the_graph(run: Path) 
     board = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0}).Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     tags = {key for line in lines for key in line} - {"epoch", "global_step"}
-    assert set(board.Tags()["scalars"]) == tags
+    assert set(board.Tags()["scalars"]) == tags | set(METRICS)
     for tag in tags:
         points = [(event.step, event.value) for event in board.Scalars(tag)]
         wanted = [(line["global_step"], line[tag]) for line in lines if tag in line]
@@ -131,7 +132,7 @@ def fake_scores(monkeypatch: pytest.MonkeyPatch, accuracies: dict[str, list[floa
 
     reads: list[str] = []
 
-    def evaluate(self: Training, split: str) -> Scores:
+    def evaluate(self: Training, split: str, *counted: object) -> Scores:
         reads.append(split)
         place = reads.count(split) - 1
         value = accuracies[split][place % len(accuracies[split])]
@@ -179,8 +180,8 @@ def test_the_results_are_of_the_selected_weights(
 
     original = Training._evaluate
 
-    def evaluate(self: Training, split: str) -> Scores:
-        scores = original(self, split)
+    def evaluate(self: Training, split: str, *counted: object) -> Scores:
+        scores = original(self, split, *counted)
         is_first = self.progress.ended_epoch == 0
         return Scores(scores.loss, float(is_first), 0, 1) if split == "val" else scores
 
@@ -231,7 +232,7 @@ def test_looking_on_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         for name in ("scalars", "images", "graph"):
             patch.setattr(f"cnnbench.tracking.TensorBoard.{name}", lambda *args: None)
-        patch.setattr("cnnbench.build.expected_epoch_seconds", lambda *args: 0.0)
+        patch.setattr("cnnbench.steps.expected_epoch_seconds", lambda *args: 0.0)
         dark = train(tmp_path, *augmented)
     assert differences(plain, dark) == []
 

@@ -120,6 +120,7 @@ class _Worker:
         self._before = {
             number: signal.signal(number, self._forward)
             for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
         }
         return self
 

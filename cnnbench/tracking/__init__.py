@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cnnbench.tracking.console import Console, format_seconds
 from cnnbench.tracking.json_lines import JsonLines, read_records
+from cnnbench.tracking.pictures import confusion_picture
 from cnnbench.tracking.tensorboard import TensorBoard
 from cnnbench.tracking.tracker import Memory, Tracker, Trackers
 
@@ -14,6 +15,7 @@ __all__ = [
     "TensorBoard",
     "Tracker",
     "Trackers",
+    "confusion_picture",
     "format_seconds",
     "read_records",
 ]

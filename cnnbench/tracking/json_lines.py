@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +72,8 @@ class JsonLines:
                 self.flush()
 
     def truncate_after(
-        self, global_step: int, redone: Collection[str] = ()
-    ) -> list[dict[str, Any]]:
+        self, global_step: int, is_redone: Callable[[Collection[str]], bool] = lambda names: False
+    ) -> None:
         """Drop what a run that goes on from ``global_step`` will write again.
 
         Lines of later steps go, and a torn last line. The file is replaced atomically, and only
@@ -81,17 +81,14 @@ class JsonLines:
 
         Args:
             global_step: where the run goes on.
-            redone: names of metrics that are measured again at that very step; lines of it that
-                have one of them go too.
-
-        Returns:
-            The lines of that step that stay.
+            is_redone: whether a line with these names, of that very step, will be written again,
+                and so goes too.
         """
         kept = [
             record
             for record in read_records(self._path)
             if record["global_step"] < global_step
-            or (record["global_step"] == global_step and record.keys().isdisjoint(redone))
+            or (record["global_step"] == global_step and not is_redone(record.keys()))
         ]
         data = "".join(f"{json.dumps(record)}\n" for record in kept).encode()
         try:
@@ -102,7 +99,6 @@ class JsonLines:
             self._file.close()
             atomic_write(self._path, data)
             self._file = self._open()
-        return [record for record in kept if record["global_step"] == global_step]
 
     def _open(self) -> io.FileIO:
         try:

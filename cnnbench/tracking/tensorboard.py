@@ -13,16 +13,29 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from cnnbench.errors import DiskError
+from cnnbench.tracking.events import event_files, leave_out
+
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
+
+    from cnnbench.metrics import Curves
 
 # How long a number may stay out of sight of a TensorBoard that is looking.
 FLUSH_SECONDS = 10.0
+_HISTOGRAM_BINS = 64
+# What became of a session, in the words of run.json and the numbers of TensorBoard; an
+# interrupted one has not ended.
+_SESSION_STATUS = {"done": 1, "failed": 2, "interrupted": 3}
+_HPARAMS = "_hparams_/"
 
 _writers = itertools.count()
 
@@ -35,25 +48,37 @@ class TensorBoard:
 
     Args:
         directory: exists; gets one ``events.out.tfevents.*`` file more.
-        purge_step: the first step of a run that goes on; TensorBoard hides what earlier files of
-            the directory have from this step on.
+        goes_on_after: the step after which a run goes on. What earlier files of the directory
+            have of later steps goes, and at step 0 all they have.
+        is_redone: whether an event with these tags, at that very step, will be written again, and
+            so goes too.
         warn: takes a message for the user.
     """
 
     def __init__(
-        self, directory: Path, *, purge_step: int | None = None, warn: Callable[[str], None]
+        self,
+        directory: Path,
+        *,
+        goes_on_after: int = 0,
+        is_redone: Callable[[Collection[str]], bool] = lambda names: False,
+        warn: Callable[[str], None],
     ) -> None:
         self._warn = warn
         self._file: io.BufferedWriter | None = None
         self._last_flush = time.monotonic()
         # The readers know event files by this name, and read a directory's in its order.
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
-        path = directory / f"{name}.{os.getpid()}.{next(_writers)}"
+        path = directory / f"{name}.{os.getpid()}.{next(_writers):06d}"
+        earlier = event_files(directory)
         with self._failures_reported():
+            for file in earlier:
+                leave_out(file, lambda event: _is_gone(event, goes_on_after, is_redone))
             self._file = path.open("xb")
         self._write(file_version="brain.Event:2")
-        if purge_step is not None:
-            self._write(step=purge_step, session_log={"status": "START"})
+        if earlier:
+            # A TensorBoard that is looking has read what is gone now; this makes it forget.
+            first = goes_on_after + 1 if goes_on_after else 0
+            self._write(step=first, session_log={"status": "START"})
         self.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -94,6 +119,109 @@ class TensorBoard:
             return
         self._write(graph_def=graph)
 
+    def histograms(self, values: Mapping[str, torch.Tensor], step: int) -> None:
+        """Write the distribution of each tensor's values; those that are not finite are left out.
+
+        Args:
+            values: by tag, such as ``weights/stages.0.weight``.
+            step: global step.
+        """
+        histograms = []
+        for tag, tensor in values.items():
+            array = tensor.detach().double().cpu().numpy().ravel()
+            array = array[np.isfinite(array)]
+            if not array.size:
+                continue
+            counts, edges = np.histogram(array, bins=_HISTOGRAM_BINS)
+            histogram = {
+                "min": array.min(),
+                "max": array.max(),
+                "num": array.size,
+                "sum": array.sum(),
+                "sum_squares": array @ array,
+                # Only right edges are written, so an empty first bucket says where bins begin.
+                "bucket_limit": edges,
+                "bucket": [0, *counts],
+            }
+            histograms.append({"tag": tag, "histo": histogram})
+        self._write(step=step, summary={"value": histograms})
+
+    def pr_curves(self, tag: str, names: Collection[str], curves: Curves, step: int) -> None:
+        """Write a precision-recall curve for each class, as its page of TensorBoard draws them.
+
+        Args:
+            tag: before the names, such as ``test/pr``.
+            names: of the classes.
+            curves: counts at each threshold, by class.
+            step: global step.
+        """
+        from tensorboard.plugins.pr_curve import metadata
+
+        # Rows as that page wants them; all of a class are above the threshold 0.
+        right, wrong = curves.true_positives, curves.false_positives
+        below = wrong[:, :1] - wrong, right[:, :1] - right
+        rows = np.stack([right, wrong, *below, curves.precision, curves.recall], axis=1)
+        values = [
+            {
+                "tag": f"{tag}/{name}",
+                "metadata": _untyped(metadata).create_summary_metadata(name, "", row.shape[1]),
+                "tensor": _tensor(row),
+            }
+            for name, row in zip(names, rows, strict=True)
+        ]
+        self._write(step=step, summary={"value": values})
+
+    def session_start(
+        self, settings: Mapping[str, str | float | bool], metrics: Collection[str], step: int
+    ) -> None:
+        """Write the run's line of the HParams page: its settings, and what its columns are.
+
+        Args:
+            settings: the same keys, with values of the same kind, in all runs.
+            metrics: the tags of scalars that get a column.
+            step: global step.
+        """
+        from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+
+        api, data = _untyped(api_pb2), _untyped(plugin_data_pb2)
+        kinds = {str: api.DATA_TYPE_STRING, bool: api.DATA_TYPE_BOOL}
+        experiment = api.Experiment(
+            hparam_infos=[
+                {"name": key, "type": kinds.get(type(value), api.DATA_TYPE_FLOAT64)}
+                for key, value in settings.items()
+            ],
+            metric_infos=[
+                {"name": {"tag": tag}, "display_name": tag.partition("/")[2]} for tag in metrics
+            ],
+        )
+        start = data.SessionStartInfo(start_time_secs=time.time())
+        for key, value in settings.items():
+            kind = {str: "string_value", bool: "bool_value"}.get(type(value), "number_value")
+            setattr(start.hparams[key], kind, value)
+        self._session("experiment", experiment, step)
+        self._session("session_start_info", start, step)
+
+    def session_end(self, status: str, step: int) -> None:
+        """Write what became of the run.
+
+        Args:
+            status: done, failed or interrupted.
+            step: global step.
+        """
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        number = _SESSION_STATUS[status]
+        end = _untyped(plugin_data_pb2).SessionEndInfo(status=number, end_time_secs=time.time())
+        self._session("session_end_info", end, step)
+
+    def _session(self, kind: str, content: Any, step: int) -> None:
+        from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+        data = _untyped(plugin_data_pb2).HParamsPluginData(**{kind: content})
+        about = _untyped(metadata).create_summary_metadata(data)
+        value = {"tag": f"{_HPARAMS}{kind}", "metadata": about, "tensor": _tensor(np.empty(0))}
+        self._write(step=step, summary={"value": [value]})
+
     def flush(self) -> None:
         """Hand all events to the file system."""
         self._last_flush = time.monotonic()
@@ -123,13 +251,36 @@ class TensorBoard:
     def _failures_reported(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, DiskError) as error:
             if self._file is not None:
                 # Closing flushes what is buffered, and so fails again; the file is closed then.
                 with contextlib.suppress(OSError):
                     self._file.close()
             self._file = None
             self._warn(f"TensorBoard gets no more data: {error}; metrics.jsonl has every number")
+
+
+def _untyped(module: Any) -> Any:
+    """Return one of TensorBoard's modules, whose names no type checker can see."""
+    return module
+
+
+def _is_gone(event: Any, step: int, is_redone: Callable[[Collection[str]], bool]) -> bool:
+    """Tell whether an earlier file's event is not of the run that goes on after a step."""
+    if event.HasField("file_version") or event.HasField("session_log"):
+        return False
+    tags = [value.tag for value in event.summary.value]
+    # Readers take the first they find, so the run's line must be in the newest file alone.
+    if step == 0 or event.step > step or any(tag.startswith(_HPARAMS) for tag in tags):
+        return True
+    return bool(event.step == step and is_redone(tags))
+
+
+def _tensor(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return float32 values as TensorBoard's tensor."""
+    shape = {"dim": [{"size": size} for size in values.shape]}
+    content = values.astype("<f4").tobytes()
+    return {"dtype": "DT_FLOAT", "tensor_shape": shape, "tensor_content": content}
 
 
 def _trace(module: nn.Module, example: torch.Tensor) -> bytes:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import cnnbench
+from cnnbench.cli import run as cli
 from cnnbench.compose import Composer
 from cnnbench.errors import UsageError
 from cnnbench.networks import describe_network
@@ -29,18 +31,40 @@ def test_a_study_differs_in_what_it_studies_alone(name: str) -> None:
     assert (
         len({(job.config.num_epochs, job.config.seed, job.config.selection) for job in found}) == 1
     )
+    # The rule behind auto goes by a network's size, and so would not hold it equal.
+    assert {job.config.device.precision for job in found} == {"fp32"}
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_small_form_of_a_study_is_small_and_still_compares(name: str) -> None:
     full, small = jobs(f"study={name}"), jobs(f"study={name}", "debug=study")
-    assert len({job.overrides for job in small}) == len(full)
+    assert [job.overrides for job in small] == [job.overrides for job in full]
+    assert len({repr(job.config) for job in small}) == len(full)
     for job in small:
-        assert (job.config.num_epochs, job.config.data.limit) == (1, 32)
-        # Checkpoints of a few megabytes, steps of a fraction of a second.
+        # Runs where nothing was downloaded, and leaves checkpoints of a few megabytes.
+        assert (job.config.num_epochs, job.config.data.limit) == (1, 16)
+        assert job.config.data.name == "synthetic"
         network = describe_network(job.config)
         assert network.num_params < 3_000_000
         assert network.macs < 200_000_000
+
+
+def test_the_small_forms_run_through_to_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = ("googlenet_forms", "lenet_alexnet", "resolution")
+    for name in studies:
+        settings = [f"study={name}", "debug=study", f"output_root={tmp_path / name}"]
+        assert cli(["train", "-m", *settings]) == 0
+        root = capsys.readouterr().out.splitlines()[-1]
+        rows = cnnbench.compare([root])["rows"]
+        wanted = jobs(*settings)
+        assert len(rows) == len(wanted)
+        assert [row["n"] for row in rows] == [1] * len(rows)
+        columns = {text.partition("=")[0] for job in wanted for text in job.overrides}
+        assert columns <= rows[0].keys(), name
+        # What differs beside what is studied would be told here.
+        assert not any(row["not_comparable"] for row in rows)
 
 
 def test_sizes_of_the_family() -> None:
@@ -61,9 +85,25 @@ def test_sizes_of_the_resolutions() -> None:
     assert [job.config.data.image_size for job in pair] == [224, 96]
 
 
-def test_a_study_whose_small_form_has_other_jobs(tmp_path: Path) -> None:
+def test_a_small_form_of_a_network_that_no_job_has(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
-    text = "# two\nsettings: []\njobs: [[seed=0], [seed=1]]\ndebug: [[num_epochs=1]]\n"
+    text = "# two\nsettings: []\njobs: [[model=mlp], [seed=1]]\ndebug: {lenett: [num_epochs=1]}\n"
     (tmp_path / "study" / "two.yaml").write_text(text)
-    with pytest.raises(UsageError, match="debug has 1 entries, jobs 2"):
+    with pytest.raises(UsageError, match="debug names lenett, which no job has"):
         jobs("study=two", composer=Composer(tmp_path))
+
+
+def test_what_a_job_says_stands_in_its_small_form(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    text = """# two
+settings: [num_epochs=9, model=mlp]
+jobs: [[seed=1], [seed=2, num_epochs=4], [model=lenet]]
+debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}
+"""
+    (tmp_path / "study" / "two.yaml").write_text(text)
+    composer = Composer(tmp_path)
+    full, small = (
+        [job.config.num_epochs for job in jobs("study=two", *more, composer=composer)]
+        for more in ((), ("debug=study",))
+    )
+    assert (full, small) == ([9, 4, 9], [1, 4, 2])

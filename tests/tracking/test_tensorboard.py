@@ -76,17 +76,99 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path: Path, channels: int) -> Non
     np.testing.assert_array_equal(decoded, expected.numpy())
 
 
-def test_a_run_that_goes_on_hides_the_steps_it_repeats(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_drops_what_it_writes_again(tmp_path: Path) -> None:
     first = TensorBoard(tmp_path, warn=fail)
+    first.images("picture", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
     for step in (1, 2, 3, 4):
         first.scalars({"a": float(step)}, step)
+        first.scalars({"test/loss": float(step)}, step)
     first.close()
-    second = TensorBoard(tmp_path, purge_step=3, warn=fail)
-    for step in (3, 4, 5):
+    second = TensorBoard(
+        tmp_path, goes_on_after=3, is_redone=lambda tags: "test/loss" in tags, warn=fail
+    )
+    for step in (4, 5):
         second.scalars({"a": 10.0 * step}, step)
+    second.scalars({"test/loss": 30.0}, 3)
     second.close()
-    points = [(point.step, point.value) for point in read(tmp_path).Scalars("a")]
-    assert points == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0), (5, 50.0)]
+    found = read(tmp_path)
+    points = {tag: [(p.step, p.value) for p in found.Scalars(tag)] for tag in ("a", "test/loss")}
+    assert points == {
+        "a": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0)],
+        "test/loss": [(1, 1.0), (2, 2.0), (3, 30.0)],
+    }
+    assert [event.step for event in found.Images("picture")] == [0]
+
+
+def test_a_run_that_starts_again_drops_all(tmp_path: Path) -> None:
+    for _ in range(2):
+        writer = TensorBoard(tmp_path, warn=fail)
+        writer.images("picture", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
+        writer.scalars({"a": 1.0}, 1)
+        writer.close()
+    found = read(tmp_path)
+    assert (len(found.Images("picture")), len(found.Scalars("a"))) == (1, 1)
+
+
+def test_histograms_hold_what_the_tensor_does(tmp_path: Path) -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    broken = torch.cat([values, torch.tensor([torch.nan, torch.inf])])
+    writer = TensorBoard(tmp_path, warn=fail)
+    tensors = {"weights/a": broken, "weights/same": torch.ones(7), "none": torch.empty(0)}
+    writer.histograms(tensors, 3)
+    writer.close()
+    found = read(tmp_path)
+    assert set(found.Tags()["histograms"]) == {"weights/a", "weights/same"}
+    [event] = found.Histograms("weights/a")
+    histogram = event.histogram_value
+    assert (event.step, histogram.num) == (3, 1000)
+    assert histogram.min == pytest.approx(values.min().item())
+    assert histogram.max == pytest.approx(values.max().item())
+    assert histogram.sum == pytest.approx(values.double().sum().item())
+    assert histogram.sum_squares == pytest.approx(values.double().square().sum().item())
+    edges = np.array(histogram.bucket_limit)
+    assert edges[[0, -1]] == pytest.approx([histogram.min, histogram.max])
+    for place in range(1, len(edges) - 1):
+        inside = ((values >= edges[place - 1]) & (values < edges[place])).sum()
+        assert histogram.bucket[place] == inside
+    assert sum(histogram.bucket) == 1000
+    [same] = found.Histograms("weights/same")
+    assert sum(same.histogram_value.bucket) == 7
+
+
+def test_the_pages_own_code_reads_the_precision_recall_curves(tmp_path: Path) -> None:
+    from sklearn.metrics import precision_recall_curve
+    from tensorboard.util import tensor_util
+
+    from cnnbench.metrics import NUM_THRESHOLDS, CurveCounts
+
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(200, 3, generator=generator)
+    targets = torch.randint(3, (200,), generator=generator)
+    counts = CurveCounts(3)
+    for part in (slice(0, 90), slice(90, 200)):
+        counts.add(logits[part], targets[part])
+    names = ("T-shirt/top", "\u00e9", "c")
+    writer = TensorBoard(tmp_path, warn=fail)
+    writer.pr_curves("test/pr", names, counts.read(), 5)
+    writer.close()
+    found = read(tmp_path)
+    assert found.PluginTagToContent("pr_curves").keys() == {f"test/pr/{name}" for name in names}
+    probabilities = logits.softmax(1).numpy()
+    for place, name in enumerate(names):
+        [event] = found.Tensors(f"test/pr/{name}")
+        rows = tensor_util.make_ndarray(event.tensor_proto)
+        assert rows.shape == (6, NUM_THRESHOLDS)
+        right, wrong, above, missed, precision, recall = rows
+        is_class = (targets == place).numpy()
+        exact = precision_recall_curve(is_class, probabilities[:, place], drop_intermediate=False)
+        for step in range(NUM_THRESHOLDS):
+            # Where sklearn's next larger threshold, a probability that occurs, gives the same.
+            at = np.searchsorted(exact[2], step / (NUM_THRESHOLDS - 1))
+            assert recall[step] == pytest.approx(exact[1][at])
+            if right[step] + wrong[step]:
+                assert precision[step] == pytest.approx(exact[0][at])
+        assert (right + missed == is_class.sum()).all()
+        assert (wrong + above == (~is_class).sum()).all()
 
 
 def test_graph_shows_the_layers_and_disturbs_nothing(tmp_path: Path) -> None:

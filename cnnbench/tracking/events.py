@@ -1,0 +1,62 @@
+"""Event files as bytes: where they lie, and leaving events out of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cnnbench.files import atomic_write
+
+PATTERN = "events.out.tfevents.*"
+# A record is its length (8 bytes), a checksum of that (4), the event, and its checksum (4).
+_LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
+
+
+def event_files(directory: Path) -> list[Path]:
+    """Return a directory's event files in the order in which TensorBoard reads them."""
+    return sorted(directory.glob(PATTERN))
+
+
+def leave_out(file: Path, is_left_out: Callable[[Any], bool]) -> None:
+    """Replace an event file by one without some of its events, and without a torn last one.
+
+    The file is replaced atomically, and only where something goes.
+
+    Args:
+        file: an event file that nobody writes to.
+        is_left_out: takes an ``Event``.
+
+    Raises:
+        OSError: it cannot be read or replaced.
+        DiskError: its successor cannot be written.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+
+    content = file.read_bytes()
+    kept = []
+    for record in _records(content):
+        try:
+            event = Event.FromString(record[_LENGTH_BYTES + _CHECKSUM_BYTES : -_CHECKSUM_BYTES])
+        except Exception:  # protobuf's own kind, which no dependency of ours names
+            break  # nor do readers go on after a damaged event
+        if not is_left_out(event):
+            kept.append(record)
+    changed = b"".join(kept)
+    if changed != content:
+        # Under no name that a TensorBoard which is looking would take for one file more.
+        whole = file.with_name(f".events.tmp-{os.getpid()}")
+        atomic_write(whole, changed)
+        os.replace(whole, file)
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    start = 0
+    while start + _LENGTH_BYTES <= len(content):
+        length = int.from_bytes(content[start : start + _LENGTH_BYTES], "little")
+        end = start + _LENGTH_BYTES + 2 * _CHECKSUM_BYTES + length
+        if end > len(content):
+            return
+        yield content[start:end]
+        start = end

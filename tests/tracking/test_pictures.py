@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cnnbench.tracking import confusion_picture
+
+
+def test_a_cell_is_as_dark_as_its_share_of_its_row() -> None:
+    counts = np.array([[8, 0, 0], [0, 1, 1], [0, 0, 0]])
+    picture = confusion_picture(counts)
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (1, 108, 108)
+    corners = picture[0, 2::36, 2::36]
+    assert corners.tolist() == [[0, 255, 255], [255, 127, 127], [255, 255, 255]]
+    cells = picture[0].unfold(0, 36, 36).unfold(1, 36, 36)[:, :, 1:, 1:].flatten(2)
+    has_number = [[len(cell.unique()) > 1 for cell in row] for row in cells]
+    assert has_number == (counts > 0).tolist()
+
+
+@pytest.mark.parametrize("num_classes", [2, 30, 31, 200])
+def test_any_number_of_classes_fits(num_classes: int) -> None:
+    picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 99_999)
+    assert picture.shape[1] == picture.shape[2] <= 1080
+    assert (picture[0].diagonal() == 0).any()
