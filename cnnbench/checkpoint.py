@@ -50,6 +50,11 @@ class Checkpoints:
             manifest = json.loads(file.read_bytes()[: 16 << 20])
             _check_manifest(manifest)
         except FileNotFoundError:
+            if names := self._names_on_disk():
+                raise CheckpointError(
+                    f"{file}: missing, though files of {', '.join(names)} are there. Bring it "
+                    "back from a copy, or remove those files and train anew"
+                ) from None
             raise CheckpointError(f"{self.directory}: holds no checkpoint yet") from None
         except (
             OSError,
@@ -132,12 +137,13 @@ class Checkpoints:
 
         Returns:
             Weights, state, and one message for each newer checkpoint that was passed over;
-            ``None`` where nothing was saved yet.
+            ``None`` where nothing was saved yet, or the first save was never finished.
 
         Raises:
-            CheckpointError: checkpoints were saved and none is whole.
+            CheckpointError: checkpoints were saved and none is whole, or the manifest is gone.
         """
-        if not (self.directory / "manifest.json").exists():
+        # The first manifest is written after the first save's files; a second save has it.
+        if not self._has_manifest() and len(self._names_on_disk()) < 2:
             return None
         saves = self.manifest()["saves"]
         messages: list[str] = []
@@ -164,6 +170,13 @@ class Checkpoints:
             last = max(saves, key=lambda name: saves[name]["global_step"])
             self._write_manifest(saves, best if best in saves else None, last)
 
+    def forget_unfinished(self) -> bool:
+        """Remove what a first save left that died before its manifest; tell whether it did."""
+        has_leftovers = bool(self._names_on_disk()) and not self._has_manifest()
+        if has_leftovers:
+            self._prune({})
+        return has_leftovers
+
     def thin(self, *, dry_run: bool = False) -> list[Path]:
         """Keep the weights of the best epoch, and all of the last save, which is gone on from.
 
@@ -188,8 +201,16 @@ class Checkpoints:
             self._write_manifest(saves, best, last)
         return gone
 
+    def _names_on_disk(self) -> list[str]:
+        """Return the names that files of checkpoints have, whether the manifest has them or not."""
+        files = self.directory.glob("*.pt")
+        return sorted({file.name.partition(".")[0] for file in files})
+
+    def _has_manifest(self) -> bool:
+        return (self.directory / "manifest.json").exists()
+
     def _manifest_or_empty(self) -> dict[str, Any]:
-        if (self.directory / "manifest.json").exists():
+        if self._has_manifest():
             return self.manifest()
         return {"format": FORMAT, "saves": {}, "best": None, "last": None}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ _HYDRA_KEYS = {
     "hydra.sweep.subdir": "sweep.name",
     "hydra.job.name": "sweep.name",
 }
+_ALL_GROUPS = (*GROUPS, *PRESET_GROUPS)
 
 
 def conf_dir() -> Path:
@@ -70,11 +71,10 @@ class Composer:
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
         self._choices: dict[str, dict[str, str]] = {}
         if self._own is not None:
-            groups = (*GROUPS, *PRESET_GROUPS)
-            if not any((self._own / group).is_dir() for group in groups):
-                expected = ", ".join(groups)
+            if not any((self._own / group).is_dir() for group in _ALL_GROUPS):
+                expected = ", ".join(_ALL_GROUPS)
                 raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
-            for group in groups:
+            for group in _ALL_GROUPS:
                 self.choices(group)
 
     def choices(self, group: str) -> dict[str, str]:
@@ -85,9 +85,8 @@ class Composer:
         """
         if group in self._choices:
             return self._choices[group]
-        if group not in (*GROUPS, *PRESET_GROUPS):
-            hint = expected_names(group, (*GROUPS, *PRESET_GROUPS))
-            raise UsageError(f"unknown group '{group}'{hint}")
+        if group not in _ALL_GROUPS:
+            raise UsageError(f"unknown group '{group}'{expected_names(group, _ALL_GROUPS)}")
         found: dict[str, str] = {}
         for root in filter(None, (conf_dir(), self._own)):
             for path in sorted((root / group).glob("*.yaml")):
@@ -144,8 +143,7 @@ class Composer:
             raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
         key = override.key_or_group
         if key.startswith("hydra"):
-            instead = _HYDRA_KEYS.get(key)
-            hint = f"; use {instead}" if instead else ""
+            hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
             raise fail(key, f": Hydra's own settings have no effect here{hint}")
         if override.type is OverrideType.DEL:
             raise fail(key, ": a key cannot be removed; give it a value")
@@ -154,7 +152,7 @@ class Composer:
         if not override.is_sweep_override():
             return Setting(key, (override.value(),))
         if isinstance(override.value(), Glob):
-            if key not in (*GROUPS, *PRESET_GROUPS):
+            if key not in _ALL_GROUPS:
                 raise fail(key, f"={value}: glob() chooses among a group's names, {key} is none")
             names = override.value().filter(list(self.choices(key)))
             if not names:
@@ -207,12 +205,13 @@ class Composer:
 
         Args:
             name: of the study.
-            is_debug: make the networks small, by the study's ``debug``: settings for each job.
+            is_debug: take the study's ``debug`` too: ``settings`` for all jobs, and under the
+                names of networks those for theirs. What a job itself says stands.
 
         Raises:
             ConfigError: there is no such study, or its settings cannot be read.
-            UsageError: its YAML has not the keys ``settings`` and ``jobs``, or not one ``debug``
-                for each job.
+            UsageError: its YAML has not the keys ``settings`` and ``jobs``, or its ``debug`` names
+                a network that no job has.
         """
         import yaml
 
@@ -227,17 +226,22 @@ class Composer:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict) or tree.keys() - {"debug"} != {"settings", "jobs"}:
             raise UsageError(f"{path}: expected the keys settings and jobs, and perhaps debug")
-        small = tree.get("debug", [[] for _ in tree["jobs"]])
-        if len(small) != len(tree["jobs"]):
-            raise UsageError(f"{path}: debug has {len(small)} entries, jobs {len(tree['jobs'])}")
 
         def assignments(settings: Sequence[str]) -> dict[str, Any]:
             return {s.key: s.values[0] for s in self.parse(settings)}
 
         common = assignments(tree["settings"])
+        jobs = [assignments(job) for job in tree["jobs"]]
+        debug = {key: assignments(settings) for key, settings in tree.get("debug", {}).items()}
+        for_all = debug.pop("settings", {})
+        networks = [str(job.get("model", common.get("model"))) for job in jobs]
+        if unused := debug.keys() - set(networks):
+            raise UsageError(f"{path}: debug names {', '.join(sorted(unused))}, which no job has")
+        if not is_debug:
+            return [(common, job) for job in jobs]
         return [
-            (common, assignments([*job, *(extra if is_debug else [])]))
-            for job, extra in zip(tree["jobs"], small, strict=True)
+            ({**common, **for_all, **debug.get(network, {})}, job)
+            for network, job in zip(networks, jobs, strict=True)
         ]
 
     def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
@@ -291,8 +295,7 @@ class Composer:
 
         Composing takes Hydra about .1 s, which a sweep of a thousand jobs cannot pay each time.
         """
-        key = tuple(sorted(chosen.items()))
-        if key not in self._bases:
+        if (key := tuple(sorted(chosen.items()))) not in self._bases:
             import yaml
             from hydra import compose, initialize_config_dir
             from hydra.core.global_hydra import GlobalHydra
@@ -323,14 +326,15 @@ class Composer:
 class _Base:
     """One composition of groups, on which many jobs set their values.
 
-    Copying OmegaConf's nodes for each job would take most of a large sweep's time, so values are
-    set on a copy of plain dicts, and OmegaConf resolves the few interpolations that are left.
+    OmegaConf's own copies would take most of a large sweep's time: values are set on plain dicts,
+    and OmegaConf resolves the few interpolations that are left.
     """
 
     def __init__(self, nodes: Any) -> None:
         from omegaconf import OmegaConf
 
         self._nodes = nodes
+        self._selected: dict[str, dict[str, Any]] = {}
         self.tree = typing.cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=False))
 
     def resolve(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,29 +343,38 @@ class _Base:
         Raises:
             ConfigError: an interpolation cannot be resolved.
         """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        tree, before = copy.deepcopy(self.tree), dict(leaves(self.tree))
+        tree = copy.deepcopy(self.tree)
         for key, value in values.items():
             assign(tree, key, value)
-        left = [key for key, value in leaves(tree) if is_interpolated(value)]
-        if not left:
-            return tree
+        left = {key: str(value) for key, value in leaves(tree) if is_interpolated(value)}
+        # What no interpolation can read makes no case of its own.
+        read = {k: str(v) for k, v in values.items() if k.split(".")[0] in str(left)}
+        case = str((left, read))
+        if left and case not in self._selected:
+            self._selected[case] = self._select(left, values)
+        for key in left:
+            assign(tree, key, copy.deepcopy(self._selected[case][key]))
+        return tree
+
+    def _select(self, keys: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what OmegaConf makes of interpolated keys."""
+        from omegaconf import OmegaConf, errors
+
+        found, before = {}, dict(leaves(self.tree))
         try:
             for key, value in values.items():
                 OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
-            for key in left:
+            for key in keys:
                 value = OmegaConf.select(self._nodes, key)
                 if OmegaConf.is_config(value):
                     value = OmegaConf.to_container(value, resolve=True)
-                assign(tree, key, value)
-        except OmegaConfBaseException as error:
+                found[key] = value
+        except errors.OmegaConfBaseException as error:
             raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
         finally:
             for key in values:
                 OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
-        return tree
+        return found
 
 
 def _store_plugins(chosen: Mapping[str, str]) -> None:
@@ -382,7 +395,6 @@ def _store_plugins(chosen: Mapping[str, str]) -> None:
 
 
 def _describe(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").strip()
-    return ""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = (line.strip("# ") for line in lines if line.startswith("#"))
+    return next((text for text in comments if "@package" not in text), "")

@@ -294,3 +294,25 @@ def test_a_copy_elsewhere_is_as_good(two: Checkpoints, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.move(two.directory, moved)
     assert same(Checkpoints(moved).load("best")["model"], payloads(20)[0]["model"])
+
+
+def test_a_deleted_manifest_is_no_fresh_start(two: Checkpoints) -> None:
+    (two.directory / "manifest.json").unlink()
+    before = files(two.directory)
+    for read in (two.manifest, two.load_newest, lambda: two.load("best")):
+        with pytest.raises(CheckpointError, match=r"manifest\.json: missing, though") as caught:
+            read()
+        assert caught.value.exit_code == 65
+        assert "epoch_0001, epoch_0002" in str(caught.value)
+    assert files(two.directory) == before
+
+
+def test_what_an_unfinished_first_save_left_is_known_and_goes(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.forget_unfinished()
+    save(checkpoints, 1)
+    assert not checkpoints.forget_unfinished()
+    (tmp_path / "manifest.json").unlink()
+    assert checkpoints.load_newest() is None
+    assert checkpoints.forget_unfinished()
+    assert files(tmp_path) == []

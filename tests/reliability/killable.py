@@ -1,9 +1,10 @@
-"""A warmed process that forks one training run for each line it reads, and says where it stood.
+"""A warmed process that forks commands for each line it reads, and says how they ended.
 
 It imports everything and runs no operation of torch before it forks, so that a child is what a
-new process would be, without the seconds of imports. Each child shows its phase in shared memory;
-the parent kills it and reads there what was hit. Saves are slowed down a little, before and after
-each system call, for they last microseconds and a kill would hardly ever fall into them.
+new process would be, without the seconds of imports. A child that is to be killed shows its phase
+in shared memory; the parent kills it and reads there what was hit. Its saves are slowed down a
+little, before and after each system call, for they last microseconds and a kill would hardly ever
+fall into them. A child may also kill itself at a named point of a save.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PHASES = (
     "start",
@@ -122,69 +125,182 @@ def watch(shown: Shown) -> None:
     wrap(training.Training, "_log_step", lambda *args: "train")
 
 
-def kill_when_due(child: int, order: dict[str, Any], shown: Shown) -> tuple[str, int]:
-    """Kill the child as ordered; return its phase then and its wait status."""
-    until = time.monotonic() + order.get("after_seconds", 60.0)
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return "ended", status
-        if "phase" in order and (
-            shown.phase == order["phase"] and shown.count(order["phase"]) >= order["count"]
-        ):
-            break
-        time.sleep(0.0001)
-    if order.get("kill", True):
+def die_at(file: str, call: str, count: int) -> None:
+    """Make this process kill itself once a call of a save has returned.
+
+    Args:
+        file: name of what is written or removed; of a directory's fsync, what changed in it.
+        call: one of ``CALLS``.
+        count: die at so manieth of them, from 1.
+    """
+    from cnnbench import files
+
+    seen = 0
+    renamed = ""
+
+    def done(name: str, what: str) -> None:
+        nonlocal seen
+        if (name.partition(".tmp-")[0], what) == (file, call):
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    class Dying:
+        def __init__(self, path: Path, mode: str) -> None:
+            self.file, self.name = builtins.open(path, mode), path.name  # noqa: SIM115
+            done(self.name, "open")
+
+        def __enter__(self) -> Dying:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> None:
+            half = len(content) // 2
+            self.file.write(content[:half])
+            self.file.flush()
+            done(self.name, "half a write")
+            self.file.write(content[half:])
+            self.file.flush()
+            done(self.name, "write")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    fsync, replace, unlink = os.fsync, os.replace, Path.unlink
+
+    def dying_fsync(descriptor: int) -> None:
+        nonlocal renamed
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+        if path.is_dir():
+            name, renamed = renamed, ""
+            done(name, "directory fsync")
+        else:
+            done(path.name, "fsync")
+
+    def dying_replace(source: Path, target: Path) -> None:
+        nonlocal renamed
+        replace(source, target)
+        renamed = target.name
+        done(target.name, "rename")
+
+    def dying_unlink(self: Path, missing_ok: bool = False) -> None:
+        nonlocal renamed
+        unlink(self, missing_ok)
+        renamed = self.name
+        done(self.name, "unlink")
+
+    files.open = Dying  # type: ignore[attr-defined]
+    os.fsync, os.replace, Path.unlink = dying_fsync, dying_replace, dying_unlink  # type: ignore
+
+
+CALLS = ("open", "half a write", "write", "fsync", "rename", "directory fsync", "unlink")
+
+
+class Child:
+    """A forked command."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order, self.shown, self.since = order, Shown(), time.monotonic()
+        self.phase = "ended"
+        self.out, self.err, self.names = (tempfile.TemporaryFile() for _ in range(3))  # noqa: SIM115
+        self.pid = os.fork()
+        if not self.pid:
+            self._work()
+
+    def _work(self) -> NoReturn:
+        """Run the command as the real one does, and end without what the parent has at exit."""
+        code, known = 70, set(sys.modules)
+        try:
+            os.dup2(self.out.fileno(), 1)
+            os.dup2(self.err.fileno(), 2)
+            if "phase" in self.order or "after_seconds" in self.order:
+                watch(self.shown)
+            if "die_at" in self.order:
+                die_at(*self.order["die_at"])
+            exec(self.order.get("preamble", ""), {"__name__": "preamble"})
+            from cnnbench.__main__ import main
+
+            sys.argv = ["cnnbench", *self.order["argv"]]
+            try:
+                code = main()
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else 70
+            sys.stdout.flush()
+            self.names.write("\n".join(sys.modules.keys() - known).encode())
+            self.names.flush()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self) -> dict[str, Any]:
+        """Kill the child where that is ordered, wait for it, and say how it ended."""
+        status = self._kill_when_due()
+        out, err, names = map(content_of, (self.out, self.err, self.names))
+        warm(names.splitlines())
+        return {
+            "phase": self.phase,
+            "code": os.waitstatus_to_exitcode(status),
+            "out": out,
+            "err": err,
+            "seconds": time.monotonic() - self.since,
+        }
+
+    def _kill_when_due(self) -> int:
+        order, shown = self.order, self.shown
+        if "phase" not in order and "after_seconds" not in order:
+            return os.waitpid(self.pid, 0)[1]
+        until = self.since + order.get("after_seconds", 300.0)
+        while time.monotonic() < until:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                return status
+            if "phase" in order and (
+                shown.phase == order["phase"] and shown.count(order["phase"]) >= order["count"]
+            ):
+                break
+            time.sleep(0.0001)
         time.sleep(random.Random(str(order)).random() * _PAUSE_SECONDS * 0.5)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return shown.phase, status
+        os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        if os.WIFSIGNALED(status):
+            self.phase = shown.phase
+        return status
+
+
+def content_of(file: Any) -> str:
+    """Return what a child wrote."""
+    with file:
+        file.seek(0)
+        return file.read().decode()
 
 
 def warm(names: list[str]) -> None:
     """Import what a child needed, so that the next ones need not."""
     for name in names:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 def main() -> None:
-    """Answer each order, a JSON object a line, with the phase, the wait status and the time."""
-    import cnnbench
-    from cnnbench import run
+    """Answer each order, a JSON object a line, with how each copy of it ended."""
+    from cnnbench import cli, run
     from cnnbench.compose import Composer
     from cnnbench.sweeps.expand import single_config
 
     composer = Composer()
+    assert cli
     assert run
     assert single_config(composer, composer.parse([]))
     for line in sys.stdin:
         order = json.loads(line)
-        shown = Shown()
-        learned, told = os.pipe()
-        since = time.monotonic()
-        child = os.fork()
-        if not child:
-            os.close(learned)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if order.get("kill", True):
-                watch(shown)
-            try:
-                cnnbench.train(order["settings"])
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(1)
-            if order.get("learn"):
-                with os.fdopen(told, "w") as file:
-                    file.write("\n".join(sys.modules))
-            os._exit(0)
-        os.close(told)
-        with os.fdopen(learned) as file:
-            names = file.read().splitlines() if order.get("learn") else []
-        phase, status = kill_when_due(child, order, shown)
-        warm(names)
-        answer = {"phase": phase, "status": status, "seconds": time.monotonic() - since}
-        print(json.dumps(answer), flush=True)
+        children = [Child(order) for _ in range(order.get("copies", 1))]
+        print(json.dumps([child.wait() for child in children]), flush=True)
 
 
 if __name__ == "__main__":

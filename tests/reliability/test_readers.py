@@ -1,9 +1,7 @@
-"""Manifests and run files of any content: no exception but ours. And a disk full at any write."""
+"""Manifests and run files of any content: no exception but ours."""
 
 from __future__ import annotations
 
-import builtins
-import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import differences, info, tiny, train
+from tiny import info, train
 
-import cnnbench
-from cnnbench import files
 from cnnbench.checkpoint import Checkpoints
-from cnnbench.cli import run as cli
 from cnnbench.errors import CheckpointError, CnnbenchError
 from cnnbench.rundir import RunDir
 from cnnbench.verbs.runs import describe_run
@@ -97,73 +92,3 @@ def test_files_of_any_bytes(content: bytes, tmp_path: Path) -> None:
         _ = RunDir(tmp_path).info
     with pytest.raises(CnnbenchError):
         Checkpoints(tmp_path).load_newest()
-
-
-class FullDisk:
-    """Takes so many bytes through ``files.open``, and no more."""
-
-    def __init__(self, free_bytes: int) -> None:
-        self.free_bytes, self.written = free_bytes, 0
-
-    def open(self, path: Path, mode: str) -> Any:
-        file, disk = builtins.open(path, mode), self  # noqa: SIM115
-
-        class Limited:
-            def __enter__(self) -> Limited:
-                return self
-
-            def __exit__(self, *exc: object) -> None:
-                file.close()
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(file, name)
-
-            def write(self, content: bytes) -> None:
-                taken = content[: disk.free_bytes - disk.written]
-                file.write(taken)
-                disk.written += len(taken)
-                if len(taken) < len(content):
-                    raise OSError(errno.ENOSPC, "No space left on device")
-
-        return Limited()
-
-
-SMALL = ("model=softmax", "data.native_size=8", "optimizer=adamw")
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A whole run and how many bytes its atomic writes took."""
-    disk = FullDisk(1 << 40)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "open", disk.open, raising=False)
-        run = train(tmp_path_factory.mktemp("written"), *SMALL)
-    return run, disk.written
-
-
-@pytest.mark.parametrize(
-    "place", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 100))]
-)
-def test_a_disk_full_at_any_byte(
-    place: int,
-    written: tuple[Path, int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    whole, num_bytes = written
-    # The golden ratio spreads any number of places evenly.
-    free = int(num_bytes * 0.98 * ((place + 1) * 0.618034 % 1))
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "open", FullDisk(free).open, raising=False)
-        assert cli(["train", *tiny(tmp_path, *SMALL)]) == 74
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "the disk is full" in err
-    found = [file.parent for file in tmp_path.rglob("run.json")]
-    if not found:
-        return  # not even the first description found room
-    Checkpoints(found[0] / "checkpoints").load_newest()  # raises where saves were and none is whole
-    cnnbench.train([f"resume={found[0]}"])
-    assert not list(tmp_path.rglob("*.tmp-*"))
-    assert differences(whole, found[0]) == []

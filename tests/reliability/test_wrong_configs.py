@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import time
 import types
 import typing
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from tiny import command
 
 from cnnbench.compose import Composer
 from cnnbench.config import ARGUMENTS, GROUPS, RunConfig
@@ -17,6 +20,7 @@ from cnnbench.schema import ConfigError, Range, expectation
 from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
+MAX_SECONDS = 3  # that one wrong config may take
 HINTS = typing.get_type_hints(RunConfig)
 
 
@@ -30,6 +34,10 @@ def bounds(kind: Any) -> Iterator[Range]:
 
 def is_optional(kind: Any) -> bool:
     return type(None) in get_args(kind)
+
+
+def is_text(kind: Any) -> bool:
+    return all(isinstance(choice, str) for choice in get_args(kind))
 
 
 def base(kind: Any) -> Any:
@@ -106,13 +114,17 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
             if (name, value) == ("native_size", "???"):
                 continue  # found as what data.image_size needs
             yield [f"{group}={choice}", f"{key}={value}"], key, value, expectation(kind)
+            if base(kind) is Literal and value == f"{get_args(kind)[0]}x" and is_text(kind):
+                near = f"did you mean '{get_args(kind)[0]}'"
+                yield [f"{group}={choice}", f"{key}={value}", "seed=1"], key, value, near
     names = list(COMPOSER.choices(group))
     for name in names[:3]:
         yield [f"{group}={name}x"], group, f"{name}x", f"did you mean '{name}'"
     for name in (*fields(group), *(name for _, name, _ in own_keys(group))):
         if (group, name) not in (("model", "image_size"),) and len(name) > 4:
             choice = next((c for c, n, _ in own_keys(group) if n == name), default)
-            yield [f"{group}={choice}", f"+{group}.{name}_x=1"], f"{group}.{name}_x", "", "did you"
+            near = f"did you mean '{group}.{name}'"
+            yield [f"{group}={choice}", f"+{group}.{name}_x=1"], f"{group}.{name}_x", "", near
     yield [f"+{group}._target_=os.system"], f"{group}._target_", "", "unknown key"
     yield [f"{group}=null"], group, "null", "expected a choice"
 
@@ -125,6 +137,7 @@ def test_every_mistake_is_named(
     group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    started = time.process_time()
     for settings, key, value, expected in ALL[group]:
         with pytest.raises(ConfigError) as caught:
             single_config(COMPOSER, COMPOSER.parse(settings))
@@ -135,6 +148,21 @@ def test_every_mistake_is_named(
         assert came.get(value, value.strip("[]")) in lines[0], settings
         words = expected.removesuffix(" or null") if value == "???" else expected
         assert words in lines[0], (settings, lines)
+    assert list(tmp_path.iterdir()) == []
+    assert time.process_time() - started < MAX_SECONDS * len(ALL[group])
+
+
+def test_the_command_refuses_each_groups_mistake_in_time(tmp_path: Path) -> None:
+    """Whole processes, their start included, by the time they compute: the machine may be busy."""
+    for group, rows in ALL.items():
+        settings, key, *_ = rows[0]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        answer = command("train", *settings, cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert answer.returncode == 2, group
+        assert answer.stderr.startswith(f"cnnbench: {key}"), group
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        assert used < MAX_SECONDS, group
     assert list(tmp_path.iterdir()) == []
 
 
