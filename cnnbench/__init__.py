@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cnnbench.verbs.bench import bench
     from cnnbench.verbs.compare import compare
     from cnnbench.verbs.evaluate import evaluate
+    from cnnbench.verbs.export import export
+    from cnnbench.verbs.features import features
     from cnnbench.verbs.predict import load, predict
     from cnnbench.verbs.summary import summary
     from cnnbench.verbs.train import create_model, train
@@ -25,7 +28,10 @@ _HOMES = {
     "predict": "predict",
     "load": "predict",
     "summary": "summary",
+    "bench": "bench",
     "compare": "compare",
+    "features": "features",
+    "export": "export",
 }
 __all__ = [
     "train",
@@ -33,7 +39,10 @@ __all__ = [
     "evaluate",
     "predict",
     "summary",
+    "bench",
     "compare",
+    "features",
+    "export",
     "create_model",
     "__version__",
 ]

@@ -20,9 +20,12 @@ from cnnbench.files import disk_error
 VERBS = {
     "train": "train a network; one run directory per job",
     "summary": "layers, shapes, parameters, MACs and receptive fields; trains nothing",
+    "bench": "speed and memory of a config, and its share of the machine's peak",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
     "compare": "one table over runs and seeds, with plots",
+    "features": "filters, maps, Grad-CAM and receptive fields of runs, as pictures",
+    "export": "a run as ONNX or torch.export program, checked before it is kept",
     "data": "prepare, verify, find or show a data set",
     "runs": "list, prune or remove run directories",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",

@@ -30,9 +30,10 @@ def test_the_wheel_holds_the_code_the_yaml_and_nothing_else(wheel: Path) -> None
     assert wheel.name == f"cnnbench-{cnnbench.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {f"cnnbench/{p.relative_to(ROOT / 'cnnbench')}" for p in ROOT.glob("cnnbench/**/*.py")}
+    page = {f"cnnbench/analysis/page/report.{kind}" for kind in ("html.j2", "css", "js")}
     conf = {f"cnnbench/conf/{p.relative_to(ROOT / 'conf')}" for p in ROOT.glob("conf/**/*.yaml")}
-    assert code | conf <= names
-    others = {name for name in names - code - conf if ".dist-info/" not in name}
+    assert code | page | conf <= names
+    others = {name for name in names - code - page - conf if ".dist-info/" not in name}
     assert others <= {"cnnbench/py.typed"}
 
 

@@ -17,7 +17,8 @@ from cnnbench.errors import UsageError, expected_names
 
 # What two rows must share for their accuracies to be set side by side.
 _SHARED = ("data.split_seed", "data.val_fraction", "data.limit", "num_epochs", "device.precision")
-_PAIRED = ("val/accuracy", "test/accuracy")
+# Metrics whose differences against the baseline are taken.
+PAIRED = ("val/accuracy", "test/accuracy", "epoch_seconds")
 _SHOWN_FIRST = ("model", "data")
 
 
@@ -249,6 +250,9 @@ def _mark(rows: Sequence[Row], base: Row | None) -> None:
         return Counter(text(row, column) for row in rows).most_common(1)[0][0]
 
     reference = {column: wanted(column) for column in (*_SHARED, "data_sha256")}
+    like = [base] if base is not None else rows
+    versions = Counter(record.code_version for row in like for record in row.records)
+    [(version, _)] = versions.most_common(1)
     for row in rows:
         row.not_comparable = [
             f"{column} {text(row, column)}, not {reference[column]}"
@@ -257,8 +261,19 @@ def _mark(rows: Sequence[Row], base: Row | None) -> None:
         ]
         if text(row, "data_sha256") != reference["data_sha256"]:
             row.not_comparable.append(f"other data: SHA-256 {text(row, 'data_sha256')[:12]}")
+        if others := {record.code_version for record in row.records} - {version}:
+            names = " and ".join(sorted(map(_version_text, others)))
+            number = sum(record.code_version != version for record in row.records)
+            row.not_comparable.append(
+                f"code version {names}, not {_version_text(version)} "
+                f"({number} of {len(row.records)} runs)"
+            )
         if row.values["selection"] == "test":
             row.not_comparable.append("epoch selected on test")
+
+
+def _version_text(version: str | None) -> str:
+    return "unknown" if version is None else setting_text(version)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
@@ -309,7 +324,7 @@ def _find_baseline(text: str, tables: Sequence[Table], rows: Sequence[Row]) -> R
 def _add_differences(tables: Sequence[Table], base: Row) -> None:
     for row in (row for table in tables for row in table.rows):
         if row is not base and row.classes == base.classes:
-            row.differences = {name: paired_difference(row, base, name) for name in _PAIRED}
+            row.differences = {name: paired_difference(row, base, name) for name in PAIRED}
 
 
 def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | None]:
@@ -330,7 +345,7 @@ def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | Non
     differences = [mine - other for mine, other in pairs]
     spread = stdev(differences) if len(differences) > 1 else None
     p = None
-    if spread is not None and spread > 1e-12:
+    if spread is not None and spread > 1e-12 * max(1.0, abs(fmean(differences))):
         from scipy import stats
 
         p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from cnnbench import build
 from cnnbench.checkpoint import Checkpoints
 from cnnbench.datasets import decode_image
+from cnnbench.datasets.arrays import Images
 from cnnbench.device import configure, resolve_device
 from cnnbench.engine import evaluate
+from cnnbench.engine.loop import Batches
 from cnnbench.errors import DataError, UsageError
 from cnnbench.geometry import analyze
-from cnnbench.metrics import ConfusionMatrix, Sums, per_class, top_k_correct
+from cnnbench.metrics import (
+    Calibration,
+    ConfusionMatrix,
+    Sums,
+    calibration,
+    per_class,
+    top_k_correct,
+)
 from cnnbench.recorded import LoadedNetwork, load_network
 from cnnbench.rundir import RunDir
 
+# (uint8 pictures (n, C, H, W), their places in the split) -> pictures of the same shape
+Change = Callable[[Tensor, range], Tensor]
 _PREDICT_BATCH = 256
 _PICTURE_SUFFIXES = {
     ".png",
@@ -55,22 +68,99 @@ def load_run(run: RunDir, model_path: str | None = None) -> LoadedNetwork:
     return load_network(checkpoints.load(name), run.checkpoints / f"{name}.pt", model_path)
 
 
-def evaluate_run(
-    run: RunDir, split: str, device_name: str = "auto", model_path: str | None = None
-) -> dict[str, Any]:
-    """Return exact metrics of a run's selected weights on one split of its data.
+@dataclass(frozen=True)
+class OpenSplit:
+    """A run's network and one split of its data, on their device, ready to be measured.
 
     The arithmetic is float32, whatever the run trained in.
 
+    Attributes:
+        run: an existing run.
+        name: train, val or test.
+        network: with the selected epoch's weights.
+        data: the run's; pictures have the data set's own size.
+        device: where network and batches are.
+        batch_size: images at once.
+    """
+
+    run: RunDir
+    name: str
+    network: LoadedNetwork
+    data: build.RunData
+    device: torch.device
+    batch_size: int
+
+    @property
+    def num_images(self) -> int:
+        """Images in the split."""
+        return len(self.data.splits[self.name])
+
+    def outputs(self, change: Change | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield logits (n, num_classes) and targets (n,) of each batch, in the split's order.
+
+        Args:
+            change: what is done to the pictures first.
+        """
+        batches = self.data.batches(self.name, self.batch_size)
+        return evaluate(
+            self.network.module,
+            batches if change is None else self._changed(batches, change),
+            self.data.prepare,
+            autocast=contextlib.nullcontext,
+        )
+
+    def _changed(self, batches: Batches, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
+        first = 0
+        for images, targets in batches:
+            places = range(first, first + len(targets))
+            yield change(images.to(self.device), places), targets
+            first = places.stop
+
+    def pictures(self, places: Sequence[int]) -> Images:
+        """Return the pictures at some places of the split, uint8 (len(places), C, H, W)."""
+        images, _targets = self.data.splits[self.name][torch.tensor(places, dtype=torch.int64)]
+        return images.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run makes of a split.
+
+    Attributes:
+        result: what ``cnnbench evaluate --format json`` prints.
+        targets: of the images in the split's order, (N,).
+        predictions: likewise.
+        probabilities: of the predictions, in [0, 1].
+        calibration: of those.
+    """
+
+    result: dict[str, Any]
+    targets: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    calibration: Calibration
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is right."""
+        return np.equal(self.targets, self.predictions)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class."""
+        return [row["class"] for row in self.result["per_class"]]
+
+
+def open_split(
+    run: RunDir, split: str, device_name: str = "auto", model_path: str | None = None
+) -> OpenSplit:
+    """Load a run's network, and the data it was trained on.
+
     Args:
         run: an existing run.
-        split: train, val or test. Reading ``test`` adds to the run's ``test_reads``.
+        split: train, val or test.
         device_name: auto, cpu, cuda or mps.
         model_path: as ``load_run`` takes it.
-
-    Returns:
-        ``split``, ``accuracy`` (a fraction), ``loss``, ``top5_accuracy``, ``num_images``,
-        ``per_class`` and ``confusion_matrix`` ([target][prediction]).
 
     Raises:
         UsageError: the split is empty.
@@ -81,7 +171,7 @@ def evaluate_run(
     config, info = run.config, run.info
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
-    data = build.build_data(config, _report)
+    data = build.build_data(config, report, resize_once=False)
     recorded = info.get("data", {}).get("sha256")
     if recorded is not None and recorded != data.sha256:
         raise DataError(
@@ -93,37 +183,50 @@ def evaluate_run(
     data.to(device, channels_last=False)
     shape = (network.in_channels, config.data.image_size, config.data.image_size)
     batch_size = build.eval_batch_size(analyze(network.module, shape).activation_bytes)
-    sums, confusion = Sums(device), ConfusionMatrix(len(network.class_names), device)
+    network.module.to(device)
+    return OpenSplit(run, split, network, data, device, batch_size)
+
+
+def measure(opened: OpenSplit) -> Measured:
+    """Run the network over the split; for ``test``, that adds to the run's ``test_reads``."""
+    class_names, device = opened.network.class_names, opened.device
+    sums, confusion = Sums(device), ConfusionMatrix(len(class_names), device)
     in_top5 = torch.zeros((), dtype=torch.int64, device=device)
-    for logits, targets in evaluate(
-        network.module.to(device),
-        data.batches(split, batch_size),
-        data.prepare,
-        autocast=contextlib.nullcontext,
-    ):
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    for logits, targets in opened.outputs():
         sums.add(nn.functional.cross_entropy(logits, targets, reduction="sum"), logits, targets)
         confusion.add(logits, targets)
         in_top5 += top_k_correct(logits, targets, 5)
-    if split == "test":
-        _count_test_read(run)
+        predicted = logits.argmax(dim=1, keepdim=True)
+        # The prediction's own: of equal logits, max and argmax may mean different ones.
+        of_it = logits.softmax(dim=1).gather(1, predicted)
+        seen.append((targets.cpu(), predicted[:, 0].cpu(), of_it[:, 0].cpu()))
+    if opened.name == "test":
+        _count_test_read(opened.run)
+    columns = (torch.cat(column).numpy() for column in zip(*seen, strict=True))
+    true, predictions, probabilities = columns
+    calibrated = calibration(probabilities.astype(np.float64), true == predictions)
     scores, counts = sums.read(), confusion.read()
-    return {
-        "run": str(run.path),
-        "split": split,
+    result = {
+        "run": str(opened.run.path),
+        "model": opened.run.config.model.name,
+        "split": opened.name,
         "accuracy": scores.accuracy,
         "loss": scores.loss,
         "top5_accuracy": in_top5.item() / scores.count,
+        "ece": calibrated.ece,
         "num_images": scores.count,
         "num_correct": scores.correct,
         "per_class": [
-            {"class": name, **row}
-            for name, row in zip(network.class_names, per_class(counts), strict=True)
+            {"class": name, **row} for name, row in zip(class_names, per_class(counts), strict=True)
         ],
         "confusion_matrix": counts.tolist(),
     }
+    return Measured(result, true, predictions, probabilities, calibrated)
 
 
-def _report(message: str) -> None:
+def report(message: str) -> None:
+    """Tell the person at the keyboard, beside what the command prints."""
     print(f"cnnbench: {message}", file=sys.stderr, flush=True)
 
 
@@ -191,7 +294,7 @@ def predict_files(
 
 
 def predict_tensors(
-    run: RunDir, images: torch.Tensor, top: int = 3, model_path: str | None = None
+    run: RunDir, images: Tensor, top: int = 3, model_path: str | None = None
 ) -> list[dict[str, Any]]:
     """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
 
@@ -207,7 +310,7 @@ def predict_tensors(
     return _ranked(network, images, top)
 
 
-def _ranked(network: LoadedNetwork, images: torch.Tensor, top: int) -> list[dict[str, Any]]:
+def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:
     """Return the likeliest classes of uint8 images (N, C, H, W)."""
     with torch.inference_mode():
         probabilities = network.module(network.transform(images)).float().softmax(dim=1)

@@ -1,11 +1,10 @@
-"""Plots of a comparison: one look for all, readable in black and white, the same bytes each time.
+"""Plots of a comparison.
 
 Each row keeps its colour, line, marker and hatch through all pictures of a table.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import textwrap
@@ -15,41 +14,19 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.analysis.compare import Comparison, Row, Table
+from cnnbench.analysis.look import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.analysis.tables import row_name
 from cnnbench.analysis.where import setting_text
-from cnnbench.files import atomic_write, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart, from dark to light in turns.
-_COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
-_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++", "oooo")
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "cnnbench",
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "legend.frameon": False,
-    "hatch.linewidth": 0.6,
-}
-_COSTS = {
+COSTS = {
     "num_params": "parameters",
     "macs": "multiply-accumulates for one image",
     "train_seconds": "seconds of training",
 }
-_LABEL_CHARACTERS = 70
 _OPEN = "\nopen marker: not comparable"
 
 
@@ -66,40 +43,22 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     Raises:
         DiskError: a file cannot be written.
     """
-    import matplotlib
-
     files = []
-    with matplotlib.rc_context():
-        # What a person's own matplotlibrc says would change the bytes.
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+    with style():
         for number, table in enumerate(comparison.tables, start=1):
             name = re.sub(r"[^A-Za-z0-9=._+-]+", "_", table.title)[:80]
             place = directory / f"{number:02d}_{name}" if name else directory
-            with writing(place):
-                place.mkdir(parents=True, exist_ok=True)
             for stem, figure in _figures(table).items():
-                files += _save(figure, place / stem)
+                files += save(figure, place / stem)
     return files
 
 
 def _figures(table: Table) -> dict[str, Figure]:
     figures = {"learning_curves": _learning_curves(table), "accuracy_bars": _bars(table)}
-    for cost, label in _COSTS.items():
+    for cost, label in COSTS.items():
         if any(row.values[cost] for row in table.rows):
             figures[f"accuracy_{cost}"] = _trade_off(table, cost, label)
     return figures
-
-
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    files = []
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=metadata)
-        file = stem.with_name(f"{stem.name}.{kind}")
-        atomic_write(file, buffer.getvalue())
-        files.append(file)
-    return files
 
 
 def _figure(table: Table, num_axes: int) -> tuple[Figure, list[Axes]]:
@@ -115,23 +74,12 @@ def _figure(table: Table, num_axes: int) -> tuple[Figure, list[Axes]]:
 
 
 def _label(row: Row, table: Table) -> str:
-    """Name a row by its number, model, and what it has of the settings that differ."""
-    settings = [
-        f"{key}={setting_text(row.values[key])}" for key in table.settings if key in row.values
-    ]
-    text = " ".join([str(row.number), setting_text(row.values["model"]), *settings])
-    # A dollar sign would be read as mathematics.
-    return textwrap.shorten(text, _LABEL_CHARACTERS, placeholder=" ...").replace("$", r"\$")
+    return plain(row_name(row, table))
 
 
 def _look(row: Row) -> dict[str, Any]:
-    place = row.number - 1
-    return {
-        "color": _COLORS[place % len(_COLORS)],
-        "linestyle": _LINES[place % len(_LINES)],
-        "marker": _MARKERS[place % len(_MARKERS)],
-        "markerfacecolor": "white" if row.not_comparable else _COLORS[place % len(_COLORS)],
-    }
+    look = line_look(row.number - 1)
+    return {**look, "markerfacecolor": "white" if row.not_comparable else look["color"]}
 
 
 def _learning_curves(table: Table) -> Figure:
@@ -144,7 +92,7 @@ def _learning_curves(table: Table) -> Figure:
     ):
         most = 0
         for row in table.rows:
-            points = _by_epoch([record.curves.get(name, {}) for record in row.records])
+            points = by_epoch([record.curves.get(name, {}) for record in row.records])
             epochs = list(points)
             means = [fmean(values) for values in points.values()]
             spreads = [stdev(values) if len(values) > 1 else 0.0 for values in points.values()]
@@ -161,11 +109,12 @@ def _learning_curves(table: Table) -> Figure:
         ax.set(xlabel="epoch", title=name)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(1 - max(0.2, 0.03 * most), most + max(0.2, 0.03 * most))
-    _legend(figure, axes[0], "band: mean ± standard deviation over seeds")
+    legend_below(figure, axes[0], "band: mean ± standard deviation over seeds")
     return figure
 
 
-def _by_epoch(curves: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
+def by_epoch(curves: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
+    """Return the values that curves have, by epoch."""
     epochs = sorted({epoch for curve in curves for epoch in curve})
     return {epoch: [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs}
 
@@ -195,7 +144,9 @@ def _trade_off(table: Table, cost: str, label: str) -> Figure:
         ax.set_xscale("log")
     ax.margins(0.12)
     note = "dashed: Pareto front; bars: 95 % interval of the mean over seeds"
-    _legend(figure, ax, note + (_OPEN if any(row.not_comparable for row in table.rows) else ""))
+    if any(row.not_comparable for row in table.rows):
+        note += _OPEN
+    legend_below(figure, ax, note)
     return figure
 
 
@@ -234,10 +185,7 @@ def _bars(table: Table) -> Figure:
     for place, row in enumerate(table.rows):
         mean = row.metric("test/accuracy")["mean"] or 0.0
         half = interval(row, "test/accuracy")
-        hatch = _HATCHES[(row.number - 1) % len(_HATCHES)]
-        ax.barh(
-            place, mean, height=0.66, color="#cfcfcf", edgecolor="black", hatch=hatch, linewidth=0.8
-        )
+        ax.barh(place, mean, height=0.66, **bar_look(row.number - 1))
         if half is not None:
             ax.errorbar(mean, place, xerr=half, color="black", capsize=4, linewidth=1.6)
         text = f"{mean:.4f}" + ("" if half is None else f" ± {half:.4f}")
@@ -253,17 +201,3 @@ def _bars(table: Table) -> Figure:
     title = "test accuracy, with 95 % interval of the mean over seeds"
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)
     return figure
-
-
-def _legend(figure: Figure, ax: Axes, note: str) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower left",
-        ncols=1 if max(map(len, labels), default=0) > 40 else 2,
-        fontsize=8,
-        title=note,
-        title_fontsize=8,
-        alignment="left",
-    )

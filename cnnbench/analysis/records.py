@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _UNTOLD = (
     "max_seconds",
     "log_every_steps",
     "save_every_steps",
+    "histograms_every_epochs",
     "data.root",
     "model.image_size",
     "model.path",
@@ -55,6 +57,8 @@ _MALFORMED = (
     RecursionError,
 )
 _NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
+# No training gives a larger number, and sums of squares of these stay finite.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class Record:
         num_classes: logits of its network.
         class_names: what they stand for; None where it was not recorded.
         curves: by name, the values by epoch.
+        code_version: of the package that trained it; None where it was not recorded.
+        network: as ``run.json`` has it, unchecked.
+        test_confusion: test images by [target][prediction]; None where it was not recorded.
+        provenance: what it came from, as text by what it is.
     """
 
     path: Path
@@ -88,6 +96,10 @@ class Record:
     num_classes: int
     class_names: tuple[str, ...] | None
     curves: Mapping[str, Mapping[int, float]]
+    code_version: str | None
+    network: Mapping[str, Any]
+    test_confusion: tuple[tuple[int, ...], ...] | None
+    provenance: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         measured[name] = fmean(values) if values else None
     process = info["provenance"]["processes"][-1]
     names = data.get("class_names")
+    version = info["provenance"].get("code_version")
     return Record(
         path=run.path,
         started=str(info["provenance"]["processes"][0].get("started", "")),
@@ -178,7 +191,46 @@ def read_run(run: RunDir) -> Record | LeftOut:
         num_classes=int(data["num_classes"]),
         class_names=tuple(map(str, names)) if isinstance(names, list) else None,
         curves=curves,
+        code_version=None if version is None else str(version),
+        network=model,
+        test_confusion=_confusion(info.get("test_confusion"), int(data["num_classes"])),
+        provenance=_provenance(info, process),
     )
+
+
+def _confusion(value: Any, num_classes: int) -> tuple[tuple[int, ...], ...] | None:
+    """Return a square of counts; None for all else."""
+    if not isinstance(value, list) or len(value) != num_classes:
+        return None
+    rows = [tuple(map(_count, row)) if isinstance(row, list) else () for row in value]
+    found = tuple(tuple(n for n in row if n is not None) for row in rows)
+    return found if all(len(row) == num_classes for row in found) else None
+
+
+def _provenance(info: Mapping[str, Any], process: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a run says of its making; nothing in it is trusted to be there."""
+    machine, command = process.get("machine"), info.get("command")
+    machine = machine if isinstance(machine, Mapping) else {}
+    parts: dict[str, list[Any]] = {
+        "started": [process.get("started")],
+        "command": [shlex.join(map(str, command))] if isinstance(command, list) else [],
+        "machine": [
+            process["in_force"].get("device_name"),
+            f"{machine['cores']} cores" if "cores" in machine else None,
+            machine.get("platform"),
+        ],
+        "versions": [
+            f"{name} {machine[name]}" for name in ("python", "torch", "cuda") if machine.get(name)
+        ],
+        "data": [info["data"].get("source")],
+        "images": [
+            f"{info['data'][key]} {key.removeprefix('num_')}"
+            for key in ("num_train", "num_val", "num_test")
+            if key in info["data"]
+        ],
+    }
+    texts = {name: ", ".join(str(p) for p in found if p) for name, found in parts.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _settings(info: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,9 +277,9 @@ def _curves(file: Path) -> dict[str, dict[int, float]]:
 
 def _number(value: Any) -> float | None:
     """Return a finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value
+    return value if math.isfinite(value) and abs(value) < _LARGEST else None
 
 
 def _count(value: Any) -> int | None:

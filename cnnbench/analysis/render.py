@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv", "json")
+# Characters of a row in a turned table: longer cells are folded.
+_NARROWEST, _WIDEST = 12, 28
 _LATEX = str.maketrans(
     {
         **{special: f"\\{special}" for special in "&%$#_{}"},
@@ -18,6 +21,7 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "±": r"$\pm$",
+        "Δ": r"$\Delta$",
     }
 )
 
@@ -27,6 +31,7 @@ def render_table(
     columns: Sequence[str],
     output_format: str,
     right: Collection[str] = (),
+    width: int | None = None,
 ) -> str:
     """Return the rows as a table.
 
@@ -35,6 +40,8 @@ def render_table(
         columns: which, and in which order.
         output_format: one of ``FORMATS``, or ``latex``; ``json`` gives the rows alone, unrounded.
         right: columns to align to the right, beside those that hold numbers alone.
+        width: characters that a line of text may have. A wider table is turned: its columns go
+            down and its rows side by side, as many as fit.
     """
     if output_format == "json":
         return render_json(list(rows))
@@ -57,6 +64,8 @@ def render_table(
     if output_format == "latex":
         return _latex([list(columns), *cells], numeric)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        return _turned(columns, cells, width)
     lines = []
     for row in [list(columns), *cells]:
         padded = [
@@ -64,6 +73,36 @@ def render_table(
             for cell, width, right in zip(row, widths, numeric, strict=True)
         ]
         lines.append("  ".join(padded).rstrip() + "\n")
+    return "".join(lines)
+
+
+def _turned(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """Return blocks of rows side by side, each with the names of the columns before them."""
+    margin = max(map(len, columns))
+    room = max(width - margin - 2, _NARROWEST)
+    limit = min(room, _WIDEST)
+    blocks: list[list[Sequence[str]]] = []
+    left = 0
+    for row in cells:
+        needed = min(max(map(len, row)), limit) + 2
+        if needed > left:
+            blocks.append([])
+            left = room + 2
+        blocks[-1].append(row)
+        left -= needed
+    return "\n".join(_block(columns, block, margin, limit) for block in blocks)
+
+
+def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, limit: int) -> str:
+    widths = [min(max(map(len, row)), limit) for row in rows]
+    lines = []
+    for place, column in enumerate(columns):
+        folded = [textwrap.wrap(row[place], size) for row, size in zip(rows, widths, strict=True)]
+        for number in range(max(1, *map(len, folded))):
+            parts = [cell[number] if number < len(cell) else "" for cell in folded]
+            padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
+            name = column if number == 0 else ""
+            lines.append("  ".join([name.ljust(margin), *padded]).rstrip() + "\n")
     return "".join(lines)
 
 

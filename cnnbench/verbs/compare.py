@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.analysis import render
-from cnnbench.analysis.compare import Comparison, Row, Table, compare_runs, to_dict
-from cnnbench.analysis.records import FACTS
-from cnnbench.analysis.where import setting_text
+from cnnbench.analysis import tables
+from cnnbench.analysis.compare import compare_runs, to_dict
 from cnnbench.config import expand_path
+from cnnbench.errors import UsageError
+from cnnbench.rundir import open_run
 
-FORMATS = (*render.FORMATS, "latex")
-# Metrics of the printed table, and digits after the point; JSON has all of them, unrounded.
-_SHOWN = {
-    "epoch_seconds": 2,
-    "images_per_second": 0,
-    "best_epoch": 1,
-    "val/accuracy": 4,
-    "test/accuracy": 4,
-}
+FORMATS = tables.FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", metavar="COLUMN")
     parser.add_argument("--baseline", metavar="ROW|RUN|MODEL")
     parser.add_argument("--plots", metavar="DIR")
+    parser.add_argument("--html", metavar="FILE")
+    parser.add_argument("--errors", action="store_true")
+    parser.add_argument("--model-path", metavar="FILE:CLASS")
 
 
 def help_text(parser: argparse.ArgumentParser) -> str:
@@ -49,7 +45,13 @@ def help_text(parser: argparse.ArgumentParser) -> str:
         "  --group COLUMN     a table for each of its values\n"
         "  --baseline WHICH   differences from a row (its number, a run in it, or its model),\n"
         "                     with a paired t-test over the seeds that both have\n"
-        "  --plots DIR        learning curves, accuracy against cost, and bars: PNG and SVG\n\n"
+        "  --plots DIR        learning curves, accuracy against cost, and bars: PNG and SVG\n"
+        "  --html FILE        all of it as one page that opens from disk: sortable table, curves,\n"
+        "                     confusion matrices, networks, and where each number comes from\n"
+        "  --errors           of two runs, which test images only one gets right: counts and\n"
+        "                     McNemar's exact test; csv and json list them, --plots DIR draws\n"
+        "                     them; adds one to the test_reads of both\n"
+        "  --model-path FILE:CLASS  with --errors, the code of a network of your own\n\n"
         "Columns: every setting, such as optimizer.lr; n, num_params, macs, receptive_field,\n"
         "epoch_seconds, images_per_second, train_seconds, best_epoch, val/accuracy, val/loss,\n"
         "test/accuracy, test/loss, selection, test_reads.\n"
@@ -58,6 +60,13 @@ def help_text(parser: argparse.ArgumentParser) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    if args.errors:
+        return _errors(args)
+    if args.model_path is not None:
+        raise UsageError("--model-path: goes with --errors alone; a table runs no network")
+    page = None if args.html is None else expand_path(args.html)
+    if page is not None and page.is_dir():
+        raise UsageError(f"--html {args.html}: is a directory; give a file, such as report.html")
     found = compare_runs(
         args.paths,
         where=args.where,
@@ -66,14 +75,37 @@ def main(args: argparse.Namespace) -> int:
         group=args.group,
         baseline=args.baseline,
     )
-    print(comparison_text(found, args.format), end="")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(tables.comparison_text(found, args.format, width), end="")
     if args.format in ("csv", "latex") and found.left_out:
-        print(_left_out_text(found, "text"), end="", file=sys.stderr)
+        print(tables.left_out_text(found, "text"), end="", file=sys.stderr)
     if args.plots is not None:
         from cnnbench.analysis.plots import plot_comparison
 
         files = plot_comparison(found, expand_path(args.plots))
         print(f"cnnbench: {len(files)} files in {expand_path(args.plots)}", file=sys.stderr)
+    if page is not None:
+        from cnnbench.analysis.report import write_report
+
+        write_report(found, page)
+        print(f"cnnbench: {page}", file=sys.stderr)
+    return 0
+
+
+def _errors(args: argparse.Namespace) -> int:
+    for flag in ("where", "sort", "descending", "group", "baseline", "html"):
+        if getattr(args, flag):
+            raise UsageError(f"--{flag}: shapes a table of runs, and does not go with --errors")
+    if len(args.paths) != 2:
+        raise UsageError(f"--errors: {len(args.paths)} paths given; expected two runs")
+    a, b = map(open_run, args.paths)
+    from cnnbench.analysis.disagreement import compare_errors, errors_text
+
+    plots = None if args.plots is None else expand_path(args.plots)
+    result, files = compare_errors(a, b, plots, args.model_path)
+    print(errors_text(result, args.format), end="")
+    for file in files:
+        print(f"cnnbench: {file}", file=sys.stderr)
     return 0
 
 
@@ -108,127 +140,3 @@ def compare(
         given, where=where, sort=sort, descending=descending, group=group, baseline=baseline
     )
     return to_dict(found)
-
-
-def comparison_text(found: Comparison, output_format: str) -> str:
-    """Return what the command prints in one of ``FORMATS``."""
-    if output_format == "json":
-        return render.render_json(to_dict(found))
-    if output_format == "csv":
-        return _csv(found)
-    has_baseline = found.baseline is not None
-    parts = []
-    for table in found.tables:
-        if table.title:
-            head = {"text": "", "markdown": "### ", "latex": "% "}[output_format]
-            parts.append(f"{head}{table.title}\n" + ("\n" if output_format == "markdown" else ""))
-        rows = [_cells(row, table, output_format) for row in table.rows]
-        columns = [c for c in _columns(table, has_baseline) if any(row.get(c) for row in rows)]
-        right = {"row", "n", *FACTS, *_SHOWN, "test_reads", "difference", "p"}
-        parts += [render.render_table(rows, columns, output_format, right), "\n"]
-    if output_format == "latex":
-        return "".join(parts[:-1])
-    if not found.tables:
-        parts.append("no finished run to show\n")
-    elif any(len(row.records) > 1 for table in found.tables for row in table.rows):
-        parts.append("±: sample standard deviation over n seeds.\n")
-    if found.baseline is not None:
-        parts.append(
-            f"difference: test accuracy minus that of row {found.baseline.number}, paired by seed; "
-            "p: two-sided paired t-test, not corrected for the number of rows.\n"
-        )
-    if found.left_out:
-        parts += ["\n" * (not parts[-1].isspace()), _left_out_text(found, output_format)]
-    return "".join(parts).rstrip("\n") + "\n"
-
-
-def _columns(table: Table, has_baseline: bool) -> list[str]:
-    return [
-        "row",
-        "model",
-        *table.settings,
-        "n",
-        *FACTS,
-        *_SHOWN,
-        "selection",
-        "test_reads",
-        *(("difference", "p") if has_baseline else ()),
-        "not comparable",
-    ]
-
-
-def _cells(row: Row, table: Table, output_format: str) -> dict[str, str]:
-    """Return a row as people read it."""
-    cells = {"row": str(row.number), "n": str(len(row.records))}
-    for name in ("model", *table.settings):
-        cells[name] = setting_text(row.values[name]) if name in row.values else ""
-    for name in FACTS:
-        value = row.values[name]
-        cells[name] = "" if value is None else f"{value:,}"
-    for name, digits in _SHOWN.items():
-        cells[name] = _plus_minus(row.metric(name), digits)
-    cells["selection"] = setting_text(row.values["selection"])
-    cells["test_reads"] = str(row.values["test_reads"])
-    if row.differences:
-        difference = row.differences["test/accuracy"]
-        mean, p = difference["mean"], difference["p"]
-        cells["difference"] = "no common seed" if mean is None else f"{mean:+.4f}"
-        cells["p"] = "" if p is None else f"{p:.3g}"
-    cells["not comparable"] = "; ".join(row.not_comparable)
-    return cells
-
-
-def _plus_minus(metric: dict[str, float | None], digits: int) -> str:
-    mean, std = metric["mean"], metric["std"]
-    if mean is None:
-        return ""
-    text = f"{mean:.{digits}f}"
-    return text if std is None else f"{text} ± {std:.{digits}f}"
-
-
-def _csv(found: Comparison) -> str:
-    """Return one table of plain numbers for all groups."""
-    settings = list({name: None for table in found.tables for name in table.settings})
-    rows = []
-    for table in found.tables:
-        for row in table.rows:
-            cells: dict[str, Any] = {"row": row.number, "group": table.title}
-            for name in ("model", "data", *settings):
-                cells[name] = setting_text(row.values[name]) if name in row.values else ""
-            cells |= {name: row.values[name] for name in ("n", *FACTS)}
-            for name in _SHOWN:
-                metric = row.metric(name)
-                cells |= {name: metric["mean"], f"{name}_std": metric["std"]}
-            cells |= {name: row.values[name] for name in ("selection", "test_reads")}
-            difference = row.differences.get("test/accuracy", {})
-            cells |= {"difference": difference.get("mean"), "p": difference.get("p")}
-            cells["not_comparable"] = "; ".join(row.not_comparable)
-            rows.append(cells)
-    spread = [column for name in _SHOWN for column in (name, f"{name}_std")]
-    columns = [
-        "row",
-        *(["group"] if any(table.title for table in found.tables) else []),
-        "model",
-        "data",
-        *(name for name in settings if name != "data"),
-        "n",
-        *FACTS,
-        *spread,
-        "selection",
-        "test_reads",
-        *(("difference", "p") if found.baseline is not None else ()),
-        "not_comparable",
-    ]
-    return render.render_table(rows, columns, "csv")
-
-
-def _left_out_text(found: Comparison, output_format: str) -> str:
-    """Say which runs are in no row, and why."""
-    if not found.left_out:
-        return ""
-    rows = [
-        {"status": run.status, "reason": setting_text(run.reason), "run": setting_text(run.path)}
-        for run in found.left_out
-    ]
-    table = render.render_table(rows, ("status", "reason", "run"), output_format)
-    return f"Not in the table:\n{'' if output_format == 'text' else chr(10)}{table}"

@@ -56,7 +56,8 @@ def help_text(parser: argparse.ArgumentParser) -> str:
         "prune  keep of each run the best epoch's weights and the last checkpoint. PATH: a run,\n"
         "       or a directory with runs below (default: outputs).\n"
         "rm     remove the failed and dead runs below a directory; a PATH that is itself a run is\n"
-        "       removed whatever its status.\n\n"
+        "       removed whatever its status. Directories of its network and data that become\n"
+        "       empty go too.\n\n"
         "Both say what would go and ask first; --yes answers, --dry-run only says. A run that a\n"
         "process is writing to, and a directory that is no run, are left alone.\n"
     )
@@ -230,12 +231,30 @@ def carry_out(removal: Removal) -> str | None:
             if removal.files:
                 Checkpoints(run.checkpoints).thin()
             else:
+                parents = _own_parents(run)
                 # First what makes it a run: one that is half gone is none.
                 (run.path / "run.json").unlink()
                 shutil.rmtree(run.path)
+                _remove_empty(parents)
     except (UsageError, CheckpointError) as error:
         return str(error)
     return None
+
+
+def _own_parents(run: RunDir) -> list[Path]:
+    """Return the directories that were made for a run: of its network, and of its data."""
+    row = describe_run(run)
+    model, data = run.path.parent, run.path.parent.parent
+    is_ours = (data.name, model.name) == (row["data"], row["model"])
+    return [model, data] if is_ours and not (model.is_symlink() or data.is_symlink()) else []
+
+
+def _remove_empty(directories: Sequence[Path]) -> None:
+    for directory in directories:
+        try:
+            directory.rmdir()
+        except OSError:
+            return  # something else is in it
 
 
 def describe_run(run: RunDir) -> dict[str, Any]:

@@ -97,6 +97,34 @@ def test_what_is_not_comparable_says_why(root: Path, more: dict[str, Any], reaso
     assert sum(bool(row.not_comparable) for row in rows) == (1 if selected else 2)
 
 
+def test_code_versions_are_marked_and_not_split(root: Path) -> None:
+    def version(text: str) -> dict[str, Any]:
+        process = {"started": "x", "in_force": {"device_name": "a cpu", "precision": "fp32"}}
+        process["in_force"]["num_threads"] = 2
+        return {"provenance": {"code_version": text, "processes": [process]}}
+
+    new = write_run(root, seed=7, change=version("0.2.0+\x1babc"))
+    write_run(root, model="nin", seed=0, change=version("0.3.0"))
+    lenet, mlp, nin = rows_of(compare_runs([root]))
+    assert len(lenet.records) == 4
+    assert lenet.not_comparable == ["code version 0.2.0+?abc, not unknown (1 of 4 runs)"]
+    assert mlp.not_comparable == []
+    assert nin.not_comparable == ["code version 0.3.0, not unknown (1 of 1 runs)"]
+    # Against a baseline, it is the version that most of its runs have.
+    _, mlp, nin = rows_of(compare_runs([root], baseline="nin"))
+    assert mlp.not_comparable == ["code version unknown, not 0.3.0 (3 of 3 runs)"]
+    assert nin.not_comparable == []
+    assert rows_of(compare_runs([new]))[0].not_comparable == []
+
+
+def test_numbers_that_would_overflow_a_variance_are_none(root: Path) -> None:
+    for seed in (7, 8):
+        write_run(root, seed=seed, change={"results": {"test/loss": 1e308}})
+    row = rows_of(compare_runs([root]))[0]
+    assert len(row.records) == 5
+    assert row.metric_values("test/loss") == pytest.approx([0.2, 0.18, 0.13])
+
+
 def test_what_cannot_be_averaged_is_left_out_with_the_reason(root: Path) -> None:
     before = compare_runs([root])
     wanted = {
@@ -146,6 +174,9 @@ def _later() -> dict[str, Any]:
         {"config": {"num_epochs": [1, {}]}},
         {"config": {"data": {"name": "fashion_mnist", "limit": {"a": "\x1b[31m"}}}},
         {"config": {"model": {"name": ["lenet"]}}},
+        {"config": {"num_epochs": json.loads("[" * 700 + "]" * 700)}},
+        {"model": {"name": "mlp", "args": {"hidden": json.loads("[" * 700 + "]" * 700)}}},
+        {"test_confusion": [["1"] * 10] * 10, "command": [{"a": "\x1b"}]},
         {"config": {"model": "lenet"}},
         {"model": "lenet"},
         {"model": {"num_params": "many", "macs": 10**30}},
@@ -154,16 +185,18 @@ def _later() -> dict[str, Any]:
         {"results": {"best_epoch": 10**400}},
         {"provenance": {"processes": [{"in_force": []}], "model_files": 3}},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:50],
 )
 def test_a_strangers_run_breaks_nothing(root: Path, change: dict[str, Any]) -> None:
     write_run(root, seed=7, change=change)
-    from cnnbench.verbs.compare import FORMATS, comparison_text
+    from cnnbench.analysis.report import render_report
+    from cnnbench.analysis.tables import FORMATS, comparison_text
 
     for group in (None, "num_epochs"):
         found = compare_runs([root], group=group)
         for output_format in FORMATS:
             assert "\x1b" not in comparison_text(found, output_format)
+        assert "\x1b" not in render_report(found)
     num_runs = sum(len(row.records) for row in rows_of(found)) + len(found.left_out)
     assert num_runs == 7
 
@@ -319,8 +352,9 @@ def test_a_wrong_condition(text: str, words: str) -> None:
 
 
 def test_settings_are_shown_as_they_are_typed() -> None:
-    values = [(1, 2.5), True, None, 1e-4, "a\x1b[3m"]
-    assert list(map(setting_text, values)) == ["[1,2.5]", "true", "null", "0.0001", "a?[3m"]
+    values = [(1, 2.5), True, None, 1e-4, "a\x1b[3m", {"a": [1, {}]}]
+    texts = ["[1,2.5]", "true", "null", "0.0001", "a?[3m", "{a:[1,{}]}"]
+    assert list(map(setting_text, values)) == texts
 
 
 def test_a_thousand_runs_in_seconds(tmp_path: Path) -> None:

@@ -151,6 +151,12 @@ def test_version(run: Run, argv: list[str]) -> None:
         (["evaluate", "."], "holds no run.json"),
         (["predict", "nowhere"], "IMAGE"),
         (["predict", "nowhere", "x.png"], "nowhere: not a run"),
+        (["features"], "RUN"),
+        (["features", "nowhere"], "nowhere: not a run"),
+        (["features", "nowhere", "x.png"], "nowhere: not a run"),
+        (["export", "nowhere"], "--to"),
+        (["export", "nowhere", "--to", "onnxx"], "did you mean 'onnx'?"),
+        (["export", "nowhere", "--to", "torch"], "nowhere: not a run"),
         (["train", "resume=nowhere"], "nowhere: not a run"),
     ],
 )

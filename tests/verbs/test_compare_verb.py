@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +72,93 @@ def test_csv_is_one_table_of_plain_numbers(root: Path, capsys: pytest.CaptureFix
     assert float(rows[0]["test/accuracy"]) == pytest.approx(0.91)
     assert rows[0]["num_params"] == "61706"
     assert "no disk" in err
+
+
+def test_a_baseline_has_its_metrics_in_every_format(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, value in enumerate((0.93, 0.96)):
+        write_run(root, model="nin", seed=seed, test=value)
+    write_run(root, model="nin", seed=2, test=0.99)
+    argv = (str(root), "--baseline", "lenet", "--format")
+    wanted = {"mean": 0.035, "std": 0.0070711, "n": 2, "p": 0.0903345}
+    row = json.loads(shown(capsys, *argv, "json"))["rows"][2]
+    assert row["difference"].keys() == {"val/accuracy", "test/accuracy", "epoch_seconds"}
+    assert row["difference"]["test/accuracy"] == pytest.approx(wanted, rel=1e-4)
+    assert cli.run(["compare", *argv, "csv"]) == 0
+    line = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[2]
+    for name in ("val/accuracy", "test/accuracy", "epoch_seconds"):
+        for key in ("mean", "std", "n", "p"):
+            came, there = line[f"{name}_difference_{key}"], row["difference"][name][key]
+            assert came == "" if there is None else float(came) == pytest.approx(there)
+    cell = "+0.0350 ± 0.0071 (p=0.09, n=2)"
+    for output_format, test, text in (
+        ("text", "Δ test/accuracy", cell),
+        ("markdown", "| Δ test/accuracy |", f"| {cell} |"),
+        ("latex", "$\\Delta$ test/accuracy", cell.replace("±", "$\\pm$")),
+    ):
+        assert cli.run(["compare", *argv, output_format]) == 0
+        out = capsys.readouterr().out
+        assert test in out
+        assert text in out
+        assert "mean difference from row 1 over the seeds that both have" in out
+
+
+def on_terminal(width: int, *argv: str) -> str:
+    """Return what the command writes to a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", "compare", *argv], stdout=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        parts = []
+        try:
+            while part := os.read(ours, 4096):
+                parts.append(part)
+        except OSError:
+            pass  # how Linux says that the other end is closed
+        finally:
+            os.close(ours)
+    assert process.returncode == 0
+    return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+def test_a_table_fits_the_terminal(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(6):
+        write_run(root, settings={"optimizer.lr": 0.5**number, "num_epochs": number + 1})
+    piped = shown(capsys, str(root))
+    assert on_terminal(400, str(root)) == piped
+    turned = on_terminal(80, str(root))
+    table = turned.split("±: sample")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    # Nothing is lost, and the rows stand side by side.
+    lines = [line.split() for line in table.splitlines()]
+    numbers = [number for line in lines if line[:1] == ["row"] for number in line[1:]]
+    assert numbers == [str(place) for place in range(1, 9)]
+    assert sum(line[:1] == ["row"] for line in lines) < len(numbers)
+    words = set(" ".join(piped.split("±: sample")[0].split()).split())
+    assert words - set(table.split()) == set()
+    assert "epoch selected on test" in " ".join(turned.split())
+    # What comes after the table is as it was.
+    assert turned.split("±: sample")[1] == piped.split("±: sample")[1]
+
+
+def test_a_page(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "new" / "report.html"
+    assert cli.run(["compare", str(root), "--html", str(page), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["rows"]) == 2
+    assert err == f"cnnbench: {page}\n"
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert cli.run(["compare", str(root), "--html", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, "is a directory; give a file" in err) == ("", True)
+    (tmp_path / "file").write_text("mine")
+    assert cli.run(["compare", str(root), "--html", str(tmp_path / "file" / "r.html")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+    assert {path.name for path in page.parent.iterdir()} == {"report.html"}
 
 
 def test_markdown_and_latex(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

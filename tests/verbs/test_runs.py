@@ -93,6 +93,37 @@ def test_rm_of_a_named_run_takes_it_whatever_its_status(root: Path, capsys: Capt
     assert len(list(root.rglob("run.json"))) == 4
 
 
+def test_rm_takes_the_empty_directories_of_a_run_and_no_other(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    root = tmp_path / "outputs"
+    lost = write_run(root, model="lenet", status="failed")
+    kept = write_run(root, model="mlp")
+    (root / "fashion_mnist" / "lenet" / "notes.txt").write_text("mine")
+    assert call(capsys, "rm", str(root), "--yes")[0] == 0
+    assert (root / "fashion_mnist" / "lenet" / "notes.txt").exists()
+    (root / "fashion_mnist" / "lenet" / "notes.txt").unlink()
+    lost = write_run(root, model="lenet", status="failed")
+    assert call(capsys, "rm", str(root), "--yes")[0] == 0
+    assert not lost.parent.exists()
+    assert kept.exists()
+    # The last one takes the directory of the data with it, never the root.
+    assert call(capsys, "rm", str(kept), "--yes")[0] == 0
+    assert list(root.iterdir()) == []
+    # Directories of other names were not made for the run.
+    moved = tmp_path / "mine" / "best" / "run"
+    moved.parent.mkdir(parents=True)
+    write_run(root).rename(moved)
+    assert call(capsys, "rm", str(moved), "--yes")[0] == 0
+    assert (moved.exists(), moved.parent.exists()) == (False, True)
+    # Of a run right below its network's directory alone, the root would be the data's.
+    flat = root / "lenet" / "run"
+    flat.parent.mkdir(exist_ok=True)
+    write_run(root).rename(flat)
+    assert call(capsys, "rm", str(flat), "--yes")[0] == 0
+    assert flat.parent.exists()
+
+
 def test_what_is_no_run_is_left_alone(root: Path, capsys: Capture) -> None:
     before = files(root)
     code, _, err = call(capsys, "rm", str(run_of(root, "softmax")), "--yes")
