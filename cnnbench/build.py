@@ -24,10 +24,9 @@ from cnnbench.datasets import (
     stratified_sample,
     stratified_split,
 )
-from cnnbench.datasets.arrays import MEMORY_LIMIT_BYTES
+from cnnbench.datasets.arrays import MEMORY_LIMIT_BYTES, Indices, Targets
 from cnnbench.datasets.augment import Augment
 from cnnbench.datasets.loader import BatchOrder, ImageDataset, make_loader
-from cnnbench.datasets.split import Indices
 from cnnbench.datasets.transforms import InputTransform
 from cnnbench.engine import TrainState
 from cnnbench.engine.loop import Batches
@@ -179,12 +178,29 @@ class RunData:
         train_rows, val_rows = stratified_split(
             arrays.train.targets, data.val_fraction, data.split_seed
         )
-        rows = {"train": train_rows, "val": val_rows}
+        train_rows, val_rows, test_rows = (
+            self._limited(targets, rows)
+            for targets, rows in (
+                (arrays.train.targets, train_rows),
+                (arrays.train.targets, val_rows),
+                (arrays.test.targets, np.arange(len(arrays.test))),
+            )
+        )
+        if not len(train_rows):
+            raise UsageError(
+                f"data.limit={data.limit} leaves no training image of {self.num_classes} classes; "
+                "raise it"
+            )
         limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
-        whole = ImageDataset(arrays.train, data.image_size, limit_bytes=limit_bytes)
-        self.splits = {name: whole.select(self._limited(whole, r)) for name, r in rows.items()}
-        test = ImageDataset(arrays.test, data.image_size, limit_bytes=limit_bytes)
-        self.splits["test"] = test.select(self._limited(test, np.arange(len(test))))
+        kept = np.sort(np.concatenate([train_rows, val_rows]))
+        whole = ImageDataset(arrays.train, data.image_size, rows=kept, limit_bytes=limit_bytes)
+        self.splits = {
+            "train": whole.select(np.searchsorted(kept, train_rows)),
+            "val": whole.select(np.searchsorted(kept, val_rows)),
+            "test": ImageDataset(
+                arrays.test, data.image_size, rows=test_rows, limit_bytes=limit_bytes
+            ),
+        }
         if data.batch_size > self.num_train:
             self.warnings.append(
                 f"data.batch_size={data.batch_size} is more than the {self.num_train} training "
@@ -201,13 +217,12 @@ class RunData:
         self.fingerprint = fingerprint(data.name, _root(config), data.args)
         self.to(torch.device("cpu"), channels_last=False)
 
-    def _limited(self, dataset: ImageDataset, rows: Indices) -> Indices:
+    def _limited(self, targets: Targets, rows: Indices) -> Indices:
         """Return the rows, or where ``data.limit`` asks for fewer, a stratified sample of them."""
         limit = self._data.limit
         if limit is None or limit >= len(rows):
             return rows
-        targets = dataset.targets.numpy()[rows]
-        return rows[stratified_sample(targets, limit, self._data.split_seed)]
+        return rows[stratified_sample(targets[rows], limit, self._data.split_seed)]
 
     @property
     def num_train(self) -> int:

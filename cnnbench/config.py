@@ -74,6 +74,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("model", "residual"): bool,
     ("model", "residual_scale"): Positive,
     ("model", "stem"): Literal["imagenet", "small"],
+    ("model", "stem_stride"): Count,
     ("model", "stride_in_1x1"): bool,
     ("model", "width_multiplier"): RatioNumber,
     ("model", "widths"): tuple[Count, ...],

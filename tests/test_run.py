@@ -440,3 +440,10 @@ def test_twenty_starts_make_twenty_directories(tmp_path: Path) -> None:
     assert len({run.path for run in made}) == 20
     with pytest.raises(UsageError, match="exists"):
         RunDir.create(made[0].path)
+
+
+def test_a_limit_that_leaves_no_training_image_is_told(tmp_path: Path) -> None:
+    few = ("data.num_train=3", "data.batch_size=1", "data.limit=1")
+    with pytest.raises(UsageError, match=r"data\.limit=1 leaves no training image of 3 classes"):
+        train(tmp_path, *few)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
 Targets = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 # Pictures of one data set beyond this are not all held in memory.
 MEMORY_LIMIT_BYTES = 2 * 1024**3
@@ -31,6 +33,10 @@ class ImageArrays:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, rows: Indices) -> ImageArrays:
+        """Return the pictures at these places, in memory of their own."""
+        return ImageArrays(self.images[rows], self.targets[rows])
 
     def chunks(self, size: int = 4096) -> Iterator[Images]:
         """Yield the pictures in order, at most ``size`` at a time."""
@@ -56,6 +62,11 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, rows: Indices) -> ImageFiles:
+        """Return the files at these places."""
+        paths = tuple(self.paths[row] for row in rows)
+        return dataclasses.replace(self, paths=paths, targets=self.targets[rows])
 
     def decode(self, indices: Iterable[int]) -> Images:
         """Return the pictures at these places as one array, (len(indices), C, S, S).

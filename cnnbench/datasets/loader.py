@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cnnbench.datasets.arrays import MEMORY_LIMIT_BYTES, ImageFiles, Part
-from cnnbench.datasets.split import Indices
+from cnnbench.datasets.arrays import MEMORY_LIMIT_BYTES, ImageFiles, Indices, Part
 from cnnbench.datasets.transforms import resize
 from cnnbench.errors import UsageError
 from cnnbench.seeds import derive_seed
@@ -28,7 +27,7 @@ class ImageDataset(Dataset[Batch]):
         image_size: pixels of a side that is trained on. Pictures in memory are resized once where
             that fits ``limit_bytes``, else they stay as they are and each batch is resized by the
             batch transform, to the same bits.
-        rows: which of the pictures belong to the split; None for all.
+        rows: which of the pictures to hold, ascending; None for all.
         limit_bytes: what the resized pictures may take.
     """
 
@@ -40,7 +39,9 @@ class ImageDataset(Dataset[Batch]):
         rows: Indices | None = None,
         limit_bytes: int = MEMORY_LIMIT_BYTES,
     ) -> None:
-        self._rows = None if rows is None else torch.from_numpy(np.ascontiguousarray(rows))
+        if rows is not None and len(rows) < len(part):
+            part = part.take(rows)
+        self._rows: Tensor | None = None
         self._targets = torch.from_numpy(part.targets)
         self._files = part if isinstance(part, ImageFiles) else None
         if not isinstance(part, ImageFiles):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cnnbench.datasets.arrays import Targets
-
-Indices = NDArray[np.int64]
+from cnnbench.datasets.arrays import Indices, Targets
 
 
 def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indices, Indices]:

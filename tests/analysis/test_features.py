@@ -58,7 +58,7 @@ STAGES = {
     "nin_cifar": ["block1.act3", "block2.act3", "block3.conv3"],
     "googlenet": ["stem.conv1.act", "stem.conv3.act"]
     + [f"blocks.inception{name}" for name in ("3b", "4e", "5b")],
-    "small_resnet": [f"blocks.{n}" for n in range(5)],
+    "small_resnet": [f"blocks.{n}" for n in range(4)],
     "resnet50": ["stem.act", "stages.0.2", "stages.1.3", "stages.2.5", "stages.3.2"],
     "densenet121": [f"stages.transition{n}.conv" for n in (1, 2, 3)] + ["act"],
 }

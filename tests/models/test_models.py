@@ -110,6 +110,7 @@ def test_smallest_image(name):
         ("mobilenet_v1", {"stem": "imagenet"}, 1),
         ("mobilenet_v2", {"stem": "imagenet"}, 1),
         ("small_resnet", {"widths": (4, 8)}, 1),
+        ("small_resnet", {"stem_stride": 3}, 1),
         ("mlp", {"hidden": ()}, 1),
     ],
 )
@@ -248,7 +249,7 @@ def test_zero_init_makes_each_block_its_shortcut(name):
     module = create_model(name, in_channels=1, num_classes=2, image_size=8, args=args)
     blocks = module.stages[0] if name.startswith("resnet") else module.blocks
     block = blocks[0]
-    x = torch.rand(2, 8 if name == "small_resnet" else 64, 4, 4)
+    x = torch.rand(2, 16 if name == "small_resnet" else 64, 4, 4)
     torch.testing.assert_close(block(x), torch.relu(block.shortcut(x)))
 
 
