@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import rich.console
 import torch
 from tiny import differences, info, records, same, series, tiny, train, weights
 
@@ -219,7 +221,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_other_ones(tmp_path: P
     assert info(first)["data"]["sha256"] == info(other)["data"]["sha256"]
 
 
-def test_looking_on_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_on_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     augmented = ("augment=crop_flip", "optimizer.ema_decay=0.9")
     plain = train(tmp_path, *augmented)
     quiet = train(tmp_path, *augmented, "log_every_steps=1000")
@@ -235,6 +239,12 @@ def test_looking_on_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         patch.setattr("cnnbench.steps.expected_epoch_seconds", lambda *args: 0.0)
         dark = train(tmp_path, *augmented)
     assert differences(plain, dark) == []
+    terminal = functools.partial(rich.console.Console, force_terminal=True)
+    monkeypatch.setattr("cnnbench.training.RichConsole", terminal)
+    capsys.readouterr()
+    with_bar = train(tmp_path, *augmented)
+    assert "\x1b[" in capsys.readouterr().out
+    assert differences(plain, with_bar) == []
 
 
 def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

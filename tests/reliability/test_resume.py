@@ -31,7 +31,7 @@ import cnnbench
 from cnnbench.checkpoint import Checkpoints
 from cnnbench.engine import TrainState
 from cnnbench.errors import CheckpointError, DataError, Interrupted
-from cnnbench.metrics import Scores
+from cnnbench.metrics import Scores, Sums
 from cnnbench.progress import Progress
 from cnnbench.training import Training
 
@@ -415,3 +415,33 @@ def _marked_best(run: Path, name: str) -> Path:
     before = file.read_text()
     file.write_text(json.dumps({**json.loads(before), "best": name}))
     return run
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "dropped"])
+def test_the_loss_scale_goes_on(is_kept: bool) -> None:
+    """fp16 runs on GPUs alone; its scaler is the one item that no run here can show."""
+
+    def fresh() -> TrainState:
+        model = torch.nn.Linear(4, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
+        return TrainState(model, optimizer, Sums(torch.device("cpu")), scaler=scaler)
+
+    def scales(state: TrainState, steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            assert state.scaler is not None
+            state.scaler.scale(state.model(torch.ones(2, 4)).mean()).backward()
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            found.append(state.scaler.get_scale())
+        return found
+
+    whole, stopped, resumed = fresh(), fresh(), fresh()
+    expected = scales(whole, 8)
+    before = scales(stopped, 4)
+    saved = stopped.state_dict()
+    if not is_kept:
+        del saved["scaler"]
+    resumed.load_state_dict(stopped.model.state_dict(), saved)
+    assert ([*before, *scales(resumed, 4)] == expected) is is_kept
