@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.utils import _pair
 
 Pair = tuple[int, int]
 
@@ -27,14 +26,13 @@ class ProductConv2d(nn.Conv2d):
         """Return (N, out_channels, H', W') for (N, in_channels, H, W)."""
         if not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
             return super().forward(input)
-        kernel_size, stride, padding = _pair(self.kernel_size), _pair(self.stride), self.padding
-        if kernel_size == stride == (1, 1) and padding == (0, 0):
+        if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0):
             pixels = input.permute(0, 2, 3, 1)
             return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         dtype = torch.get_autocast_dtype("cpu")
         bias = None if self.bias is None else self.bias.to(dtype)
         result: Tensor = _Convolution.apply(
-            input.to(dtype), self.weight.to(dtype), bias, stride, padding
+            input.to(dtype), self.weight.to(dtype), bias, self.stride, self.padding
         )
         return result
 

@@ -9,8 +9,8 @@ fall into them. A child may also kill itself at a named point of a save.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
+import functools
 import importlib
 import json
 import mmap
@@ -64,6 +64,40 @@ class Shown:
         return self.memory[1 + PHASES.index(phase)]
 
 
+class InHalves:
+    """A file whose bytes come in two parts, with something to happen at each point.
+
+    Args:
+        path: of the file.
+        mode: as ``open`` takes it.
+        happened: is told the file's name and what was just done: ``open``, ``half a write`` or
+            ``write``.
+    """
+
+    def __init__(self, path: Path, mode: str, happened: Callable[[str, str], None]) -> None:
+        self.file, self.name = open(path, mode), path.name  # noqa: SIM115
+        self.happened = happened
+        happened(self.name, "open")
+
+    def __enter__(self) -> InHalves:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+    def write(self, content: bytes) -> None:
+        half = len(content) // 2
+        self.file.write(content[:half])
+        self.file.flush()
+        self.happened(self.name, "half a write")
+        self.file.write(content[half:])
+        self.file.flush()
+        self.happened(self.name, "write")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def watch(shown: Shown) -> None:
     """Wrap what a run does, so that it shows its phases."""
     import torch
@@ -89,32 +123,14 @@ def watch(shown: Shown) -> None:
 
         setattr(owner, name, wrapped)
 
-    class InHalves:
-        """A file whose bytes come in two parts with time to die between them."""
-
-        def __init__(self, path: Path, mode: str) -> None:
-            self.file = builtins.open(path, mode)  # noqa: SIM115
-
-        def __enter__(self) -> InHalves:
-            return self
-
-        def __exit__(self, *exc: object) -> None:
-            self.file.close()
-
-        def write(self, content: bytes) -> None:
-            half = len(content) // 2
-            self.file.write(content[:half])
-            self.file.flush()
-            time.sleep(_PAUSE_SECONDS)
-            self.file.write(content[half:])
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
     def file_phase(path: Path, content: bytes) -> str:
         return "manifest" if path.name == "manifest.json" else "write"
 
-    files.open = InHalves  # type: ignore[attr-defined]
+    def pause(name: str, what: str) -> None:
+        if what == "half a write":
+            time.sleep(_PAUSE_SECONDS)
+
+    files.open = functools.partial(InHalves, happened=pause)  # type: ignore[attr-defined]
     wrap(checkpoint, "atomic_write", file_phase)
     wrap(torch, "save", lambda *args, **keywords: "serialise")
     wrap(os, "fsync", lambda *args: "fsync")
@@ -145,29 +161,6 @@ def die_at(file: str, call: str, count: int) -> None:
             if seen == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    class Dying:
-        def __init__(self, path: Path, mode: str) -> None:
-            self.file, self.name = builtins.open(path, mode), path.name  # noqa: SIM115
-            done(self.name, "open")
-
-        def __enter__(self) -> Dying:
-            return self
-
-        def __exit__(self, *exc: object) -> None:
-            self.file.close()
-
-        def write(self, content: bytes) -> None:
-            half = len(content) // 2
-            self.file.write(content[:half])
-            self.file.flush()
-            done(self.name, "half a write")
-            self.file.write(content[half:])
-            self.file.flush()
-            done(self.name, "write")
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
     fsync, replace, unlink = os.fsync, os.replace, Path.unlink
 
     def dying_fsync(descriptor: int) -> None:
@@ -192,7 +185,7 @@ def die_at(file: str, call: str, count: int) -> None:
         renamed = self.name
         done(self.name, "unlink")
 
-    files.open = Dying  # type: ignore[attr-defined]
+    files.open = functools.partial(InHalves, happened=done)  # type: ignore[attr-defined]
     os.fsync, os.replace, Path.unlink = dying_fsync, dying_replace, dying_unlink  # type: ignore
 
 
