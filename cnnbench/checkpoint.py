@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from cnnbench.errors import CheckpointError
+from cnnbench.errors import CheckpointError, reason_of
 from cnnbench.files import atomic_write, sync_directory
 
 FORMAT = 1
@@ -304,8 +304,7 @@ def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
         TypeError,
         NotImplementedError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{source}: not a checkpoint of ours: {reason}") from None
+        raise CheckpointError(f"{source}: not a checkpoint of ours: {reason_of(error)}") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{source}: not a checkpoint this version reads")
     return payload

@@ -74,3 +74,8 @@ def expected_names(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near, listed = did_you_mean(name, names), ", ".join(names) or "none"
     return f"{near} Known: {listed}." if near else f"; known: {listed}"
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what another library raised, or the error's class without one."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]

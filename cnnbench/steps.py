@@ -15,7 +15,7 @@ from cnnbench.config import RunConfig
 from cnnbench.device import Precision, autocast, grad_scaler, resolve_channels_last, synchronize
 from cnnbench.engine import Step, TrainState, fit
 from cnnbench.engine.loop import ComputeLoss, training_loss
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, reason_of
 from cnnbench.layers.products import use_products
 from cnnbench.networks import Network
 from cnnbench.optim import Schedule
@@ -118,10 +118,9 @@ def compile_loss(
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                reason = str(error).strip().split("\n")[0][:200]
                 raise UsageError(
                     f"device.compile=true: torch cannot compile this network here: "
-                    f"{type(error).__name__}: {reason}; use device.compile=false"
+                    f"{type(error).__name__}: {reason_of(error)}; use device.compile=false"
                 ) from error
     synchronize(device)
     return compiled, time.perf_counter() - started

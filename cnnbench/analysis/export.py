@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import cnnbench
 from cnnbench.analysis.evaluation import load_run, open_split
 from cnnbench.datasets.transforms import InputTransform
-from cnnbench.errors import DataError, UsageError
+from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
 from cnnbench.recorded import LoadedNetwork
 from cnnbench.rundir import RunDir
@@ -249,10 +249,9 @@ def _refusals(to: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
         raise UsageError(
             f"--to {to}: torch cannot follow this network, so it cannot be exported: "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {reason_of(error)}"
         ) from error
 
 

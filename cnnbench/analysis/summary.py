@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import UsageError, expected_names, reason_of
 from cnnbench.geometry import Geometry, LayerGeometry, analyze
 
 _SMALL_IMAGE = 64
@@ -47,10 +47,9 @@ def summarize(
     try:
         geometry = analyze(module, shape)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         shown = " x ".join(map(str, shape))
         raise UsageError(
-            f"{type(module).__name__} does not take an image of {shown}: {reason}"
+            f"{type(module).__name__} does not take an image of {shown}: {reason_of(error)}"
         ) from None
     totals = asdict(geometry)
     fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnbench.errors import DiskError
+from cnnbench.errors import DiskError, reason_of
 from cnnbench.tracking.events import event_files, leave_out
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ class TensorBoard:
             with _undisturbed(module):
                 graph = _trace(module, example)
         except Exception as error:  # whatever a network does that tracing cannot follow
-            reason = str(error).strip().split("\n")[0][:200]
-            self._warn(f"TensorBoard shows no graph of this network: {reason}")
+            self._warn(f"TensorBoard shows no graph of this network: {reason_of(error)}")
             return
         self._write(graph_def=graph)
 
