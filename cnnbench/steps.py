@@ -16,6 +16,7 @@ from cnnbench.device import Precision, autocast, grad_scaler, resolve_channels_l
 from cnnbench.engine import Step, TrainState, fit
 from cnnbench.engine.loop import ComputeLoss, training_loss
 from cnnbench.errors import UsageError, reason_of
+from cnnbench.layers.pooling import use_halving
 from cnnbench.layers.products import use_products
 from cnnbench.networks import Network
 from cnnbench.optim import Schedule
@@ -41,9 +42,12 @@ def place(
     """
     channels_last = resolve_channels_last(config.device.channels_last, device)
     model = model.to(device)
+    on_plain_cpu = device.type == "cpu" and not config.device.compile
+    if on_plain_cpu:
+        use_halving(model)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-        if device.type == "cpu" and precision.name == "bf16" and not config.device.compile:
+        if on_plain_cpu and precision.name == "bf16":
             use_products(model)
     data.to(device, channels_last=channels_last)
     return build_state(config, model, device, grad_scaler(device, precision))
