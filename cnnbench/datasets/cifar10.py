@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 import numpy as np
 
 from cnnbench.datasets.arrays import ImageArrays
-from cnnbench.datasets.sources import Facts
+from cnnbench.datasets.sources import Facts, check_file
 from cnnbench.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
@@ -169,7 +169,10 @@ def decode_cifar10(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, Im
     counts[TEST_BATCH] = sum(facts.test_counts)
     limits = {n: c * (3072 + _EXTRA_BYTES_PER_IMAGE) + _EXTRA_BYTES for n, c in counts.items()}
     files = _from_archive(paths[0], limits) if len(paths) == 1 else _from_folder(paths, limits)
-    parts = {name: read_batch(data, where, counts[name]) for name, data, where in files}
+    parts = {}
+    for name, data, where in files:
+        parts[name] = read_batch(data, where, counts[name])
+        check_file(facts, name, where, data)
     if missing := [name for name in BATCHES if name not in parts]:
         raise DataError(f"{paths[0]}: lacks {', '.join(missing)}")
     train = [parts[name] for name in TRAIN_BATCHES]

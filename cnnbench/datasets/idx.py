@@ -18,19 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.datasets.arrays import ImageArrays
-from cnnbench.datasets.sources import Facts
+from cnnbench.datasets.sources import Facts, check_file
 from cnnbench.errors import DataError
 
 _UNSIGNED_BYTE = 8
 _HOLDS = {1: "labels", 3: "images"}
 
 
-def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def read_idx(path: Path, shape: tuple[int, ...], facts: Facts | None = None) -> NDArray[np.uint8]:
     """Read one file whose shape is known beforehand; memory is taken once its header agrees.
 
     Args:
         path: the file; one whose name ends in ``.gz`` is decompressed.
         shape: the expected dimensions.
+        facts: what may be known of the file's bytes.
 
     Returns:
         The values, writable.
@@ -41,10 +42,10 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
         with open(path, "rb") as raw:
             if path.suffix != ".gz":
-                return _read_stream(raw, path, shape)
+                return _read_stream(raw, path, shape, facts)
             _check_gzip(raw, path)
             with gzip.GzipFile(fileobj=raw) as file:
-                return _read_stream(cast(BinaryIO, file), path, shape)
+                return _read_stream(cast(BinaryIO, file), path, shape, facts)
     except EOFError as error:
         raise DataError(f"{path}: truncated: the compressed data ends early") from error
     except (OSError, zlib.error) as error:
@@ -62,7 +63,9 @@ def _check_gzip(raw: BinaryIO, path: Path) -> None:
         raise DataError(f"{path}: not a gzip file, despite its name")
 
 
-def _read_stream(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _read_stream(
+    file: BinaryIO, path: Path, shape: tuple[int, ...], facts: Facts | None
+) -> NDArray[np.uint8]:
     head = file.read(4 + 4 * len(shape))
     if len(head) < 4:
         raise DataError(f"{path}: truncated: the header is missing")
@@ -83,6 +86,8 @@ def _read_stream(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> NDArray[
     # One byte more also makes gzip compare its checksum.
     if file.read(1):
         raise DataError(f"{path}: more values than its header says")
+    if facts is not None:
+        check_file(facts, path.name.removesuffix(".gz"), str(path), head, values.data)
     return values
 
 
@@ -114,7 +119,7 @@ def decode_idx(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, ImageA
         (paths[2], paths[3], facts.test_counts),
     ):
         num_images = sum(counts)
-        labels = read_idx(labels_path, (num_images,))
-        images = read_idx(images_path, (num_images, size, size))
+        labels = read_idx(labels_path, (num_images,), facts)
+        images = read_idx(images_path, (num_images, size, size), facts)
         parts.append(ImageArrays(images[:, None], labels.astype(np.int64)))
     return parts[0], parts[1]

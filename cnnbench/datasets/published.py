@@ -1,8 +1,8 @@
 """Facts of the data sets that are the same everywhere, and where their files are published.
 
-MD5 sums and addresses are those of torchvision's lists; for Fashion-MNIST, whose mirror there has
-no encryption, its authors' own repository comes first. Means and standard deviations are those of
-the whole training part.
+MD5 sums and addresses are those of torchvision's lists; those of MNIST's unpacked files stand in
+many public scripts. For Fashion-MNIST, whose mirror there has no encryption, its authors' own
+repository comes first. Means and standard deviations are those of the whole training part.
 """
 
 from __future__ import annotations
@@ -106,6 +106,18 @@ MNIST = Facts(
     std=(0.3081,),
     train_counts=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
     test_counts=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    file_md5=dict(
+        zip(
+            _IDX_NAMES,
+            (
+                "6bbc9ace898e44ae57da46a324031adb",
+                "a25bea736e30d166cdddb491f175f624",
+                "2646ac647ad5339dbf082846283269ea",
+                "27ae3e4e09519cfbb04c329615203637",
+            ),
+            strict=True,
+        )
+    ),
 )
 MNIST_FILES = Published(
     folder="MNIST/raw",
@@ -143,6 +155,20 @@ CIFAR10 = Facts(
     std=(0.2470, 0.2435, 0.2616),
     train_counts=(5000,) * 10,
     test_counts=(1000,) * 10,
+    file_md5=dict(
+        zip(
+            BATCHES,
+            (
+                "c99cafc152244af753f735de768cd75f",
+                "d4bba439e000b95fd0a9bffe97cbabec",
+                "54ebc095f3ab1f0389bbae665268c751",
+                "634d18415352ddfa80567beed471001a",
+                "482c414d41f54cd18b22e5b47cb7c3cb",
+                "40351d587109b95175f43aff81a1287e",
+            ),
+            strict=True,
+        )
+    ),
 )
 CIFAR10_FILES = Published(
     folder="",

@@ -6,9 +6,10 @@ when a sound one exists further down.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ class Facts:
         train_counts: training pictures of each class; empty where unknown.
         test_counts: likewise.
         part_sha256: of train images, train targets, test images and test targets, where known.
+        file_md5: of the unpacked files by name, where known.
     """
 
     num_classes: int
@@ -88,6 +90,7 @@ class Facts:
     train_counts: tuple[int, ...] = ()
     test_counts: tuple[int, ...] = ()
     part_sha256: tuple[str, str, str, str] | None = None
+    file_md5: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,15 +211,6 @@ def read_place(
     warnings = [f"passed over: {problem}" for problem in damaged]
     assert facts.mean is not None
     assert facts.std is not None
-    if facts.part_sha256 is None:
-        mean = train.images.mean(axis=(0, 2, 3)) / 255
-        if np.abs(mean - facts.mean).max() > 5e-5:
-            shown = " ".join(f"{value:.4f}" for value in mean)
-            expected = " ".join(f"{value:.4f}" for value in facts.mean)
-            warnings.append(
-                f"{place.paths[0].parent}: these are not the published pictures: "
-                f"their mean is {shown}, expected {expected}"
-            )
     return DatasetArrays(
         train=train,
         test=test,
@@ -268,6 +262,31 @@ def verify(train: ImageArrays, test: ImageArrays, facts: Facts, where: Sequence[
                 f"expected {known[:16]}..."
             )
     return combine_hashes(parts)
+
+
+def check_file(facts: Facts, name: str, where: str, *pieces: bytes | memoryview) -> None:
+    """Compare an unpacked file with its publisher's, where that one's MD5 is known.
+
+    Args:
+        facts: what is expected.
+        name: the file's name, without ``.gz``.
+        where: what to name in the message.
+        pieces: its bytes, in order.
+
+    Raises:
+        DataError: it is another file.
+    """
+    known = facts.file_md5.get(name)
+    if known is None:
+        return
+    md5 = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        md5.update(piece)
+    if md5.hexdigest() != known:
+        raise DataError(
+            f"{where}: damaged or another file: its unpacked bytes have MD5 {md5.hexdigest()}, "
+            f"expected {known}"
+        )
 
 
 def _missing_message(

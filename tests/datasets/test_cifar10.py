@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from cnnbench.datasets import read_dataset
 from cnnbench.datasets.cifar10 import BATCHES, FOLDER, read_batch
-from cnnbench.datasets.sources import read_published
+from cnnbench.datasets.published import CIFAR10
+from cnnbench.datasets.sources import Facts, read_published
 from cnnbench.errors import DataError
 
 from .files import (
@@ -31,10 +34,8 @@ from .files import (
 BATCH = cifar_arrays()["test_batch"]
 
 
-def read_small(root: Path):
-    return read_published(
-        "small", CIFAR_FACTS, CIFAR_PUBLISHED, root=root, download=False, report=print
-    )
+def read_small(root: Path, facts: Facts = CIFAR_FACTS):
+    return read_published("small", facts, CIFAR_PUBLISHED, root=root, download=False, report=print)
 
 
 @pytest.mark.parametrize("write", [python2_batch, python3_batch])
@@ -49,6 +50,23 @@ def test_both_layouts_of_both_pythons(tmp_path: Path, write, packed: bool) -> No
     assert np.array_equal(arrays.test.targets, batches["test_batch"].targets)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_changed_pixel_is_noticed_by_the_sum_of_its_batch(
+    tmp_path: Path, packed: bool, name: str
+) -> None:
+    files = {name: python2_batch(batch) for name, batch in cifar_arrays().items()}
+    sums = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+    known = replace(CIFAR_FACTS, file_md5=sums)
+    write_cifar(tmp_path, files, packed=packed)
+    assert read_small(tmp_path, known).warnings == ()
+    batches = cifar_arrays()
+    batches[name].images[3, 1, 5, 7] ^= 1
+    write_cifar(tmp_path, {**files, name: python2_batch(batches[name])}, packed=packed)
+    with pytest.raises(DataError, match=f"{name}.*damaged or another file.*{sums[name]}"):
+        read_small(tmp_path, known)
+
+
 def test_the_stream_is_what_pickle_itself_reads() -> None:
     theirs = pickle.loads(python2_batch(BATCH), encoding="bytes")
     ours = read_batch(python2_batch(BATCH), "batch", len(BATCH))
@@ -61,13 +79,14 @@ def test_arrays_in_column_order_are_turned() -> None:
     assert np.array_equal(ours.images, BATCH.images)
 
 
-def test_full_size_through_the_registry(tmp_path: Path) -> None:
+def test_full_size_and_none_but_the_published_pictures(tmp_path: Path) -> None:
     batches = cifar_arrays(5000, 1000)
     write_cifar(tmp_path, {name: python2_batch(batch) for name, batch in batches.items()})
-    arrays = read_dataset("cifar10", root=tmp_path, args={}, image_size=32, download=False)
+    with pytest.raises(DataError, match="data_batch_1: damaged or another file"):
+        read_dataset("cifar10", root=tmp_path, args={}, image_size=32, download=False)
+    arrays = read_small(tmp_path, replace(CIFAR10, file_md5={}))
     assert arrays.train.images.shape == (50_000, 3, 32, 32)
     assert np.array_equal(arrays.test.images, batches["test_batch"].images)
-    assert any("not the published" in warning for warning in arrays.warnings)
 
 
 class Canary:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cnnbench.datasets import fingerprint, read_dataset
+from cnnbench.datasets import DATASETS, fingerprint, read_dataset
 from cnnbench.datasets.arrays import DatasetArrays, survey
 from cnnbench.datasets.published import CIFAR10, DIGITS, FASHION_MNIST, FASHION_MNIST_FILES, MNIST
 from cnnbench.datasets.sources import data_root, read_published
@@ -88,6 +89,8 @@ def test_sums_are_those_of_torchvision() -> None:
         assert [(file.name, file.md5) for file in ours.files] == list(theirs.resources)
         assert set(theirs.mirrors) <= set(ours.mirrors)
     assert CIFAR10_FILES.files[0].md5 == datasets.CIFAR10.tgz_md5
+    batches = datasets.CIFAR10.train_list + datasets.CIFAR10.test_list
+    assert CIFAR10.file_md5 == dict(batches)
     assert CIFAR10_FILES.mirrors[0] + CIFAR10_FILES.files[0].name == datasets.CIFAR10.url
     assert datasets.FashionMNIST.classes == list(FASHION_MNIST.class_names)
 
@@ -246,14 +249,35 @@ def test_a_damaged_copy_is_passed_over_with_a_warning(
     assert damaged in arrays.warnings[0]
 
 
-def test_other_pictures_of_the_right_shape_are_told_of(no_system: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", IDX_NAMES)
+def test_a_changed_byte_is_noticed_by_the_sum_of_the_file(
+    no_system: None, tmp_path: Path, packed: bool, name: str
+) -> None:
     from dataclasses import replace
 
     facts, _, raw = small_idx()
-    write_idx(tmp_path / "Small/raw", raw)
-    unknown = replace(facts, part_sha256=None, mean=(0.1307,))
-    (warning,) = read_small(tmp_path, unknown).warnings
-    assert "not the published pictures" in warning
+    sums = {name: hashlib.md5(data).hexdigest() for name, data in raw.items()}
+    known = replace(facts, part_sha256=None, file_md5=sums)
+    folder = tmp_path / "Small/raw"
+    write_idx(folder, raw, packed=packed)
+    assert read_small(tmp_path, known).warnings == ()
+    # Two labels of one training and test picture each change places: the counts stay.
+    changed = bytearray(raw[name])
+    changed[-1], changed[-2] = changed[-2], changed[-1]
+    assert changed != raw[name]
+    write_idx(folder, {name: bytes(changed)}, packed=packed)
+    with pytest.raises(DataError, match=f"{name}.*damaged or another file.*{sums[name]}"):
+        read_small(tmp_path, known)
+
+
+def test_every_published_set_has_sums_of_all_its_files() -> None:
+    for row in DATASETS.values():
+        if row.published is not None and row.facts(None, {}).part_sha256 is None:
+            names = {Path(path).name for path in row.published.layouts[-1]}
+            names |= {Path(path).name for path in row.published.layouts[0]}
+            unpacked = {name for name in names if not name.endswith(".gz")}
+            assert row.facts(None, {}).file_md5.keys() == unpacked
 
 
 def test_class_counts_are_checked_where_no_sum_is_known(no_system: None, tmp_path: Path) -> None:
