@@ -104,11 +104,11 @@ class Contender:
             self._process.kill()
 
 
-def start(names: list[str]) -> list[Contender]:
+def start(names: list[str], keras_backends: list[str]) -> list[Contender]:
     """Start the processes; nothing is imported in them yet."""
     found = []
     for name in names:
-        backends = BACKENDS if name.startswith("Keras") else (None,)
+        backends = keras_backends if name.startswith("Keras") else [None]
         found += [Contender(name, backend) for backend in backends]
     return found
 
@@ -243,12 +243,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--images", type=int, help="in an epoch of every work")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     args = parser.parse_args()
     started = time.perf_counter()
-    contenders = start(args.contenders)
+    contenders = start(args.contenders, args.backends)
     results: dict[str, Any] = {}
     print(f"# Peers\n\n{machine()}\n", flush=True)
     try:

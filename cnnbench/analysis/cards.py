@@ -82,8 +82,7 @@ _NO_LRN = Departure("no local response normalisation: later work measured it as 
 _TORCH_INIT = Departure("weights start with PyTorch's default", "model.init=normal")
 _KAIMING_INIT = Departure(
     "weights start as He et al. advise: with PyTorch's default, which keeps too little of the "
-    "signal in each layer, the deeper ones stay at chance for long (19 layers also want "
-    "`optimizer.lr=0.0001`)",
+    "signal in each layer, the deeper ones stay at chance for long",
     "model.init=normal",
 )
 _RESNET = "He et al., Deep Residual Learning for Image Recognition"
@@ -104,7 +103,7 @@ def _resnet(depth: int, macs: str) -> Card:
     )
 
 
-def _vgg(letter: str, layers: int, params: str) -> Card:
+def _vgg(letter: str, layers: int, params: str, *more: Departure) -> Card:
     return Card(
         title=f"VGG-{layers}, configuration {letter} (2014)",
         source="Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image "
@@ -112,13 +111,14 @@ def _vgg(letter: str, layers: int, params: str) -> Card:
         link="https://arxiv.org/abs/1409.1556",
         rows="tables 1 and 2",
         paper_params=params,
-        args={"head_size": 7},
+        args={"head_size": 7, **({"norm": False} if more else {})},
         departures=(
             Departure(
                 "32-pixel images, whose last map is averaged to one pixel",
                 "data.image_size=224 model.head_size=7",
             ),
             _KAIMING_INIT,
+            *more,
         ),
     )
 
@@ -204,7 +204,16 @@ CARDS: dict[str, Card] = {
     "vgg11": _vgg("A", 11, "133 million"),
     "vgg13": _vgg("B", 13, "133 million"),
     "vgg16": _vgg("D", 16, "138 million"),
-    "vgg19": _vgg("E", 19, "144 million"),
+    "vgg19": _vgg(
+        "E",
+        19,
+        "144 million",
+        Departure(
+            "batch norm behind each convolution, which came later: without it, it stays at chance "
+            "at the default learning rate and wants `optimizer.lr=0.0001`",
+            "model.norm=false",
+        ),
+    ),
     "nin": Card(
         "Network in Network, ImageNet form (2013)",
         "Lin et al., Network In Network; the layers are those of the authors' published model",
@@ -261,7 +270,6 @@ CARDS: dict[str, Card] = {
         rows="figure 5",
         input_shape=(1, 28, 28),
         num_classes=10,
-        departures=(_ZERO_INIT,),
     ),
     "resnet18": _resnet(18, "1.8 billion"),
     "resnet34": _resnet(34, "3.6 billion"),

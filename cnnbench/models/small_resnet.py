@@ -28,7 +28,7 @@ class SmallResNet(nn.Module):
         num_classes: logits to give.
         widths: maps of each block; every block but the first halves the sides.
         stem_stride: of the stem, whose kernel is one pixel more than twice as wide; 1 or more.
-        zero_init: start the last norm of each block at zero.
+        zero_init: start the last norm of each block at zero, which slows the first epochs.
     """
 
     min_image_size, min_image_layer = smallest_image([Step("stem", 5, 2, 2)])
@@ -40,7 +40,7 @@ class SmallResNet(nn.Module):
         num_classes: int,
         widths: tuple[int, ...] = (16, 32, 64, 128),
         stem_stride: int = 2,
-        zero_init: bool = True,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         check_counts(in_channels, num_classes)

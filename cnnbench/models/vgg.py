@@ -2,8 +2,9 @@
 
 Departures: the last map is averaged to `head_size` x `head_size`, so that any image size works;
 the paper's is 7, the default 1 suits 32-pixel images. `width_multiplier` scales every layer but the
-last. `conf/model` starts the weights as He et al. advise, https://arxiv.org/abs/1502.01852: with
-PyTorch's default the deeper configurations stay at chance for long.
+last. `norm` adds batch norm, which came later, as torchvision's `_bn` networks have it. `conf/model`
+starts the weights as He et al. advise, https://arxiv.org/abs/1502.01852: with PyTorch's default the
+deeper configurations stay at chance for long.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class VGG(nn.Module):
         head_size: side of the map that the linear layers see.
         hidden: widths of the hidden linear layers.
         dropout: probability after each hidden layer.
+        norm: put a batch norm behind each convolution, which keeps its bias.
         width_multiplier: scales convolutions and hidden layers.
     """
 
@@ -58,6 +60,7 @@ class VGG(nn.Module):
         head_size: int = 1,
         hidden: tuple[int, ...] = (4096, 4096),
         dropout: float = 0.5,
+        norm: bool = False,
         width_multiplier: float = 1.0,
     ) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class VGG(nn.Module):
         stages = []
         for depth, width in zip(num_convs, _WIDTHS, strict=True):
             out_channels = scale_channels(width, width_multiplier)
-            stages.append(_build_stage(depth, in_channels, out_channels))
+            stages.append(_build_stage(depth, in_channels, out_channels, norm))
             in_channels = out_channels
         self.stages = nn.Sequential(*stages)
         self.head_size = head_size
@@ -89,10 +92,12 @@ class VGG(nn.Module):
         return logits
 
 
-def _build_stage(depth: int, in_channels: int, out_channels: int) -> nn.Sequential:
+def _build_stage(depth: int, in_channels: int, out_channels: int, norm: bool) -> nn.Sequential:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, depth + 1):
         parts[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if norm:
+            parts[f"norm{number}"] = nn.BatchNorm2d(out_channels)
         parts[f"act{number}"] = nn.ReLU()
         in_channels = out_channels
     parts["pool"] = nn.MaxPool2d(2)

@@ -13,6 +13,7 @@ PAIRS = {
     "vgg13": ("vgg13", {"head_size": 7}),
     "vgg16": ("vgg16", {"head_size": 7}),
     "vgg19": ("vgg19", {"head_size": 7}),
+    "vgg11_bn": ("vgg11_bn", {"head_size": 7, "norm": True}),
     "resnet18": ("resnet18", {"stem": "imagenet"}),
     "resnet34": ("resnet34", {"stem": "imagenet"}),
     "resnet50": ("resnet50", {"stem": "imagenet"}),
@@ -30,7 +31,7 @@ SIZES = {"alexnet": 224, "mobilenet_v2": 65, "densenet121": 64}
 
 def meta_pair(name, image_size):
     peer, args = PAIRS[name]
-    ours = meta_model(name, image_size, num_classes=12, args=args)
+    ours = meta_model(name.removesuffix("_bn"), image_size, num_classes=12, args=args)
     with torch.device("meta"):
         theirs = torchvision.models.get_model(peer, weights=None, num_classes=12)
     return ours, theirs
