@@ -2,9 +2,9 @@
 
 Departures: the last map is averaged to `head_size` x `head_size`, so that any image size works;
 the paper's is 7, the default 1 suits 32-pixel images. `width_multiplier` scales every layer but the
-last. `norm` adds batch norm, which came later, as torchvision's `_bn` networks have it. `conf/model`
-starts the weights as He et al. advise, https://arxiv.org/abs/1502.01852: with PyTorch's default the
-deeper configurations stay at chance for long.
+last. `norm` adds batch norm, which came later, as torchvision's `_bn` networks have it.
+`conf/model` starts the weights as He et al. advise, https://arxiv.org/abs/1502.01852: with
+PyTorch's default the deeper configurations stay at chance for long.
 """
 
 from __future__ import annotations
