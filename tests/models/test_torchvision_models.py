@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,29 @@ def test_a_cached_file_must_have_the_published_hash(published):
         with pytest.raises(DataError, match=r"resnet18-\w+\.pth: damaged, or not the weights"):
             build(pretrained="DEFAULT").load_pretrained()
         assert file.exists()
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_weights_are_fetched_once_and_must_have_the_published_hash(
+    published, is_sound, tmp_path, monkeypatch
+):
+    theirs, cached = published
+    offered = cached.rename(tmp_path / cached.name)
+    weights = torchvision.models.ResNet18_Weights.DEFAULT
+    value = dataclasses.replace(weights.value, url=offered.as_uri())
+    monkeypatch.setattr(weights, "_value_", value)
+    module = build(pretrained="DEFAULT")
+    if not is_sound:
+        offered.write_bytes(offered.read_bytes() + b"more")
+        with pytest.raises(DataError, match="cannot be fetched .*hash"):
+            module.load_pretrained()
+        assert list(cached.parent.iterdir()) == []
+        return
+    module.load_pretrained()
+    assert torch.equal(module.network.conv1.weight, theirs.conv1.weight)
+    assert cached.is_file()
+    offered.unlink()
+    build(pretrained="DEFAULT").load_pretrained()
 
 
 def test_without_internet_and_cache_the_message_says_which_file_goes_where(tmp_path, monkeypatch):
