@@ -10,7 +10,7 @@ from cnnbench import build, estimates, networks
 from cnnbench.build import RunData
 from cnnbench.config import RunConfig, expand_path
 from cnnbench.device import check_compiler, resolve_device, resolve_precision
-from cnnbench.errors import CnnbenchError, Interrupted, ResourceError, UsageError
+from cnnbench.errors import CnnbenchError, DiskError, Interrupted, ResourceError, UsageError
 from cnnbench.rundir import RunDir
 from cnnbench.signals import StopRequest, hush_dead_children
 from cnnbench.training import Training, warn
@@ -80,7 +80,11 @@ def start(config: RunConfig, command: Sequence[str], since: float | None = None)
     check_all([config])
     data = read_data(config)
     run = RunDir.create_new(config, expand_path(config.output_root))
-    train_run(config, run, command, data, stop)
+    try:
+        train_run(config, run, command, data, stop)
+    except DiskError:
+        run.remove_unless_begun()
+        raise
     return run
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,11 @@ class RunDir:
         parent = output_root / config.data.name / config.model.name
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return cls.create(parent / f"{stamp}-{secrets.token_hex(3)}")
+
+    def remove_unless_begun(self) -> None:
+        """Remove the directory where not even its first description found room."""
+        if not (self.path / "run.json").exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def has_checkpoints(self) -> bool:

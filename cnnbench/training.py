@@ -94,9 +94,8 @@ class Training:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        for message in (*self.data.warnings, self.precision.warning):
-            if message:
-                warn(message)
+        for message in filter(None, (*self.data.warnings, self.precision.warning)):
+            warn(message)
         torch.manual_seed(derive_seed(config.seed, "init"))
         model = networks.build_model(config, self.data)
         if not run.has_checkpoints and (note := networks.start(model, config, self.data)):
@@ -298,6 +297,8 @@ class Training:
         if reason is None:
             return
         if self.saved_at != self._place():
+            if self.state.epoch_step:
+                self._count_seconds()
             self._save(f"step_{self.state.global_step:08d}")
         raise Interrupted(
             f"{reason} after epoch {self.state.epoch}, step {self.state.global_step}; the state is "

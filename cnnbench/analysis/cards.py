@@ -111,7 +111,7 @@ def _vgg(letter: str, layers: int, params: str, *more: Departure) -> Card:
         link="https://arxiv.org/abs/1409.1556",
         rows="tables 1 and 2",
         paper_params=params,
-        args={"head_size": 7, **({"norm": False} if more else {})},
+        args={"head_size": 7, **({"norm": "none"} if more else {})},
         departures=(
             Departure(
                 "32-pixel images, whose last map is averaged to one pixel",
@@ -211,7 +211,7 @@ CARDS: dict[str, Card] = {
         Departure(
             "batch norm behind each convolution, which came later: without it, it stays at chance "
             "at the default learning rate and wants `optimizer.lr=0.0001`",
-            "model.norm=false",
+            "model.norm=none",
         ),
     ),
     "nin": Card(

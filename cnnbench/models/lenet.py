@@ -31,6 +31,16 @@ _QUICK_STEPS = tuple(
 _QUICK_SMALLEST = smallest_image(_QUICK_STEPS)
 
 
+def _shrink(act: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
+    """Return what activation and then pool make of a map.
+
+    Activations rise throughout, so the largest value before is the largest after: max pooling may
+    come first, and leaves a quarter of the values to activate. LeNet's paper has that order too.
+    """
+    result: Tensor = act(pool(x)) if isinstance(pool, nn.MaxPool2d) else pool(act(x))
+    return result
+
+
 class LeNet5(nn.Module):
     """Two convolutions with pools, and three linear layers.
 
@@ -73,8 +83,8 @@ class LeNet5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = self.pool1(self.act1(self.conv1(x)))  # (N, 6, 14, 14) at 28 pixels
-        x = self.pool2(self.act2(self.conv2(x)))  # (N, 16, 5, 5)
+        x = _shrink(self.act1, self.pool1, self.conv1(x))  # (N, 6, 14, 14) at 28 pixels
+        x = _shrink(self.act2, self.pool2, self.conv2(x))  # (N, 16, 5, 5)
         logits: Tensor = self.head(x.flatten(1))
         return logits
 
@@ -116,8 +126,8 @@ class CIFARQuick(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = self.pool1(self.act1(self.conv1(x)))  # (N, 32, 16, 16) at 32 pixels
-        x = self.pool2(self.act2(self.conv2(x)))  # (N, 32, 8, 8)
-        x = self.pool3(self.act3(self.conv3(x)))  # (N, 64, 4, 4)
+        x = _shrink(self.act1, self.pool1, self.conv1(x))  # (N, 32, 16, 16) at 32 pixels
+        x = _shrink(self.act2, self.pool2, self.conv2(x))  # (N, 32, 8, 8)
+        x = _shrink(self.act3, self.pool3, self.conv3(x))  # (N, 64, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cnnbench.layers import (
     Step,
     average_pool_to,
+    check_choice,
     check_counts,
     check_fraction,
     check_positive,
@@ -45,7 +46,7 @@ class VGG(nn.Module):
         head_size: side of the map that the linear layers see.
         hidden: widths of the hidden linear layers.
         dropout: probability after each hidden layer.
-        norm: put a batch norm behind each convolution, which keeps its bias.
+        norm: `conv` puts a batch norm behind each convolution, which keeps its bias; or `none`.
         width_multiplier: scales convolutions and hidden layers.
     """
 
@@ -60,7 +61,7 @@ class VGG(nn.Module):
         head_size: int = 1,
         hidden: tuple[int, ...] = (4096, 4096),
         dropout: float = 0.5,
-        norm: bool = False,
+        norm: str = "none",
         width_multiplier: float = 1.0,
     ) -> None:
         super().__init__()
@@ -69,10 +70,11 @@ class VGG(nn.Module):
         check_positive("hidden", hidden)
         check_positive("width_multiplier", [width_multiplier])
         check_fraction("dropout", dropout)
+        check_choice("norm", norm, ("none", "conv"))
         stages = []
         for depth, width in zip(num_convs, _WIDTHS, strict=True):
             out_channels = scale_channels(width, width_multiplier)
-            stages.append(_build_stage(depth, in_channels, out_channels, norm))
+            stages.append(_build_stage(depth, in_channels, out_channels, norm == "conv"))
             in_channels = out_channels
         self.stages = nn.Sequential(*stages)
         self.head_size = head_size
@@ -92,11 +94,11 @@ class VGG(nn.Module):
         return logits
 
 
-def _build_stage(depth: int, in_channels: int, out_channels: int, norm: bool) -> nn.Sequential:
+def _build_stage(depth: int, in_channels: int, out_channels: int, has_norm: bool) -> nn.Sequential:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, depth + 1):
         parts[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        if norm:
+        if has_norm:
             parts[f"norm{number}"] = nn.BatchNorm2d(out_channels)
         parts[f"act{number}"] = nn.ReLU()
         in_channels = out_channels

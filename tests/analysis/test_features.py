@@ -52,7 +52,7 @@ STAGES = {
     "softmax": [],
     "mlp": [],
     "basic_cnn": ["conv1", "act1", "conv2", "act2"],
-    "lenet": ["act1", "pool1", "act2", "pool2"],
+    "lenet": ["conv1", "act1", "conv2", "act2"],
     "alexnet": ["stages.act1", "stages.act2", "stages.act5", "stages.pool5"],
     "vgg11": [f"stages.{n}.act{c}" for n, c in enumerate((1, 1, 2, 2, 2))],
     "nin_cifar": ["block1.act3", "block2.act3", "block3.conv3"],
@@ -301,9 +301,10 @@ def test_a_dead_unit_has_no_measured_field() -> None:
     with torch.no_grad():
         module.conv1.bias.fill_(-100)
     seen = look_at(module, image)
-    assert seen.stages[0].measured_side == 0
-    assert not seen.stages[0].gradient.any()
-    assert seen.stages[0].receptive_field == 5
+    dead = next(stage for stage in seen.stages if stage.name == "act1")
+    assert dead.measured_side == 0
+    assert not dead.gradient.any()
+    assert dead.receptive_field == 6  # max pooling comes first
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small"])

@@ -37,7 +37,7 @@ INITS = {
 
 
 # What the files set otherwise than the constructors, whose defaults are the published networks.
-SET = {"vgg19": {"norm": True}}
+SET = {"vgg19": {"norm": "conv"}}
 
 
 def golden_id(row):

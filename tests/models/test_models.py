@@ -145,6 +145,7 @@ def test_message_names_the_layer():
         ("lenet", {"activation": "rellu"}, "did you mean 'relu'"),
         ("lenet", {"pool": "maxx"}, "did you mean 'max'"),
         ("vgg11", {"num_convs": (1, 1, 1, 1, 1)}, "unknown argument 'num_convs'"),
+        ("vgg11", {"norm": "block"}, "norm=block: expected one of none, conv"),
         ("resnet18", {"stem": "tiny"}, "resnet18: stem=tiny: expected one of imagenet, small"),
         ("resnet18", {"stride_in_1x1": True}, "unknown argument 'stride_in_1x1'"),
         ("alexnet", {"groups": 3}, "groups=3: expected one of 1, 2"),

@@ -13,7 +13,7 @@ PAIRS = {
     "vgg13": ("vgg13", {"head_size": 7}),
     "vgg16": ("vgg16", {"head_size": 7}),
     "vgg19": ("vgg19", {"head_size": 7}),
-    "vgg11_bn": ("vgg11_bn", {"head_size": 7, "norm": True}),
+    "vgg11_bn": ("vgg11_bn", {"head_size": 7, "norm": "conv"}),
     "resnet18": ("resnet18", {"stem": "imagenet"}),
     "resnet34": ("resnet34", {"stem": "imagenet"}),
     "resnet50": ("resnet50", {"stem": "imagenet"}),

@@ -165,7 +165,7 @@ def test_weights_are_fetched_once_and_must_have_the_published_hash(
     module = build(pretrained="DEFAULT")
     if not is_sound:
         offered.write_bytes(offered.read_bytes() + b"more")
-        with pytest.raises(DataError, match="cannot be fetched .*hash"):
+        with pytest.raises(DataError, match=r"cannot be fetched .*hash"):
             module.load_pretrained()
         assert list(cached.parent.iterdir()) == []
         return

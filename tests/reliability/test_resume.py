@@ -281,6 +281,16 @@ def test_every_item_of_the_progress_is_needed(
         assert caught.value.exit_code == 65
 
 
+def test_seconds_up_to_a_stop_within_an_epoch_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(STEPS_PER_EPOCH + 2))
+        run = interrupted(tmp_path, "num_epochs=2")
+    progress = Checkpoints(run / "checkpoints").load("last", "state")["progress"]
+    assert 0 < progress["epoch_seconds"] < progress["train_seconds"]
+
+
 class Death(BaseException):
     """What a kill does to a process in the middle of a test."""
 
