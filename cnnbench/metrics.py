@@ -50,6 +50,7 @@ class Sums:
         # MPS has no float64; a float32 still counts exactly up to 16.7 million images.
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self._loss_and_correct = torch.zeros(2, dtype=dtype, device=device)
+        self._loss, self._correct = self._loss_and_correct.unbind()
         self._count = 0
 
     def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -60,11 +61,8 @@ class Sums:
             logits: shape ``(N, num_classes)``.
             targets: class indices; shape ``(N,)``.
         """
-        import torch
-
-        correct = (logits.detach().argmax(dim=1) == targets).sum()
-        batch = (loss_sum.detach().to(self._loss_and_correct), correct.to(self._loss_and_correct))
-        self._loss_and_correct += torch.stack(batch)
+        self._loss += loss_sum.detach()
+        self._correct += (logits.detach().argmax(dim=1) == targets).sum()
         self._count += len(targets)
 
     def read(self) -> Scores:

@@ -5,6 +5,7 @@ Numbers stay tensors on the device; the driver reads them when it needs them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -164,17 +165,17 @@ def _update(state: TrainState, loss: Tensor, parameters: list[nn.Parameter]) -> 
         scaler.step(optimizer)
         scaler.update()
     else:
-        is_finite = torch.isfinite(loss.detach() + grad_norm)
-        is_skippable = is_finite.device.type != "cpu" and supports_found_inf(optimizer)
-        if not is_skippable and not is_finite:
+        total = loss.detach() + grad_norm
+        if total.device.type != "cpu" and supports_found_inf(optimizer):
+            # Fused optimizers leave the weights alone where this is 1, without asking the host.
+            optimizer.found_inf = (~total.isfinite()).float()  # type: ignore[attr-defined]
+        elif not math.isfinite(total):
             raise NonFiniteError(
                 f"epoch {state.epoch + 1}, step {state.global_step + 1}: the loss is {loss.item()} "
                 f"and the gradient norm {grad_norm.item()} at learning rate "
                 f"{optimizer.param_groups[0]['lr']:g}. The update was not made. "
                 "Lower optimizer.lr or raise scheduler.warmup_fraction."
             )
-        # Fused optimizers leave the weights alone where this is 1, without asking the host.
-        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
         optimizer.step()
     if state.average is not None:
         state.average.update_parameters(state.model)
