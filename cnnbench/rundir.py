@@ -159,10 +159,12 @@ class RunDir:
 
 def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a recorded config with the keys that came after it, as its run did without them."""
-    device = tree.get("device")
-    if not isinstance(device, Mapping):
-        return tree
-    return {**tree, "device": {"compile": False, **device}}
+    later: dict[str, dict[str, Any]] = {"device": {"compile": False}, "model": {}}
+    model = tree.get("model")
+    if isinstance(model, Mapping) and str(model.get("name")).startswith("vgg"):
+        later["model"] = {"norm": "none"}
+    groups = {name: tree[name] for name in later if isinstance(tree.get(name), Mapping)}
+    return {**tree, **{name: {**later[name], **group} for name, group in groups.items()}}
 
 
 def open_run(path: str | Path) -> RunDir:

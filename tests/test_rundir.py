@@ -187,3 +187,17 @@ def test_config_yaml_is_plain_yaml(run: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text()) == json.loads(
         json.dumps(info(run)["config"])
     )
+
+
+def test_keys_that_came_later_are_as_the_run_was_without_them(tmp_path: Path) -> None:
+    run = train(
+        tmp_path,
+        *("model=vgg19", "model.norm=none", "model.width_multiplier=1/32"),
+        *("data.image_size=32", "num_epochs=1"),
+    )
+    earlier = info(run)
+    del earlier["config"]["model"]["norm"], earlier["config"]["device"]["compile"]
+    (run / "run.json").write_text(json.dumps(earlier))
+    config = open_run(run).config
+    assert config.model.args["norm"] == "none"
+    assert not config.device.compile
