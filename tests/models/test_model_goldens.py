@@ -36,10 +36,6 @@ INITS = {
 }
 
 
-# What the files set otherwise than the constructors, whose defaults are the published networks.
-SET = {"vgg19": {"norm": "conv"}}
-
-
 def golden_id(row):
     return "-".join([row["model"], str(row["image_size"]), *map(str, row["args"].values())])
 
@@ -109,7 +105,7 @@ def test_yaml_shows_the_constructor(name):
     assert tree.pop("init", None) == INITS.get(name)
     kinds = {key: ARGUMENTS["model", key] for key in tree}
     values = {key: read_value(kinds[key], value) for key, value in tree.items()}
-    assert values == {**model_arguments(name), **SET.get(name, {})}
+    assert values == model_arguments(name)
     assert list(values) == list(model_arguments(name))
     assert all(" # " in line for line in text.splitlines()[2:])
 
