@@ -159,7 +159,7 @@ class RunDir:
 
 def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a recorded config with the keys that came after it, as its run did without them."""
-    later: dict[str, dict[str, Any]] = {"device": {"compile": False}, "model": {}}
+    later: dict[str, dict[str, Any]] = {"device": {"compile": False}}
     model = tree.get("model")
     if isinstance(model, Mapping) and str(model.get("name")).startswith("vgg"):
         later["model"] = {"norm": "none"}
