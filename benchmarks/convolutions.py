@@ -3,17 +3,19 @@
     python benchmarks/convolutions.py [--repeats 7] [--shapes]
 
 bfloat16 autocast, channels_last, AdamW; one step each in turn in one process, medians. `--shapes`
-shows forward and backward of each convolution instead.
+shows forward and backward of each convolution instead, and how fast products run beside the peak,
+the fastest of large square matrix products in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import cnnbench
-from cnnbench.device import configure, device_name
+from cnnbench.analysis.bench import peak_flops_per_second
+from cnnbench.device import BF16, configure, device_name
 from cnnbench.layers.products import use_products
 
 
@@ -46,7 +49,7 @@ WORKS = (
 )
 
 
-def alternating(ways: list[Callable[[], object]], repeats: int) -> list[float]:
+def alternating(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Return the median milliseconds of each way, one call each in turn after two warm-ups."""
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats + 2):
@@ -91,20 +94,33 @@ def compare_steps(work: Work, repeats: int) -> None:
 
 
 def compare_shapes(work: Work, repeats: int) -> None:
-    """Print a row for each distinct convolution: milliseconds of forward and backward."""
+    """Print a row for each distinct convolution, and all together: forward and backward."""
     network, images, _ = made(work)
-    for (layer, shape), count in convolutions(network, images).items():
-        inputs = torch.randn(shape).to(torch.bfloat16, memory_format=torch.channels_last)
-        ways = [
-            lambda one=one, inputs=inputs: passes(one, inputs)  # type: ignore[misc]
-            for one in both_ways(layer)
-        ]
-        plain, product = alternating(ways, repeats)
+    totals = [0.0, 0.0, 0.0]
+
+    def show(what: str, plain: float, product: float, flops: float) -> None:
         print(
-            f"| {work.model} {count} x {layer} | {shape[2]} | {shape[0]} "
-            f"| {plain:.2f} | {product:.2f} | {plain / product:.2f} |",
+            f"| {work.model} {what} | {plain:.2f} | {product:.2f} | {plain / product:.2f} "
+            f"| {flops / product / 1e6:,.0f} |",
             flush=True,
         )
+
+    for (layer, shape), count in convolutions(network, images).items():
+        inputs = torch.randn(shape).to(torch.bfloat16, memory_format=torch.channels_last)
+        ways = [functools.partial(passes, one, inputs) for one in both_ways(layer)]
+        plain, product = alternating(ways, repeats)
+        flops = 3.0 * 2 * macs(layer, inputs)  # forward, the inputs' gradient and the weights'
+        show(f"{count} x {layer} | {shape[2]} | {shape[0]}", plain, product, flops)
+        for index, value in enumerate((plain, product, flops)):
+            totals[index] += count * value
+    show(f"all convolutions | {work.side} | {work.batch_size}", *totals)
+
+
+def macs(layer: nn.Module, inputs: Tensor) -> int:
+    """Return the multiply-accumulates of a convolution's forward pass."""
+    with torch.no_grad():
+        out = layer(inputs.to(next(layer.parameters()).dtype))
+    return int(out.numel() * next(layer.parameters())[0].numel())
 
 
 def passes(layer: nn.Module, inputs: Tensor) -> None:
@@ -159,8 +175,12 @@ def main() -> None:
         f"torch {torch.__version__}, Python {platform.python_version()}, "
         f"{device_name(torch.device('cpu'))}, {facts['num_threads']} threads\n"
     )
-    print("| network | side | batch | oneDNN, ms | products, ms | ratio |")
-    print("|---|---:|---:|---:|---:|---:|")
+    rate = ""
+    if args.shapes:
+        peak = peak_flops_per_second(torch.device("cpu"), BF16, 2.0)
+        rate = f" Gflop/s of {peak / 1e9:,.0f} |"
+    print(f"| network | side | batch | oneDNN, ms | products, ms | ratio |{rate}")
+    print("|---|---:|---:|---:|---:|---:|" + "---:|" * args.shapes)
     for work in WORKS:
         if work.model in args.models:
             (compare_shapes if args.shapes else compare_steps)(work, args.repeats)

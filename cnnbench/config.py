@@ -98,6 +98,7 @@ class ModelConfig:
 
     name: str
     image_size: Count | None
+    adam_lr: Positive | None
     init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal"]
     init_layers: Literal["all", "linear"]
     weights: str | None
@@ -273,9 +274,10 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
         return [plain(part) for part in value] if isinstance(value, tuple) else value
 
     tree = plain(config)
-    if tree["model"]["image_size"] is None:
-        # Absent is what tells the data's own size from a size the network asks for.
-        del tree["model"]["image_size"]
+    for key in ("image_size", "adam_lr"):
+        if tree["model"][key] is None:
+            # Absent is what lets another group's own value stand in place of the network's wish.
+            del tree["model"][key]
     return typing.cast(dict[str, Any], tree)
 
 

@@ -100,6 +100,16 @@ def test_a_network_made_for_a_size_brings_it_and_the_user_wins() -> None:
     assert composed("model=alexnet").data.image_size == 97
 
 
+def test_a_network_that_asks_for_a_rate_of_adam_gets_it_and_the_user_wins() -> None:
+    assert composed("model=vgg19").optimizer.lr == 0.0001
+    assert composed("model=vgg19", "optimizer=adam").optimizer.lr == 0.0001
+    assert composed("model=vgg19", "optimizer.lr=0.002").optimizer.lr == 0.002
+    assert composed("model=vgg19", "model.adam_lr=0.003").optimizer.lr == 0.003
+    assert composed("model=vgg19", "optimizer=sgd").optimizer.lr == 0.01
+    rates = [job.config.optimizer.lr for job in jobs("model=lenet,vgg16,vgg19,mlp")]
+    assert rates == [0.001, 0.0003, 0.0001, 0.001]
+
+
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [

@@ -79,11 +79,9 @@ _STRIDE = Departure(
     "model.stride_in_1x1=true",
 )
 _NO_LRN = Departure("no local response normalisation: later work measured it as useless")
-_TORCH_INIT = Departure("weights start with PyTorch's default", "model.init=normal")
 _KAIMING_INIT = Departure(
-    "weights start as He et al. advise: with PyTorch's default, which keeps too little of the "
-    "signal in each layer, the deeper ones stay at chance for long (19 layers also want "
-    "`optimizer.lr=0.0001`, or the later batch norm of `model.norm=conv`)",
+    "weights start as He et al. advise: PyTorch's default keeps too little of the signal in each "
+    "layer, so that networks without norms learn slowly, and the deeper ones stay at chance",
     "model.init=normal",
 )
 _RESNET = "He et al., Deep Residual Learning for Image Recognition"
@@ -142,7 +140,7 @@ _ALEXNET_DEPARTURES = (
         "97-pixel images with a padding of 1 in conv1", "data.image_size=227 model.padding=0"
     ),
     _NO_LRN,
-    _TORCH_INIT,
+    _KAIMING_INIT,
 )
 
 CARDS: dict[str, Card] = {
@@ -229,6 +227,7 @@ CARDS: dict[str, Card] = {
         args={"dropout": 0.5},
         departures=(
             Departure("less dropout, for tens and not hundreds of epochs", "model.dropout=0.5"),
+            _KAIMING_INIT,
             Departure("no ReLU on the logits' maps, which would cut them off"),
         ),
     ),
@@ -256,9 +255,8 @@ CARDS: dict[str, Card] = {
     ),
     "small_resnet": Card(
         "Small residual network",
-        "Made here for images of 28 to 32 pixels, of the blocks of " + _RESNET,
-        link=_RESNET_LINK,
-        rows="figure 5",
+        "Made here for images of 28 to 32 pixels, of the form of Page's ResNet-9; no paper",
+        link="https://github.com/davidcpage/cifar10-fast",
         input_shape=(1, 28, 28),
         num_classes=10,
     ),

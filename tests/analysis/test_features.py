@@ -58,7 +58,7 @@ STAGES = {
     "nin_cifar": ["block1.act3", "block2.act3", "block3.conv3"],
     "googlenet": ["stem.conv1.act", "stem.conv3.act"]
     + [f"blocks.inception{name}" for name in ("3b", "4e", "5b")],
-    "small_resnet": [f"blocks.{n}" for n in range(4)],
+    "small_resnet": ["stages.0.conv", "stages.1.conv", "stages.1.block"],
     "resnet50": ["stem.act", "stages.0.2", "stages.1.3", "stages.2.5", "stages.3.2"],
     "densenet121": [f"stages.transition{n}.conv" for n in (1, 2, 3)] + ["act"],
 }
@@ -171,7 +171,7 @@ def test_grad_cam_of_a_flattening_head_is_that_of_finite_differences() -> None:
     np.testing.assert_allclose(seen.grad_cam.numpy(), large / large.max(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "googlenet", "mobilenet_v1"])
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v1"])
 def test_grad_cam_of_an_averaging_head_is_the_heads_weights_times_the_maps(name: str) -> None:
     module, image = cheap(name)
     seen = look_at(module, image)

@@ -31,9 +31,13 @@ STATED_SIZES = {
 
 # Networks without norms that hardly start with PyTorch's initial weights.
 INITS = {
-    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19"), "kaiming_normal"),
+    **dict.fromkeys(
+        ("alexnet", "alexnet_small", "nin_cifar", "vgg11", "vgg13", "vgg16", "vgg19"),
+        "kaiming_normal",
+    ),
     "nin": "xavier_uniform",
 }
+ADAM_LRS = {"nin": 0.0003, "vgg13": 0.0003, "vgg16": 0.0003, "vgg19": 0.0001}
 
 
 def golden_id(row):
@@ -103,6 +107,7 @@ def test_yaml_shows_the_constructor(name):
     assert tree.pop("name") == name
     assert tree.pop("image_size", None) == STATED_SIZES.get(name)
     assert tree.pop("init", None) == INITS.get(name)
+    assert tree.pop("adam_lr", None) == ADAM_LRS.get(name)
     kinds = {key: ARGUMENTS["model", key] for key in tree}
     values = {key: read_value(kinds[key], value) for key, value in tree.items()}
     assert values == model_arguments(name)
