@@ -305,7 +305,7 @@ def test_one_image_at_a_time_with_batch_norm(
     small = ("model=small_resnet", "data.limit=4", "num_epochs=1", "data.batch_size=1")
     settings = tiny(tmp_path, *small, "data.num_classes=2", "data.val_fraction=0.5")
     assert cli(["train", *settings, "data.image_size=32"]) == 0
-    assert cli(["train", *settings, "data.image_size=16"]) == 2
+    assert cli(["train", *settings, "data.image_size=8"]) == 2
     err = capsys.readouterr().err
     assert "batch norm cannot learn from one value" in err
     assert "data.batch_size=1" in err

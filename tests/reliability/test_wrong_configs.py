@@ -105,7 +105,11 @@ def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
 def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     """Yield settings with one mistake, its key, what came, and what is expected."""
     default = next(iter(COMPOSER.choices(group)))
-    rows = [(default, name, kind) for name, kind in fields(group).items()]
+    # A key that only some networks have.
+    owners = {("model", "adam_lr"): "vgg16"}
+    rows = [
+        (owners.get((group, name), default), name, kind) for name, kind in fields(group).items()
+    ]
     for choice, name, kind in [*rows, *own_keys(group)]:
         key = f"{group}.{name}"
         if key in ("data.root", "model.weights", "model.image_size"):
@@ -122,7 +126,7 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
         yield [f"{group}={name}x"], group, f"{name}x", f"did you mean '{name}'"
     for name in (*fields(group), *(name for _, name, _ in own_keys(group))):
         if (group, name) not in (("model", "image_size"),) and len(name) > 4:
-            choice = next((c for c, n, _ in own_keys(group) if n == name), default)
+            choice = next((c for c, n, _ in [*rows, *own_keys(group)] if n == name), default)
             near = f"did you mean '{group}.{name}'"
             yield [f"{group}={choice}", f"+{group}.{name}_x=1"], f"{group}.{name}_x", "", near
     yield [f"+{group}._target_=os.system"], f"{group}._target_", "", "unknown key"
