@@ -75,7 +75,9 @@ class _Convolution(torch.autograd.Function):
         ]
         if images.shape[1] < 16 * sides[0] * sides[1]:
             return F.conv2d(images, weight, bias, stride, padding)
-        return _convolve(images, weight, bias, sides, stride, padding)
+        windows = _windows(images, kernel_size, sides, stride, padding)
+        pixels = F.linear(windows, weight.permute(0, 2, 3, 1).reshape(len(weight), -1), bias)
+        return _maps(pixels, len(images), sides)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,8 +100,10 @@ class _Convolution(torch.autograd.Function):
                 grad, images, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, left
             )
         if is_turned:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            to_images = _convolve(grad, turned, None, sides, (1, 1), turned_padding)
+            windows = _windows(grad, kernel_size, sides, (1, 1), turned_padding)
+            # Rows of kernel pixels and output channels: input channels stay together in memory.
+            turned = weight.permute(2, 3, 0, 1).flip(0, 1).reshape(-1, weight.shape[1])
+            to_images = _maps(windows @ turned, len(grad), sides)
         if is_product:
             windows = _windows(images, kernel_size, grad.shape[2:], ctx.stride, ctx.padding)
             pixels = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
@@ -110,19 +114,9 @@ class _Convolution(torch.autograd.Function):
         return to_images, to_weight, to_bias, None, None
 
 
-def _convolve(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    sides: Sequence[int],
-    stride: Pair,
-    padding: Pair,
-) -> Tensor:
-    """Return the convolution (N, O, *sides) as one matrix product."""
-    windows = _windows(images, weight.shape[2:], sides, stride, padding)
-    kernels = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-    pixels = F.linear(windows, kernels, bias).view(len(images), *sides, -1)
-    return pixels.permute(0, 3, 1, 2)
+def _maps(pixels: Tensor, count: int, sides: Sequence[int]) -> Tensor:
+    """Return (N * H * W, C) as maps (N, C, H, W)."""
+    return pixels.view(count, *sides, -1).permute(0, 3, 1, 2)
 
 
 def _windows(
