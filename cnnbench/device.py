@@ -27,8 +27,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # fp32 against bf16: mlp (.57 M) 4.1, 4.6; LeNet (.42 M) 9.2, 9.3; six 3x3 convolutions of 8 to 64
 # channels with batch norm (1.8 M) 23.4, 23.0; of 16 to 128 channels (7.3 M) 39.6, 32.3;
 # inception_cnn (6.0 M) 46, 32; vgg11 of 1/16 width at 96 pixels (5.8 M) 75, 58; cifar_quick
-# (12.4 M) 53, 32; small_resnet (3.5 M) 30.0, 28.7, at batch 256 79, 62. Below, the casts eat the
-# gain, and fp32 is the more exact.
+# (12.4 M) 53, 32; a ResNet of 16 to 128 (3.5 M) 30.0, 28.7, at batch 256 79, 62. Below, the casts
+# eat the gain, and fp32 is the more exact.
 REDUCED_PRECISION_MIN_MACS = 3_000_000
 
 
