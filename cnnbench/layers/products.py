@@ -105,11 +105,7 @@ class _Convolution(torch.autograd.Function):
             turned = weight.permute(2, 3, 0, 1).flip(0, 1).reshape(-1, weight.shape[1])
             to_images = _maps(windows @ turned, len(grad), sides)
         if is_product:
-            windows = _windows(images, kernel_size, grad.shape[2:], ctx.stride, ctx.padding)
-            pixels = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
-            # oneDNN multiplies a transposed matrix more slowly than it can be copied.
-            product = pixels.t().contiguous() @ windows
-            to_weight = product.view(-1, *kernel_size, images.shape[1]).permute(0, 3, 1, 2)
+            to_weight = _weight_gradient(images, grad, kernel_size, ctx.stride, ctx.padding)
         to_bias = grad.sum((0, 2, 3)) if ctx.has_bias and wants_bias else None
         return to_images, to_weight, to_bias, None, None
 
@@ -117,6 +113,34 @@ class _Convolution(torch.autograd.Function):
 def _maps(pixels: Tensor, count: int, sides: Sequence[int]) -> Tensor:
     """Return (N * H * W, C) as maps (N, C, H, W)."""
     return pixels.view(count, *sides, -1).permute(0, 3, 1, 2)
+
+
+def _weight_gradient(
+    images: Tensor, grad: Tensor, kernel_size: Sequence[int], stride: Pair, padding: Pair
+) -> Tensor:
+    """Return the gradient of weights (out_channels, in_channels, h, w), one kernel row at a time.
+
+    With the rows of maps first in memory, what a kernel row sees at stride 1 is a run of what any
+    row of its width sees: w copies of the input in place of the h * w of `_windows`.
+    """
+    up, left = padding
+    height, width = kernel_size
+    num_rows, num_columns = grad.shape[2:]
+    padded = F.pad(images.permute(2, 0, 3, 1), (0, 0, left, left, 0, 0, up, up))
+    by_row, by_image, by_column, by_channel = padded.stride()
+    seen = padded.as_strided(
+        (len(padded), len(images), num_columns, width, images.shape[1]),
+        (by_row, by_image, by_column * stride[1], by_column, by_channel),
+    ).reshape(len(padded), -1, width * images.shape[1])
+    pixels = grad.permute(2, 0, 3, 1).reshape(-1, grad.shape[1])
+    # oneDNN multiplies a transposed matrix more slowly than it can be copied, and torch copies it
+    # faster part by part.
+    turned = torch.cat([part.t() for part in pixels.split(len(pixels) // 16 + 1)], 1)
+    products = [
+        turned @ seen[row : row + stride[0] * num_rows : stride[0]][:num_rows].flatten(0, 1)
+        for row in range(height)
+    ]
+    return torch.stack(products, 1).view(-1, height, width, images.shape[1]).permute(0, 3, 1, 2)
 
 
 def _windows(
