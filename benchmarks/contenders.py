@@ -7,6 +7,7 @@ lines it sleeps in a read.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 Epoch = Callable[[], float]  # trains one epoch and returns its seconds
 
@@ -24,6 +25,11 @@ SOURCE = Path("/usr/share/datasets/fashion-mnist")
 ROOT = Path.home() / ".cache/cnnbench/benchmarks"
 MEAN, STD = 0.286, 0.353
 LR, WEIGHT_DECAY = 1e-3, 0.01
+
+if TYPE_CHECKING:
+    import torch
+
+    from cnnbench.device import Precision
 
 
 @dataclass(frozen=True)
@@ -427,13 +433,22 @@ CONTENDERS: dict[str, Callable[[Work], tuple[str, Epoch]]] = {
 
 def share_of_peak(work: Work) -> dict[str, float]:
     """Return the work of one image and the machine's peak in cnnbench's precision, per second."""
-    from cnnbench.analysis.bench import flops_per_image, peak_flops_per_second, prepare
+    from cnnbench.analysis.bench import peak_flops_per_second
+
+    flops, device, precision = work_of_an_image(work)
+    return {
+        "flops_per_image": flops,
+        "peak_flops_per_second": peak_flops_per_second(device, precision, 2.0),
+    }
+
+
+@functools.cache
+def work_of_an_image(work: Work) -> tuple[float, torch.device, Precision]:
+    """Return an image's floating-point operations in training, and where and how they are done."""
+    from cnnbench.analysis.bench import flops_per_image, prepare
 
     subject = prepare(make_config(work))
-    return {
-        "flops_per_image": flops_per_image(subject),
-        "peak_flops_per_second": peak_flops_per_second(subject.device, subject.precision, 3.0),
-    }
+    return flops_per_image(subject), subject.device, subject.precision
 
 
 def versions() -> dict[str, str]:

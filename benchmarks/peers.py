@@ -8,7 +8,8 @@ Every contender trains the same network (its number of parameters is checked) on
 Fashion-MNIST with AdamW, in a process of its own that sleeps while another one computes. They take
 turns, one epoch each; the figures are medians over the turns, and ratios of medians. "Tuned" peers
 hold normalised tensors in memory and choose, by a trial, the faster of float32 and bf16 and of zero
-workers and one. Of Keras's backends, the fastest one goes on after a trial of all.
+workers and one. Of Keras's backends, the fastest one goes on after a trial of all. All at once want
+more than 24 GiB for resnet18; `--contenders` runs some.
 
 Needs the extra `peers`; a peer that cannot be imported is named and left out.
 """
@@ -16,6 +17,7 @@ Needs the extra `peers`; a peer that cannot be imported is named and left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -74,13 +76,18 @@ class Contender:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            said = self._errors.read().strip().splitlines() or ["ended without a word"]
-            raise RuntimeError(f"{self.label}: {said[-1]}")
+            said = self._errors.read().strip().splitlines() or ["no word"]
+            raise RuntimeError(
+                f"{self.label} ended with {self._process.wait()} (-9: often too little memory): "
+                f"{said[-1]}"
+            )
         answer: dict[str, Any] = json.loads(line)
         self.versions |= answer.get("versions", {})
         return answer
@@ -97,7 +104,8 @@ class Contender:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -114,7 +122,7 @@ def start(names: list[str], keras_backends: list[str]) -> list[Contender]:
 
 
 def set_up(contenders: list[Contender], work: Work) -> dict[str, str]:
-    """Build a work everywhere, each with an epoch that warms it up; drop who cannot.
+    """Build a work everywhere, each with an epoch that warms it up; drop who ends.
 
     Returns:
         By label, what each chose.
@@ -123,10 +131,15 @@ def set_up(contenders: list[Contender], work: Work) -> dict[str, str]:
     for contender in list(contenders):
         try:
             chosen[contender.label] = contender.ask({"work": asdict(work)})["chosen"]
-        except (RuntimeError, BrokenPipeError) as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
-            contenders.remove(contender)
+        except RuntimeError as error:
+            leave_out(contender, contenders, error)
     return chosen
+
+
+def leave_out(contender: Contender, contenders: list[Contender], why: RuntimeError) -> None:
+    """Go on without a contender, and say so."""
+    print(f"left out: {why}", file=sys.stderr, flush=True)
+    contenders.remove(contender)
 
 
 def best_backends(contenders: list[Contender]) -> tuple[list[Contender], dict[str, float]]:
@@ -140,35 +153,45 @@ def best_backends(contenders: list[Contender]) -> tuple[list[Contender], dict[st
     return kept, trial
 
 
-def take_turns(contenders: list[Contender], repeats: int) -> tuple[dict[str, list[float]], float]:
-    """Let everybody train an epoch in turn.
+def take_turns(
+    contenders: list[Contender], work: Work, repeats: int
+) -> tuple[dict[str, list[float]], list[dict[str, float]], float]:
+    """Let everybody train an epoch in turn, and measure the peak after cnnbench; drop who ends.
 
     Returns:
-        Seconds by label, and the largest share of a core that idle processes took in a turn.
+        Seconds by label; of each turn the work of an image and the peak; and the largest share of a
+        core that idle processes took in a turn.
     """
     seconds: dict[str, list[float]] = {c.label: [] for c in contenders}
+    peaks = []
+    gauge = Contender("cnnbench")  # its own process: large products would disturb one that trains
     disturbed = 0.0
     for _ in range(repeats):
-        for contender in contenders:
+        for contender in list(contenders):
             idle = [c for c in contenders if c is not contender]
             before, started = sum(c.cpu_seconds() for c in idle), time.perf_counter()
-            seconds[contender.label].append(contender.ask({})["seconds"])
+            try:
+                seconds[contender.label].append(contender.ask({})["seconds"])
+            except RuntimeError as error:
+                leave_out(contender, contenders, error)
+                continue
             passed = time.perf_counter() - started
             taken = sum(c.cpu_seconds() for c in idle) - before
             if passed > 0.5:  # the clock of processes ticks a hundred times a second
                 disturbed = max(disturbed, taken / passed)
-    return seconds, disturbed
+            if contender.name == "cnnbench":
+                peaks.append(gauge.ask({"peak": asdict(work)}))
+    gauge.close()
+    return seconds, peaks, disturbed
 
 
 def measure(name: str, work: Work, contenders: list[Contender], repeats: int) -> dict[str, Any]:
     """Return the figures of one work."""
     chosen = set_up(contenders, work)
     racing, trial = best_backends(contenders)
-    seconds, disturbed = take_turns(racing, repeats)
-    rates = {label: [work.images / value for value in values] for label, values in seconds.items()}
-    ours = next((c for c in racing if c.name == "cnnbench"), None)
-    peak = ours.ask({"peak": asdict(work)}) if ours else {}
-    base = statistics.median(rates["cnnbench"]) if ours else float("nan")
+    seconds, peaks, disturbed = take_turns(racing, work, repeats)
+    rates = {c.label: [work.images / value for value in seconds[c.label]] for c in racing}
+    base = statistics.median(rates["cnnbench"]) if "cnnbench" in rates else float("nan")
     rows = [
         {
             "work": name,
@@ -186,9 +209,11 @@ def measure(name: str, work: Work, contenders: list[Contender], repeats: int) ->
         "keras_trial_seconds": trial,
         "idle_share_of_a_core": disturbed,
     }
-    if peak:
-        found["peak_fraction"] = peak["flops_per_image"] * base / peak["peak_flops_per_second"]
-        found |= peak
+    if peaks:
+        peak = statistics.median(turn["peak_flops_per_second"] for turn in peaks)
+        found["flops_per_image"] = peaks[0]["flops_per_image"]
+        found["peak_flops_per_second"] = peak
+        found["peak_fraction"] = found["flops_per_image"] * base / peak
     own = {c.name: statistics.median(seconds[c.label]) for c in racing}
     if {"cnnbench", "bare"} <= own.keys():
         found["over_bare_step"] = own["cnnbench"] / own["bare"] - 1
@@ -249,20 +274,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     args = parser.parse_args()
     started = time.perf_counter()
-    contenders = start(args.contenders, args.backends)
     results: dict[str, Any] = {}
+    versions: dict[str, str] = {}
     print(f"# Peers\n\n{machine()}\n", flush=True)
-    try:
-        for name in args.works:
-            work = WORKS[name]
-            if args.images:
-                work = replace(work, images=args.images)
-            results[name] = measure(name, work, contenders, args.repeats)
-            print(shown(name, work, results[name]), flush=True)
-    finally:
-        for contender in contenders:
-            contender.close()
-    versions = {name: v for c in contenders for name, v in c.versions.items()}
+    for name in args.works:
+        work = WORKS[name]
+        if args.images:
+            work = replace(work, images=args.images)
+        # New ones for each work: memory of the one before would stay with them.
+        contenders = start(args.contenders, args.backends)
+        try:
+            results[name] = measure(name, work, list(contenders), args.repeats)
+        finally:
+            for contender in contenders:
+                contender.close()
+                versions |= contender.versions
+        print(shown(name, work, results[name]), flush=True)
     print(", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
     print(f"{args.repeats} repeats; {time.perf_counter() - started:.0f} s in all")
     if args.json:
