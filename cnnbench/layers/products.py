@@ -137,7 +137,7 @@ def _weight_gradient(
     # faster part by part.
     turned = torch.cat([part.t() for part in pixels.split(len(pixels) // 16 + 1)], 1)
     products = [
-        turned @ seen[row : row + stride[0] * num_rows : stride[0]][:num_rows].flatten(0, 1)
+        turned @ seen[row : row + stride[0] * num_rows : stride[0]].flatten(0, 1)
         for row in range(height)
     ]
     return torch.stack(products, 1).view(-1, height, width, images.shape[1]).permute(0, 3, 1, 2)
