@@ -1,7 +1,7 @@
 """Convolutions as matrix products, where that trains faster in bfloat16 on a CPU.
 
 oneDNN's gradient of a convolution's weights runs at a tenth to a third of the speed of the
-forward pass once maps are small and many. The same gradient as one matrix product of the output's
+forward pass once maps are small and many. The same gradient as matrix products of the output's
 gradient and the unrolled input takes half to a fifth of the time, and 1x1 convolutions are matrix
 products anyway. `benchmarks/convolutions.py` measures both ways for each shape of a network.
 """
@@ -135,9 +135,9 @@ def _weight_gradient(
     pixels = grad.permute(2, 0, 3, 1).reshape(-1, grad.shape[1])
     # oneDNN multiplies a transposed matrix more slowly than it can be copied, and torch copies it
     # faster part by part.
-    turned = torch.cat([part.t() for part in pixels.split(len(pixels) // 16 + 1)], 1)
+    transposed = torch.cat([part.t() for part in pixels.split(len(pixels) // 16 + 1)], 1)
     products = [
-        turned @ seen[row : row + stride[0] * num_rows : stride[0]].flatten(0, 1)
+        transposed @ seen[row : row + stride[0] * num_rows : stride[0]].flatten(0, 1)
         for row in range(height)
     ]
     return torch.stack(products, 1).view(-1, height, width, images.shape[1]).permute(0, 3, 1, 2)
