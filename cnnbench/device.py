@@ -32,6 +32,18 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 REDUCED_PRECISION_MIN_MACS = 3_000_000
 
 
+# Values of ONEDNN_MAX_CPU_ISA below the first with bfloat16 instructions.
+_ISAS_WITHOUT_BF16 = (
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+)
+
+
 @dataclass(frozen=True)
 class Precision:
     """The number format of convolutions and matrix products; weights stay float32.
@@ -135,13 +147,25 @@ def resolve_precision(precision: str, device: torch.device, *, macs: int) -> Pre
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Return whether the device has bfloat16 instructions."""
+    """Return whether the device has bfloat16 instructions that torch may use.
+
+    On a CPU, ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA`` can forbid them.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
+        if _instructions_are_capped():
+            return False
         # torch has no public name for these two that its older versions know.
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def _instructions_are_capped() -> bool:
+    """Return whether the environment keeps torch or oneDNN from bfloat16 instructions."""
+    vectors = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    kernels = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    return vectors in ("default", "avx2") or kernels in _ISAS_WITHOUT_BF16
 
 
 def check_compiler(device: torch.device) -> None:

@@ -117,6 +117,26 @@ def test_explicit_bf16_without_instructions(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_precision("bf16", CUDA, macs=LARGE)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ATEN_CPU_CAPABILITY", "avx2"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX2"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI"),
+        ("DNNL_MAX_CPU_ISA", "AVX2"),
+    ],
+)
+def test_bfloat16_that_the_environment_forbids_is_not_native(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for other in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(other, raising=False)
+    assert device_module.has_native_bf16(CPU)
+    monkeypatch.setenv(name, value)
+    assert not device_module.has_native_bf16(CPU)
+
+
 def test_fp16_is_refused_on_the_cpu_only() -> None:
     with pytest.raises(UsageError, match=r"use bf16 or fp32"):
         resolve_precision("fp16", CPU, macs=LARGE)

@@ -29,6 +29,7 @@ from cnnbench.device import (
     autocast,
     configure,
     device_name,
+    has_native_bf16,
     resolve_device,
     resolve_precision,
     synchronize,
@@ -370,14 +371,19 @@ def flops_per_image(subject: Subject) -> float:
 def peak_flops_per_second(device: torch.device, precision: Precision, seconds: float) -> float:
     """Return the largest of the medians for square matrix products of three sizes.
 
+    A format that the device only emulates has no peak worth its time: a large product of bfloat16
+    in software takes minutes. fp32 is measured in its place, which is what the device can do.
+
     Args:
         device: where they are computed.
         precision: of the matrices.
         seconds: in all; each size is measured at least three times.
     """
+    emulated = precision.name == "bf16" and not has_native_bf16(device)
+    dtype = torch.float32 if emulated else precision.dtype
     rates = []
     for side in PEAK_SIDES:
-        left, right = (torch.randn(side, side, device=device).to(precision.dtype) for _ in range(2))
+        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         torch.mm(left, right)
         times: list[float] = []
         while len(times) < 3 or sum(times) < seconds / len(PEAK_SIDES):

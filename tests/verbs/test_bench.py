@@ -19,6 +19,7 @@ from cnnbench.analysis import bench as measuring
 from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, prepare, train_rate
 from cnnbench.cli import run as cli
 from cnnbench.compose import Composer
+from cnnbench.device import BF16
 from cnnbench.sweeps.expand import single_config
 
 SECONDS = 0.2
@@ -148,6 +149,22 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             for part in PARTS:
                 assert part in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_the_cpu_emulates_is_not_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    product = torch.mm
+
+    def watched(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        seen.append(left.dtype)
+        return product(left, right)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    monkeypatch.setattr(measuring, "has_native_bf16", lambda device: False)
+    assert measuring.peak_flops_per_second(torch.device("cpu"), BF16, 0.01) > 0
+    assert set(seen) == {torch.float32}
 
 
 def test_jobs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,90 @@
+"""The first twenty losses of four networks, against those recorded in ``goldens/losses.json``.
+
+On the kind of CPU, torch and number of threads of the recording the bits are equal; elsewhere
+kernels may add in another order. Who changes kernels records anew, on a machine of the kind
+recorded, and says so::
+
+    python tests/training/test_same_losses.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "losses.json"
+SHARED = (
+    "data=synthetic",
+    "data.num_train=200",
+    "data.num_test=20",
+    "data.native_size=28",
+    "data.batch_size=8",
+    "data.val_fraction=0.2",
+    "num_epochs=1",
+    "optimizer.lr=0.001",
+    "log_every_steps=1",
+    "device=cpu",
+    "device.num_threads=2",
+)
+CASES = {
+    "lenet": ("model=lenet", "device.precision=fp32"),
+    "googlenet": ("model=googlenet", "model.width_multiplier=1/8", "device.precision=fp32"),
+    "resnet18": ("model=resnet18", "device.precision=fp32"),
+    "small_resnet": ("model=small_resnet", "augment=crop_flip", "device.precision=fp32"),
+    "googlenet in bf16": ("model=googlenet", "model.width_multiplier=1/8", "device.precision=bf16"),
+    "small_resnet in bf16": ("model=small_resnet", "device.precision=bf16"),
+}
+
+
+def measured(case: str, root: Path) -> dict[str, Any]:
+    """Train in a process of its own, whose threads and environment are those that a user has."""
+    code = f"import cnnbench; print(cnnbench.train({[*CASES[case], *SHARED]!r}))"
+    environment = {key: v for key, v in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = Path(done.stdout.splitlines()[-1])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    [process] = json.loads((run / "run.json").read_text())["provenance"]["processes"]
+    computed = process.get("effective", process.get("in_force"))
+    return {
+        "machine": {
+            "cpu": computed["device_name"],
+            "instructions": computed["cpu_capability"],
+            "bfloat16": computed["native_bf16"],
+            "torch": process["machine"]["torch"],
+            "num_threads": computed["num_threads"],
+        },
+        "losses": [line["train/step_loss"] for line in lines if "train/step_loss" in line],
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_losses_are_those_recorded(case: str, tmp_path: Path) -> None:
+    recorded = json.loads(GOLDENS.read_text())[case]
+    found = measured(case, tmp_path)
+    assert len(found["losses"]) == 20
+    if found["machine"] == recorded["machine"]:
+        assert found["losses"] == recorded["losses"]
+    elif "bf16" not in case:
+        assert found["losses"] == pytest.approx(recorded["losses"], rel=1e-3, abs=1e-3)
+    else:
+        assert found["losses"] == pytest.approx(recorded["losses"], rel=5e-2, abs=5e-2)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        goldens = {case: measured(case, Path(directory)) for case in CASES}
+    GOLDENS.write_text(f"{json.dumps(goldens, indent=1)}\n")
