@@ -28,24 +28,32 @@ SHARED = (
     "data.batch_size=8",
     "data.val_fraction=0.2",
     "num_epochs=1",
+    "optimizer=sgd",
     "optimizer.lr=0.001",
     "log_every_steps=1",
     "device=cpu",
     "device.num_threads=2",
 )
+GOOGLENET = (
+    "model=googlenet",
+    "model.width_multiplier=1/8",
+    "data.num_train=800",
+    "data.batch_size=32",
+    "optimizer.lr=0.0001",
+)
 CASES = {
     "lenet": ("model=lenet", "device.precision=fp32"),
-    "googlenet": ("model=googlenet", "model.width_multiplier=1/8", "device.precision=fp32"),
+    "googlenet": (*GOOGLENET, "device.precision=fp32"),
     "resnet18": ("model=resnet18", "device.precision=fp32"),
     "small_resnet": ("model=small_resnet", "augment=crop_flip", "device.precision=fp32"),
-    "googlenet in bf16": ("model=googlenet", "model.width_multiplier=1/8", "device.precision=bf16"),
+    "googlenet in bf16": (*GOOGLENET, "device.precision=bf16"),
     "small_resnet in bf16": ("model=small_resnet", "device.precision=bf16"),
 }
 
 
 def measured(case: str, root: Path) -> dict[str, Any]:
     """Train in a process of its own, whose threads and environment are those that a user has."""
-    code = f"import cnnbench; print(cnnbench.train({[*CASES[case], *SHARED]!r}))"
+    code = f"import cnnbench; print(cnnbench.train({[*SHARED, *CASES[case]]!r}))"
     environment = {key: v for key, v in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -79,7 +87,9 @@ def test_the_losses_are_those_recorded(case: str, tmp_path: Path) -> None:
     if found["machine"] == recorded["machine"]:
         assert found["losses"] == recorded["losses"]
     elif "bf16" not in case:
-        assert found["losses"] == pytest.approx(recorded["losses"], rel=1e-3, abs=1e-3)
+        # Rounding grows from step to step where batch norm sees maps of few pixels.
+        assert found["losses"][:10] == pytest.approx(recorded["losses"][:10], rel=1e-3)
+        assert found["losses"] == pytest.approx(recorded["losses"], rel=1e-2)
     else:
         assert found["losses"] == pytest.approx(recorded["losses"], rel=5e-2, abs=5e-2)
 
