@@ -29,7 +29,7 @@ LR, WEIGHT_DECAY = 1e-3, 0.01
 if TYPE_CHECKING:
     import torch
 
-    from cnnbench.device import Precision
+    from cnnbench.device.device import Precision
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Work:
 
 def make_config(work: Work, *more: str) -> Any:
     """Compose cnnbench's config of a work."""
-    from cnnbench.compose import Composer
+    from cnnbench.config.compose import Composer
     from cnnbench.sweeps.expand import single_config
 
     composer = Composer()
@@ -73,7 +73,7 @@ def make_config(work: Work, *more: str) -> Any:
 
 def make_model(work: Work) -> Any:
     """Build cnnbench's network, which all torch contenders train."""
-    from cnnbench import networks
+    from cnnbench.training import network as networks
 
     config = make_config(work)
     return networks.build_model(config, networks.facts_of(config)).train()
@@ -328,7 +328,7 @@ def keras_tuned(work: Work) -> tuple[str, Epoch]:
 
 def count_params(work: Work) -> int:
     """Return the number of parameters that every contender's network must have."""
-    from cnnbench import networks
+    from cnnbench.training import network as networks
 
     return networks.describe_network(make_config(work)).num_params
 
@@ -358,7 +358,7 @@ def bare(work: Work) -> tuple[str, Epoch]:
     from torch.nn import functional as F
 
     from cnnbench.analysis.bench import prepare
-    from cnnbench.device import autocast
+    from cnnbench.device.device import autocast
 
     subject = prepare(make_config(work))
     generator = torch.Generator().manual_seed(0)

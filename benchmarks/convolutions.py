@@ -1,4 +1,4 @@
-"""Training steps with oneDNN's convolutions against steps that use `cnnbench.layers.products`.
+"""Training steps with oneDNN's convolutions against steps that use `cnnbench.layers.cpu.products`.
 
     python benchmarks/convolutions.py [--repeats 7] [--shapes]
 
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import cnnbench
 from cnnbench.analysis.bench import peak_flops_per_second
-from cnnbench.device import BF16, configure, device_name
-from cnnbench.layers.products import use_products
+from cnnbench.device.device import BF16, configure, device_name
+from cnnbench.layers.cpu.products import use_products
 
 
 class Work(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnbench.analysis.render import FORMATS, render_table
-from cnnbench.geometry import analyze
+from cnnbench.geometry.trace import analyze
+from cnnbench.rendering.text import FORMATS, render_table
 
 _BATCH = 16
 COLUMNS = (

@@ -79,8 +79,8 @@ def arrays(work: Work) -> tuple[Any, Any]:
     """Return the images as Keras takes them, (N, H, W, 1), normalised, and their targets."""
     import torch
 
-    from cnnbench.datasets.idx import read_idx
-    from cnnbench.datasets.transforms import resize
+    from cnnbench.data.readers.idx import read_idx
+    from cnnbench.data.transforms import resize
 
     images = read_idx(SOURCE / "train-images-idx3-ubyte.gz", (60_000, 28, 28))[: work.images]
     targets = read_idx(SOURCE / "train-labels-idx1-ubyte.gz", (60_000,))[: work.images]

@@ -257,8 +257,8 @@ def machine() -> str:
     """Return the processor's name and its number of cores."""
     import torch
 
-    from cnnbench.device import available_cores
-    from cnnbench.device import device_name as name_of
+    from cnnbench.device.device import available_cores
+    from cnnbench.device.device import device_name as name_of
 
     return f"{name_of(torch.device('cpu'))}, {available_cores()} cores, {platform.platform()}"
 

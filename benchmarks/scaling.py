@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.analysis.render import FORMATS, render_table
+from cnnbench.rendering.text import FORMATS, render_table
 
 COLUMNS = ("what", "measured", "target", "unit", "how")
 _PLAIN = ("selection=last", "data.val_fraction=0", "checkpoint.keep_last=1")

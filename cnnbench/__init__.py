@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from cnnbench.version import __version__
 
 if TYPE_CHECKING:
-    from cnnbench.verbs.bench import bench
-    from cnnbench.verbs.compare import compare
-    from cnnbench.verbs.evaluate import evaluate
-    from cnnbench.verbs.export import export
-    from cnnbench.verbs.features import features
-    from cnnbench.verbs.predict import load, predict
-    from cnnbench.verbs.summary import summary
-    from cnnbench.verbs.train import create_model, train
+    from cnnbench.cli.bench import bench
+    from cnnbench.cli.compare import compare
+    from cnnbench.cli.evaluate import evaluate
+    from cnnbench.cli.export import export
+    from cnnbench.cli.features import features
+    from cnnbench.cli.predict import load, predict
+    from cnnbench.cli.summary import summary
+    from cnnbench.cli.train import create_model, train
 
 _HOMES = {
     "train": "train",
@@ -51,7 +51,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'cnnbench' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"cnnbench.verbs.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"cnnbench.cli.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ def main() -> int:
     # From here on, so that a signal during the imports, which take seconds, shows no traceback.
     try:
         signal.signal(signal.SIGTERM, _terminate)
-        from cnnbench.cli import run
+        from cnnbench.cli.main import run
 
         return run(sys.argv[1:])
     except KeyboardInterrupt:

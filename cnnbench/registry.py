@@ -1,13 +1,25 @@
-"""A closed table from names to things, which refuses duplicates and helps with typos."""
+"""Tables from names to things: our own rows, and those of other installed packages.
+
+A package announces a network or a data set in its ``pyproject.toml``; nothing of it is loaded
+before it is asked for by name::
+
+    [project.entry-points."cnnbench.models"]
+    mynet = "mypackage.nets:MyNet"
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
 
 from cnnbench.errors import UsageError, expected_names
 
 T = TypeVar("T")
+
+# The entry-point group behind each group of choices.
+ENTRY_POINTS = {"model": "cnnbench.models", "data": "cnnbench.datasets"}
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -44,12 +56,47 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, name: str, value: T) -> None:
-        """Register one more.
 
-        Raises:
-            UsageError: the name is taken.
-        """
-        if name in self._rows:
-            raise UsageError(f"the {self.kind} '{name}' is registered twice")
-        self._rows[name] = value
+@cache
+def _found(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def plugins(group: str, shipped: Collection[str]) -> dict[str, str]:
+    """Return the names that other packages add to a group, each with where it comes from.
+
+    Args:
+        group: ``model`` or ``data``; other groups have none.
+        shipped: names that are taken.
+
+    Raises:
+        UsageError: two packages give the same name, or one repeats a shipped name.
+    """
+    names: dict[str, str] = {}
+    for point in _found(ENTRY_POINTS[group]) if group in ENTRY_POINTS else ():
+        package = point.dist.name if point.dist is not None else "an unnamed package"
+        where = f"from the package {package} ({point.value})"
+        if point.name in names or point.name in shipped:
+            other = names.get(point.name, "cnnbench's own")
+            raise UsageError(
+                f"{group}={point.name} is there twice: {where}, and {other}; remove one"
+            )
+        names[point.name] = where
+    return names
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """Import what an entry point names.
+
+    Raises:
+        UsageError: there is none of that name, or it cannot be imported.
+    """
+    point = next((point for point in _found(ENTRY_POINTS[group]) if point.name == name), None)
+    if point is None:
+        raise UsageError(f"no installed package gives {group}={name}")
+    try:
+        return point.load()
+    except Exception as error:  # whatever a stranger's module raises at import
+        raise UsageError(
+            f"{group}={name}: {point.value} cannot be imported: {type(error).__name__}: {error}"
+        ) from error

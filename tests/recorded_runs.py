@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cnnbench.compose import Composer
-from cnnbench.config import to_tree
-from cnnbench.settings import assign
+from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import to_tree
+from cnnbench.config.settings import assign
 from cnnbench.sweeps.expand import single_config
 
 CLASSES = {"fashion_mnist": tuple("abcdefghij"), "digits": tuple("0123456789")}

@@ -109,7 +109,7 @@ def test_a_checkpoint_is_named_only_when_it_is_whole_and_pruned_only_when_it_is_
 ) -> None:
     import torch
 
-    from cnnbench.checkpoint import Checkpoints
+    from cnnbench.runs.checkpoint import Checkpoints
 
     def save(epoch: int) -> None:
         Checkpoints(tmp_path).save(

@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_code_the_yaml_and_nothing_else(wheel: Path) -> None
     assert wheel.name == f"cnnbench-{cnnbench.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {f"cnnbench/{p.relative_to(ROOT / 'cnnbench')}" for p in ROOT.glob("cnnbench/**/*.py")}
-    page = {f"cnnbench/analysis/page/report.{kind}" for kind in ("html.j2", "css", "js")}
+    page = {f"cnnbench/analysis/compare/page/report.{kind}" for kind in ("html.j2", "css", "js")}
     conf = {f"cnnbench/conf/{p.relative_to(ROOT / 'conf')}" for p in ROOT.glob("conf/**/*.yaml")}
     assert code | page | conf <= names
     others = {name for name in names - code - page - conf if ".dist-info/" not in name}
@@ -56,7 +56,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_installed_command_trains_from_anywhere(python: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     where = subprocess.run(
-        [python, "-c", "from cnnbench.compose import conf_dir; print(conf_dir())"],
+        [python, "-c", "from cnnbench.config.compose import conf_dir; print(conf_dir())"],
         cwd="/",
         env=environment,
         check=True,

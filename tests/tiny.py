@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import cnnbench
-from cnnbench import training as runs
-from cnnbench.checkpoint import Checkpoints
+from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.training import trainer as runs
 
 TINY = (
     "model=basic_cnn",
@@ -171,7 +171,7 @@ def stop_when(monkeypatch: Any, wanted: Callable[[runs.Training], bool]) -> None
 
     monkeypatch.setattr(runs.Training, "train", train_and_tell)
     monkeypatch.setattr(
-        "cnnbench.signals.StopRequest.reason",
+        "cnnbench.training.stop.StopRequest.reason",
         lambda self: "stopped by a test" if wanted(current[0]) else None,
     )
 

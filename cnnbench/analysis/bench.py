@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnnbench import build, networks, steps
-from cnnbench.build import RunData
-from cnnbench.config import RunConfig
-from cnnbench.device import (
+from cnnbench.config.run_config import RunConfig
+from cnnbench.device.device import (
     Precision,
     autocast,
     configure,
@@ -37,9 +35,14 @@ from cnnbench.device import (
 from cnnbench.engine import Step, TrainState, evaluate
 from cnnbench.engine.loop import ComputeLoss, training_loss
 from cnnbench.metrics import Sums
+from cnnbench.models.build import Network
 from cnnbench.optim import Schedule
 from cnnbench.seeds import derive_seed
 from cnnbench.tracking import JsonLines, TensorBoard, Trackers
+from cnnbench.training import data as build
+from cnnbench.training import network as networks
+from cnnbench.training import setup as steps
+from cnnbench.training.data import RunData
 
 PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _WINDOWS = 5
@@ -66,7 +69,7 @@ class Subject:
 
     config: RunConfig
     data: RunData
-    network: networks.Network
+    network: Network
     state: TrainState
     schedule: Schedule
     device: torch.device

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import cnnbench
-from cnnbench.analysis.evaluation import load_run, open_split
-from cnnbench.datasets.transforms import InputTransform
+from cnnbench.analysis.evaluate.evaluation import load_run, open_split
+from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
-from cnnbench.recorded import LoadedNetwork
-from cnnbench.rundir import RunDir
+from cnnbench.runs.directory import RunDir
+from cnnbench.runs.network import LoadedNetwork
+from cnnbench.version import __version__
 
 # Largest difference of a logit from the network's, as a fraction of its largest logit (or of 1).
 TOLERANCE = 1e-4
@@ -207,7 +207,7 @@ def _known(network: LoadedNetwork) -> dict[str, str]:
         "std": list(transform.std),
     }
     return {
-        "producer": f"cnnbench {cnnbench.__version__}",
+        "producer": f"cnnbench {__version__}",
         "class_names": json.dumps(network.class_names, ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing),
     }

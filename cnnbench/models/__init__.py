@@ -25,8 +25,7 @@ from cnnbench.models.resnet import NUM_BLOCKS, ResNet
 from cnnbench.models.small_resnet import SmallResNet
 from cnnbench.models.torchvision_models import TorchvisionModel
 from cnnbench.models.vgg import NUM_CONVS, VGG
-from cnnbench.plugins import load_plugin, plugins
-from cnnbench.registry import Registry
+from cnnbench.registry import Registry, load_plugin, plugins
 
 __all__ = [
     "MODELS",

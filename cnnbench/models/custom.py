@@ -20,8 +20,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from cnnbench.config.schema import expectation, read_value
 from cnnbench.errors import UsageError, expected_names
-from cnnbench.schema import expectation, read_value
 
 _GIVEN = ("in_channels", "num_classes", "image_size")
 _PLAIN = (int, float, bool, str, NoneType)

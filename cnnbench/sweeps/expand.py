@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnbench.compose import Composer
-from cnnbench.config import GROUPS, RunConfig
+from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import GROUPS, RunConfig
+from cnnbench.config.schema import ConfigError, Problem
+from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
-from cnnbench.schema import ConfigError, Problem
-from cnnbench.settings import Setting
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cnnbench.analysis.render import render_table
-from cnnbench.config import expand_path, read_config, run_key, to_tree
+from cnnbench.config.run_config import expand_path, read_config, run_key, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, writing
-from cnnbench.rundir import RunDir, code_version, model_files
+from cnnbench.rendering.text import render_table
+from cnnbench.runs.directory import RunDir, code_version, model_files
 from cnnbench.sweeps.expand import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1
@@ -81,7 +81,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
 
 
 def _directory_name(job: Job) -> str:
-    from cnnbench.datasets import fingerprint
+    from cnnbench.data import fingerprint
 
     data = job.config.data
     root = expand_path(data.root) if data.root is not None else None
@@ -178,7 +178,7 @@ def _work(connection: Connection) -> None:
         os.setpgrp()
     # No traceback when the sweep is over, or a signal comes between jobs.
     with suppress(EOFError, KeyboardInterrupt, ConnectionError):
-        from cnnbench.run import start_or_go_on
+        from cnnbench.training.launch import start_or_go_on
 
         while True:
             tree, path, command = connection.recv()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cnnbench.tracking.console import Console, format_seconds
+from cnnbench.tracking.images import confusion_picture
 from cnnbench.tracking.json_lines import JsonLines, read_records
-from cnnbench.tracking.pictures import confusion_picture
 from cnnbench.tracking.tensorboard import TensorBoard
 from cnnbench.tracking.tracker import Memory, Tracker, Trackers
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cnnbench.datasets.augment import Augment
+from cnnbench.data.augment import Augment
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.errors import NonFiniteError
 from cnnbench.metrics import Sums

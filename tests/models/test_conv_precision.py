@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnbench import networks
-from cnnbench.compose import Composer
-from cnnbench.config import RunConfig
-from cnnbench.device import BF16, autocast
+from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import RunConfig
+from cnnbench.device.device import BF16, autocast
 from cnnbench.models import MODELS
+from cnnbench.models.build import build_meta
 from cnnbench.sweeps.expand import single_config
 
 CPU = torch.device("cpu")
@@ -44,9 +44,7 @@ def shapes_of(name: str) -> set[Shape]:
     """Return the convolutions of a network as its YAML has it, at the size its images have."""
     config = config_of(name)
     size = config.data.image_size
-    module = networks.build_meta(
-        name, config.model.args, in_channels=1, num_classes=10, image_size=size
-    )
+    module = build_meta(name, config.model.args, in_channels=1, num_classes=10, image_size=size)
     found: set[Shape] = set()
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

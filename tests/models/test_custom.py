@@ -13,11 +13,11 @@ from tiny import info, same, train, weights
 from torch import nn
 
 import cnnbench
-from cnnbench import plugins
-from cnnbench.checkpoint import Checkpoints
-from cnnbench.cli import run as cli
-from cnnbench.compose import Composer
+from cnnbench import registry as plugins
+from cnnbench.cli.main import run as cli
+from cnnbench.config.compose import Composer
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.runs.checkpoint import Checkpoints
 
 SOURCE = """
 from pathlib import Path
@@ -298,7 +298,7 @@ def package(tmp_path, monkeypatch):
 
 
 DATA = """
-from cnnbench.datasets import DATASETS
+from cnnbench.data import DATASETS
 row = DATASETS["digits"]
 """
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbench.config import ModelConfig
+from cnnbench.config.run_config import ModelConfig
 from cnnbench.errors import UsageError
 from cnnbench.models import INITS, initialize
 

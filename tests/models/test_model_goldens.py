@@ -10,10 +10,10 @@ import pytest
 import yaml
 from network_cases import meta_model
 
-from cnnbench.config import ARGUMENTS
-from cnnbench.geometry import analyze
+from cnnbench.config.run_config import ARGUMENTS
+from cnnbench.config.schema import read_value
+from cnnbench.geometry.trace import analyze
 from cnnbench.models import MODELS, model_arguments
-from cnnbench.schema import read_value
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = json.loads((ROOT / "tests/goldens/models.json").read_text())

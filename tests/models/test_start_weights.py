@@ -12,9 +12,9 @@ from published import publish
 from tiny import differences, info, same, tiny, train, weights
 
 import cnnbench
-from cnnbench.checkpoint import Checkpoints
-from cnnbench.cli import run as cli
+from cnnbench.cli.main import run as cli
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.runs.checkpoint import Checkpoints
 
 # So small a learning rate leaves the weights as they start.
 STILL = ("num_epochs=1", "optimizer.lr=1e-30", "optimizer=sgd", "optimizer.weight_decay=0")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cnnbench.config import ARGUMENTS
+from cnnbench.config.run_config import ARGUMENTS
 from cnnbench.optim import OPTIMIZERS, SCHEDULES, build_schedule
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -102,9 +102,11 @@ def watch(shown: Shown) -> None:
     """Wrap what a run does, so that it shows its phases."""
     import torch
 
-    from cnnbench import checkpoint, files, training
-    from cnnbench.checkpoint import Checkpoints
+    from cnnbench import files
+    from cnnbench.runs import checkpoint
+    from cnnbench.runs.checkpoint import Checkpoints
     from cnnbench.tracking import TensorBoard
+    from cnnbench.training import trainer as training
 
     def wrap(owner: Any, name: str, choose: Callable[..., str]) -> None:
         original = getattr(owner, name)
@@ -282,9 +284,10 @@ def warm(names: list[str]) -> None:
 
 def main() -> None:
     """Answer each order, a JSON object a line, with how each copy of it ended."""
-    from cnnbench import cli, run
-    from cnnbench.compose import Composer
+    from cnnbench.cli import main as cli
+    from cnnbench.config.compose import Composer
     from cnnbench.sweeps.expand import single_config
+    from cnnbench.training import launch as run
 
     composer = Composer()
     assert cli

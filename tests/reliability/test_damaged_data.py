@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import info
 
-from cnnbench.cli import run as cli
+from cnnbench.cli.main import run as cli
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"

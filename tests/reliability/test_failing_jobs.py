@@ -10,8 +10,8 @@ import yaml
 from tiny import TINY, differences, info, train
 from warmed import Forks
 
-import cnnbench.run
-from cnnbench.compose import Composer
+import cnnbench.training.launch
+from cnnbench.config.compose import Composer
 from cnnbench.sweeps.expand import expand
 
 NETWORKS = """
@@ -76,7 +76,7 @@ def test_a_thousand_jobs_are_checked_in_seconds() -> None:
     started = time.process_time()
     sweep = expand(composer, composer.parse(words))
     for job in sweep.jobs:
-        cnnbench.run.check(job.config)
+        cnnbench.training.launch.check(job.config)
     seconds = time.process_time() - started
     assert len(sweep.jobs) == 1000
     assert seconds < 5

@@ -16,8 +16,8 @@ from warmed import NUM_FULL_DISKS, Forks, check_goes_on, count, found
 
 import cnnbench
 from cnnbench import files
-from cnnbench.checkpoint import Checkpoints
-from cnnbench.cli import run as cli
+from cnnbench.cli.main import run as cli
+from cnnbench.runs.checkpoint import Checkpoints
 
 SMALL = ("model=softmax", "data.native_size=8", "optimizer=adamw")
 NUM_FAST = 8

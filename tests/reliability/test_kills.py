@@ -92,7 +92,7 @@ def test_a_death_in_the_first_save(forks: Forks, whole: tuple[Path, float], tmp_
 
 
 def listed_status(root: Path) -> str:
-    from cnnbench.verbs.runs import describe_run, find_runs
+    from cnnbench.cli.runs import describe_run, find_runs
 
     [run] = find_runs(root)
     return str(describe_run(run)["status"])

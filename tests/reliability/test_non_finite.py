@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import info, series, tiny
 
-from cnnbench.cli import run as cli
+from cnnbench.cli.main import run as cli
 from cnnbench.engine import loop
 
 SMALL = ("model=softmax", "data.native_size=8", "num_epochs=3")
@@ -19,7 +19,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Train with a loss scaler, as fp16 does, on the CPU; the scale it begins with."""
     start = [4.0]
     monkeypatch.setattr(
-        "cnnbench.steps.grad_scaler",
+        "cnnbench.training.setup.grad_scaler",
         lambda *args: torch.amp.GradScaler("cpu", init_scale=start[0]),
     )
     return start

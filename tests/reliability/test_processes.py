@@ -30,7 +30,7 @@ def test_twenty_starts_at_once_make_twenty_runs(forks: Forks, tmp_path: Path) ->
 WAIT_FOR_THE_OTHER = """
 import time
 from pathlib import Path
-from cnnbench import cli
+from cnnbench.cli import main as cli
 from cnnbench.engine import loop
 
 told, until = Path({told!r}), time.monotonic() + 100
@@ -66,13 +66,13 @@ def test_of_two_resumes_at_once_one_goes_on_and_one_is_told(
 
 PLACES = {
     "training": ("cnnbench.engine.loop:_update", 3),
-    "evaluation": ("cnnbench.training:Training._evaluate", 1),
-    "the last test": ("cnnbench.training:Training._evaluate", 3),
+    "evaluation": ("cnnbench.training.trainer:Training._evaluate", 1),
+    "the last test": ("cnnbench.training.trainer:Training._evaluate", 3),
     "serialising": ("torch:save", 1),
-    "writing weights": ("cnnbench.checkpoint:atomic_write", 1),
-    "writing a manifest": ("cnnbench.checkpoint:atomic_write", 3),
-    "pruning": ("cnnbench.checkpoint:Checkpoints._prune", 3),
-    "building": ("cnnbench.networks:build_model", 1),
+    "writing weights": ("cnnbench.runs.checkpoint:atomic_write", 1),
+    "writing a manifest": ("cnnbench.runs.checkpoint:atomic_write", 3),
+    "pruning": ("cnnbench.runs.checkpoint:Checkpoints._prune", 3),
+    "building": ("cnnbench.training.network:build_model", 1),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_signal_ends_an_evaluation_of_a_run(
 ) -> None:
     before = (whole[0] / "run.json").read_bytes()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        preamble = signal_at("cnnbench.build:RunData.prepare", 1, signum)
+        preamble = signal_at("cnnbench.training.data:RunData.prepare", 1, signum)
         answer = forks.run("evaluate", str(whole[0]), preamble=preamble)
         assert answer["code"] == 128 + signum
         assert "Traceback" not in answer["err"]
@@ -107,7 +107,7 @@ def test_a_signal_ends_an_evaluation_of_a_run(
 # The second signal comes while the first one's save is stuck.
 SIGNAL_TWICE = """
 import os, time
-from cnnbench import training
+from cnnbench.training import trainer as training
 from cnnbench.engine import loop
 
 update = loop._update
@@ -155,7 +155,7 @@ def test_memory_that_really_runs_out_ends_in_one_sentence(forks: Forks, tmp_path
 
 KILL_A_WORKER = """
 import multiprocessing, os
-from cnnbench import training
+from cnnbench.training import trainer as training
 
 log, told = training.Training._log_step, []
 

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import info, train
 
-from cnnbench.checkpoint import Checkpoints
+from cnnbench.cli.runs import describe_run
 from cnnbench.errors import CheckpointError, CnnbenchError
-from cnnbench.rundir import RunDir
-from cnnbench.verbs.runs import describe_run
+from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.runs.directory import RunDir
 
 PLAIN = (
     st.none()

@@ -11,7 +11,8 @@ import torch
 from tiny import info, series
 
 import cnnbench
-from cnnbench import checkpoint, rundir
+from cnnbench.runs import checkpoint
+from cnnbench.runs import directory as rundir
 
 RECORDED = Path(__file__).parents[1] / "data" / "run_v1"
 

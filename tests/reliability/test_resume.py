@@ -28,12 +28,12 @@ from tiny import (
 )
 
 import cnnbench
-from cnnbench.checkpoint import Checkpoints
 from cnnbench.engine import TrainState
 from cnnbench.errors import CheckpointError, DataError, Interrupted
 from cnnbench.metrics import Scores, Sums
-from cnnbench.progress import Progress
-from cnnbench.training import Training
+from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.training.progress import Progress
+from cnnbench.training.trainer import Training
 
 # A network with dropout, augmentation, and an epoch of 5 steps.
 DROPOUT = (
@@ -366,7 +366,7 @@ def test_a_stop_during_a_second_save_of_the_same_state_cannot_spoil_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    from cnnbench import checkpoint
+    from cnnbench.runs import checkpoint
 
     original = checkpoint.atomic_write
 
@@ -381,7 +381,7 @@ def test_a_stop_during_a_second_save_of_the_same_state_cannot_spoil_it(
 
 
 def test_a_clock_stops_a_run_as_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cnnbench.cli import run as cli
+    from cnnbench.cli.main import run as cli
 
     # So little that the first look at the clock is too late, so that each start makes one step.
     assert cli(["train", *tiny(tmp_path, "max_seconds=1e-9")]) == 0

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from tiny import command
 
-from cnnbench.compose import Composer
-from cnnbench.config import ARGUMENTS, GROUPS, RunConfig
-from cnnbench.schema import ConfigError, Range, expectation
+from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import ARGUMENTS, GROUPS, RunConfig
+from cnnbench.config.schema import ConfigError, Range, expectation
 from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
@@ -89,7 +89,7 @@ def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
     """Yield a choice that has it, a key, and its type."""
     import yaml
 
-    from cnnbench.compose import conf_dir
+    from cnnbench.config.compose import conf_dir
 
     seen = set()
     for choice in COMPOSER.choices(group):

@@ -25,9 +25,9 @@ import yaml
 from PIL import Image
 from tiny import tiny, train
 
-from cnnbench.cli import VERBS
-from cnnbench.cli import run as cli
-from cnnbench.datasets.cifar10 import read_batch
+from cnnbench.cli.main import VERBS
+from cnnbench.cli.main import run as cli
+from cnnbench.data.readers.cifar10 import read_batch
 from cnnbench.errors import DataError
 
 READERS = ("evaluate", "predict", "resume", "weights")

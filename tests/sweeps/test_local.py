@@ -15,11 +15,11 @@ import pytest
 import yaml
 from tiny import TINY, command, differences, info, stop_when, train
 
-import cnnbench.run
-from cnnbench.cli import run as cli
-from cnnbench.compose import Composer
+import cnnbench.training.launch
+from cnnbench.cli.main import run as cli
+from cnnbench.config.compose import Composer
 from cnnbench.errors import Interrupted
-from cnnbench.rundir import RunDir, open_run
+from cnnbench.runs.directory import RunDir, open_run
 from cnnbench.sweeps.expand import expand
 from cnnbench.sweeps.local import run_sweep
 
@@ -91,7 +91,7 @@ def test_a_study_with_a_job_that_breaks(
     with monkeypatch.context() as patch:
         stop_when(patch, lambda training: training.state.global_step == 3)
         with pytest.raises(Interrupted):
-            cnnbench.run.start_or_go_on(config, RunDir(runs[2]), ["a", "test"])
+            cnnbench.training.launch.start_or_go_on(config, RunDir(runs[2]), ["a", "test"])
     before = [(run / "run.json").read_bytes() for run in runs]
     second = command(*words, cwd=tmp_path)
     assert second.returncode == 1, second.stderr
@@ -211,7 +211,7 @@ def test_a_sweep_that_is_done_starts_nothing(
             pass
 
         def run(self, job, run, words) -> tuple[int, str]:
-            cnnbench.run.start_or_go_on(job.config, run, words)
+            cnnbench.training.launch.start_or_go_on(job.config, run, words)
             return 0, ""
 
     with monkeypatch.context() as patch:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import cnnbench
-from cnnbench.cli import run as cli
-from cnnbench.compose import Composer
+from cnnbench.cli.main import run as cli
+from cnnbench.config.compose import Composer
 from cnnbench.errors import UsageError
-from cnnbench.networks import describe_network
 from cnnbench.sweeps.expand import Job, expand
+from cnnbench.training.network import describe_network
 
 COMPOSER = Composer()
 STUDIES = sorted(COMPOSER.choices("study"))

@@ -1,0 +1,255 @@
+"""A whole comparison as one page that opens from disk: no server, no other file, no network.
+
+Names in it come from run directories that a stranger may have written. They are escaped where they
+are put into the page, and the page's policy lets nothing run or load but its own script and style.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from cnnbench.analysis.compare.comparison import Comparison, Row, Table
+from cnnbench.analysis.compare.plots import COSTS, by_epoch, interval
+from cnnbench.analysis.compare.records import FACTS, Record
+from cnnbench.analysis.compare.report_details import (
+    LAYER_COLUMNS,
+    RUN_COLUMNS,
+    clip,
+    counted,
+    describe_network,
+    describe_row,
+    network_key,
+)
+from cnnbench.analysis.compare.tables import (
+    NUMERIC,
+    SPREAD_NOTE,
+    difference_note,
+    row_cells,
+    row_name,
+    row_values,
+    shown_columns,
+)
+from cnnbench.files import atomic_write, writing
+from cnnbench.version import __version__
+
+CURVES = (
+    "val/accuracy",
+    "val/loss",
+    "train/accuracy",
+    "train/loss",
+    "perf/epoch_seconds",
+    "perf/images_per_second",
+)
+_RANKS = {
+    **dict.fromkeys(("epoch_seconds", "images_per_second", "best_epoch", *FACTS), 1),
+    **dict.fromkeys(("selection", "test_reads"), 2),
+}
+_MAX_POINTS = 120
+_MAX_DRAWN = 10
+_NOTES = (
+    "A row is the runs that differ in their seed alone, n of them. " + SPREAD_NOTE,
+    "The epoch whose weights are tested is chosen on what 'selection' names; test_reads is how "
+    "often the test images were looked at. A row chosen on test is marked.",
+    "A row that is not comparable differs from the others, or from the baseline, in more than what "
+    "is compared; what it differs in stands below the table. It is in no Pareto front.",
+    "Test accuracy is the fraction of all test images; num_params and macs (multiply-accumulates "
+    "for one image) are exact, receptive_field is in pixels of a side.",
+    "A row's number leads to its runs. A click on a column's name sorts by it. The address keeps "
+    "the order and the rows drawn.",
+)
+
+
+def write_report(comparison: Comparison, file: Path) -> None:
+    """Write the page; its directory is made where it is missing.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    page = render_report(comparison)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(file, page.encode())
+
+
+def render_report(comparison: Comparison) -> str:
+    """Return the page; the same comparison gives the same text."""
+    import jinja2
+    from jinja2.utils import htmlsafe_json_dumps
+
+    source = Path(__file__).with_name("page")
+    template, style, script = (
+        (source / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html.j2", "css", "js")
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    content = _content(comparison)
+    data = htmlsafe_json_dumps(content["data"], dumps=_compact)
+    return environment.from_string(template).render(
+        {
+            **content,
+            "data": data,
+            "style": style,
+            "script": script,
+            "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+            "base-uri 'none'; form-action 'none'",
+        }
+    )
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    """Return what the template names."""
+    rows = [row for table in comparison.tables for row in table.rows]
+    records = [record for row in rows for record in row.records]
+    networks: dict[str, Record] = {}
+    for record in records:
+        networks.setdefault(network_key(record), record)
+    shown = _first_shown(rows)
+    note = difference_note(comparison)
+    return {
+        "title": "cnnbench comparison",
+        "lead": _lead(rows, records, len(comparison.left_out)),
+        "tables": [_table(table) for table in comparison.tables],
+        "metrics": CURVES,
+        "costs": list(COSTS),
+        "num_drawn": len(shown),
+        "num_hidden": len(rows) - len(shown),
+        "is_thinned": any(
+            len(curve) > _MAX_POINTS for record in records for curve in record.curves.values()
+        ),
+        "max_points": _MAX_POINTS,
+        "run_columns": list(RUN_COLUMNS),
+        "layer_columns": list(LAYER_COLUMNS),
+        "details": [
+            describe_row(row, table, list(networks).index(network_key(row.records[0])) + 1)
+            for table in comparison.tables
+            for row in table.rows
+        ],
+        "networks": [describe_network(record) for record in networks.values()],
+        "left_out": [(run.status, clip(run.reason), clip(run.path)) for run in comparison.left_out],
+        "notes": [*_NOTES, *([note] if note is not None else [])],
+        "data": {
+            "tables": [_charts(table) for table in comparison.tables],
+            "shown": shown,
+            "metrics": CURVES,
+            "costs": list(COSTS),
+            "costLabels": COSTS,
+        },
+    }
+
+
+def _lead(rows: Sequence[Row], records: Sequence[Record], num_left_out: int) -> str:
+    data = sorted({clip(row.values["data"]) for row in rows})
+    parts = [
+        f"{counted(len(rows), 'row')} of {counted(len(records), 'run')}",
+        *([f"data: {clip(', '.join(data))}"] if data else []),
+        *([f"{counted(num_left_out, 'run')} left out"] if num_left_out else []),
+        f"made by cnnbench {__version__}",
+    ]
+    return " · ".join(parts)
+
+
+def _first_shown(rows: Sequence[Row]) -> list[int]:
+    """Return the rows that are drawn at first: all, or those best on validation."""
+
+    def accuracy(row: Row) -> float:
+        mean = row.metric("val/accuracy")["mean"]
+        return -math.inf if mean is None else mean
+
+    best = sorted(rows, key=lambda row: (-accuracy(row), row.number))[:_MAX_DRAWN]
+    return sorted(row.number for row in best)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    cells = [row_cells(row, table) for row in table.rows]
+    # What was measured comes before what it cost: not all of a wide table is in sight.
+    found = [column for column in shown_columns(table, cells) if column != "not comparable"]
+    columns = sorted(found, key=lambda name: _RANKS.get(name, 0))
+    rows = []
+    for row, texts in zip(table.rows, cells, strict=True):
+        values = row_values(row, table)
+        rows.append(
+            {
+                "number": row.number,
+                "marks": clip("; ".join(row.not_comparable)),
+                "cells": [
+                    {
+                        "text": clip(texts.get(column, "")),
+                        "value": _sort_value(values.get(column)),
+                        "kind": "number" if column in NUMERIC else "",
+                    }
+                    for column in columns
+                ],
+            }
+        )
+    heads = [
+        # A long name may be broken after its joints.
+        {
+            "name": column,
+            "parts": re.split(r"(?<=[_/.])", column),
+            "kind": "number" if column in NUMERIC else "",
+        }
+        for column in columns
+    ]
+    return {"title": clip(table.title), "columns": heads, "rows": rows}
+
+
+def _sort_value(value: Any) -> str | None:
+    if value is None:
+        return None
+    return repr(value) if isinstance(value, float) else clip(value)
+
+
+def _charts(table: Table) -> dict[str, Any]:
+    """Return what the script draws of a table."""
+    rows = []
+    for row in table.rows:
+        mean, half = row.metric("test/accuracy")["mean"], interval(row, "test/accuracy")
+        curves = {name: _curve(row, name) for name in CURVES}
+        rows.append(
+            {
+                "number": row.number,
+                "name": clip(row_name(row, table)),
+                "comparable": not row.not_comparable,
+                "curves": {name: points for name, points in curves.items() if points},
+                "costs": {name: row.values[name] for name in COSTS if row.values[name]},
+                "accuracy": [_round(mean or 0.0), None if half is None else _round(half)],
+            }
+        )
+    return {"rows": rows}
+
+
+def _curve(row: Row, name: str) -> list[tuple[int, float, float | None]]:
+    """Return epoch, mean and standard deviation, at no more epochs than a picture shows."""
+    points = by_epoch([record.curves.get(name, {}) for record in row.records])
+    epochs = list(points)
+    if len(epochs) > _MAX_POINTS:
+        last = len(epochs) - 1
+        epochs = [epochs[round(place * last / (_MAX_POINTS - 1))] for place in range(_MAX_POINTS)]
+    found = []
+    for epoch in epochs:
+        values = points[epoch]
+        std = _round(stdev(values)) if len(values) > 1 else None
+        found.append((epoch, _round(fmean(values)), std))
+    return found
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.5g}")

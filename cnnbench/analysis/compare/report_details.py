@@ -1,0 +1,229 @@
+"""What the page says of each row beside its numbers: its runs, its mistakes, and its network."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnnbench.analysis.compare.comparison import Row, Table
+from cnnbench.analysis.compare.records import Record
+from cnnbench.analysis.compare.tables import plus_minus, row_name
+from cnnbench.analysis.compare.where import setting_text
+
+_MAX_CHARACTERS = 300
+_MAX_MATRIX = 20
+_MAX_LISTED = 20
+_MAX_LAYERS = 60
+RUN_COLUMNS = {
+    "val/accuracy": 4,
+    "test/accuracy": 4,
+    "test/loss": 4,
+    "best_epoch": 0,
+    "train_seconds": 1,
+}
+LAYER_COLUMNS = {
+    "layer": "name",
+    "kind": "kind",
+    "output": "output_shape",
+    "parameters": "num_params",
+    "share": "params_share",
+    "MACs": "macs",
+    "share of MACs": "macs_share",
+    "receptive field": "receptive_field",
+    "stride": "stride",
+}
+
+
+def clip(value: Any) -> str:
+    """Return a value as one short line."""
+    text = setting_text(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 run`` or ``2 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
+    """Return what the page says of one row.
+
+    Args:
+        row: of the table.
+        table: whose settings name it.
+        network: its network's number on the page.
+    """
+    first = row.records[0]
+    sources = {
+        name: "; ".join(
+            dict.fromkeys(clip(r.provenance[name]) for r in row.records if name in r.provenance)
+        )
+        for name in ("machine", "versions", "data", "images", "command")
+    }
+    facts = {
+        "selected on": clip(row.values["selection"]),
+        "readings of the test images": ", ".join(str(record.test_reads) for record in row.records),
+        "machine": sources["machine"],
+        "versions": sources["versions"],
+        "data": f"{clip(row.values['data'])}, from {sources['data'] or 'a place not recorded'}",
+        "data SHA-256": clip(first.data_sha256),
+        "images": sources["images"],
+        "commands given": sources["command"],
+    }
+    path = shlex.quote(setting_text(first.path))
+    return {
+        "number": row.number,
+        "name": clip(row_name(row, table)),
+        "accuracy": plus_minus(row.metric("test/accuracy"), 4),
+        "marks": [clip(mark) for mark in row.not_comparable],
+        "runs": [_run(record) for record in row.records],
+        "facts": [(name, text) for name, text in facts.items() if text],
+        "settings": [(clip(key), clip(value)) for key, value in first.settings.items()],
+        "network": network,
+        "confusion": _confusion(row),
+        "evaluate": f"cnnbench evaluate {path}",
+    }
+
+
+def _run(record: Record) -> dict[str, Any]:
+    path = setting_text(record.path)
+    cells = [
+        "" if (value := record.metrics[name]) is None else f"{value:.{digits}f}"
+        for name, digits in RUN_COLUMNS.items()
+    ]
+    return {
+        "seed": record.seed,
+        "cells": cells,
+        "version": "not recorded" if record.code_version is None else clip(record.code_version),
+        "started": clip(record.started),
+        "path": path,
+        "repeat": f"cnnbench train --config {shlex.quote(f'{path}/config.yaml')}",
+    }
+
+
+def _confusion(row: Row) -> dict[str, Any] | None:
+    """Return the sum over a row's runs; a large one as its worst classes and commonest mistakes."""
+    matrices = [r.test_confusion for r in row.records if r.test_confusion is not None]
+    if not matrices:
+        return None
+    size = len(matrices[0])
+    total = [[sum(matrix[i][j] for matrix in matrices) for j in range(size)] for i in range(size)]
+    names = [clip(name) for name in row.records[0].class_names or ()]
+    names = names if len(names) == size else [str(place) for place in range(size)]
+    hits = sum(total[place][place] for place in range(size))
+    images = sum(map(sum, total))
+    found: dict[str, Any] = {
+        "note": f"The sum over {len(matrices)} of {counted(len(row.records), 'run')}: "
+        f"{hits:,} of {images:,} right.",
+        "names": names,
+    }
+    if size <= _MAX_MATRIX:
+        return {**found, "matrix": [_line(names, total, place) for place in range(size)]}
+    sums = [sum(counts) for counts in total]
+    classes = [place for place in range(size) if sums[place]]
+    classes.sort(key=lambda place: (total[place][place] / sums[place], place))
+    mistakes = sorted(
+        (-total[i][j], i, j) for i in range(size) for j in range(size) if i != j and total[i][j]
+    )
+    return {
+        **found,
+        "matrix": None,
+        "worst": [
+            (names[i], f"{sums[i]:,}", f"{total[i][i] / sums[i]:.4f}")
+            for i in classes[:_MAX_LISTED]
+        ],
+        "pairs": [
+            (names[i], names[j], f"{-count:,}", f"{-count / sums[i]:.4f}")
+            for count, i, j in mistakes[:_MAX_LISTED]
+        ],
+    }
+
+
+def _line(names: Sequence[str], total: Sequence[Sequence[int]], place: int) -> dict[str, Any]:
+    """Return the row of one true class."""
+    counts = total[place]
+    images = sum(counts)
+    share = counts[place] / images if images else None
+    return {
+        "name": names[place],
+        "cells": [
+            {
+                "count": count or "",
+                "heat": math.ceil(9 * count / images) if images else 0,
+                "is_hit": column == place,
+            }
+            for column, count in enumerate(counts)
+        ],
+        "total": images,
+        "accuracy": "" if share is None else f"{share:.4f}",
+        "percent": 0 if share is None else f"{100 * share:.1f}",
+    }
+
+
+def network_key(record: Record) -> str:
+    """Return what is the same for runs of the same network."""
+    return json.dumps(record.network, sort_keys=True)
+
+
+def describe_network(record: Record) -> dict[str, Any]:
+    """Return a network layer by layer, or why that cannot be shown."""
+    facts = record.network
+    size = facts.get("image_size")
+    name = f"{clip(facts.get('name'))}: {clip(facts.get('in_channels'))} x {clip(size)} x "
+    name += f"{clip(size)} to {clip(facts.get('num_classes'))} classes"
+    arguments = facts.get("args")
+    if isinstance(arguments, Mapping) and arguments:
+        name += "; " + clip(", ".join(f"{k}={setting_text(v)}" for k, v in arguments.items()))
+    found = _summary(record)
+    if isinstance(found, str):
+        return {"name": name, "reason": clip(found)}
+    summary, depth = found
+    totals = {
+        "parameters": f"{summary['num_params']:,}",
+        "MACs for one image": f"{summary['macs']:,}",
+        "receptive field": clip(summary["receptive_field"]),
+        "parameters in memory": f"{summary['param_bytes'] / 1e6:,.2f} MB",
+        "activations of one image": f"{summary['activation_bytes'] / 1e6:,.2f} MB",
+    }
+    return {
+        "name": name,
+        "reason": None,
+        "totals": totals.items(),
+        "warnings": summary["warnings"],
+        "depth": depth,
+        "command": f"cnnbench summary {shlex.quote(setting_text(record.path))}",
+        "layers": [
+            [_layer_text(key, layer[key]) for key in LAYER_COLUMNS.values()]
+            for layer in summary["layers"]
+        ],
+    }
+
+
+def _layer_text(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key.endswith("share"):
+        return f"{value:.1%}"
+    if key == "output_shape":
+        return " x ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _summary(record: Record) -> tuple[dict[str, Any], int | None] | str:
+    """Return a network's layers with the depth that they are folded to, or why there are none."""
+    from cnnbench.errors import CnnbenchError
+    from cnnbench.geometry.summary import summarize
+    from cnnbench.runs.network import load_meta
+
+    try:
+        module, shape = load_meta(record.network, record.path, None)
+        for depth in (None, 3, 2, 1):
+            found = summarize(module, shape, depth=depth)
+            if len(found["layers"]) <= _MAX_LAYERS:
+                break
+    except (CnnbenchError, RuntimeError, ArithmeticError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return found, depth

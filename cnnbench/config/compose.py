@@ -1,0 +1,400 @@
+"""From settings (``key=value``) to run configs. The only file that imports Hydra and OmegaConf.
+
+Hydra parses the settings and composes the YAML groups, nothing else: it never starts a run, reads
+no flags, and instantiates nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from cnnbench.config.run_config import (
+    GROUPS,
+    PATH_KEYS,
+    PRESET_GROUPS,
+    RunConfig,
+    expand_path,
+    read_config,
+)
+from cnnbench.config.schema import ConfigError, Problem
+from cnnbench.config.settings import (
+    Setting,
+    assign,
+    fold_open,
+    is_interpolated,
+    leaves,
+    settings_of,
+    unknown_choice,
+    unknown_key,
+)
+from cnnbench.errors import UsageError, did_you_mean, expected_names
+from cnnbench.registry import ENTRY_POINTS, plugins
+
+_MAX_CONFIG_BYTES = 65_536
+# What a user of Hydra may try, and the key that does it here.
+_HYDRA_KEYS = {
+    "hydra.run.dir": "output_root",
+    "hydra.sweep.dir": "output_root",
+    "hydra.sweep.subdir": "sweep.name",
+    "hydra.job.name": "sweep.name",
+}
+_ALL_GROUPS = (*GROUPS, *PRESET_GROUPS)
+
+
+def conf_dir() -> Path:
+    """Return the directory of the shipped YAML: in the package when installed, beside it else."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class Composer:
+    """Compose run configs from the shipped groups and, optionally, a directory of the user's own.
+
+    Args:
+        config_dir: a directory with groups of its own, laid out like ``conf/``; its choices add
+            to the shipped ones.
+
+    Raises:
+        UsageError: there is no such directory, or it repeats a shipped choice.
+    """
+
+    def __init__(self, config_dir: str | Path | None = None) -> None:
+        self._own = expand_path(str(config_dir)) if config_dir is not None else None
+        if self._own is not None and not self._own.is_dir():
+            raise UsageError(f"--config-dir {config_dir}: there is no such directory")
+        self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
+        self._choices: dict[str, dict[str, str]] = {}
+        if self._own is not None:
+            if not any((self._own / group).is_dir() for group in _ALL_GROUPS):
+                expected = ", ".join(_ALL_GROUPS)
+                raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
+            for group in _ALL_GROUPS:
+                self.choices(group)
+
+    def choices(self, group: str) -> dict[str, str]:
+        """Return the choices of a group, each with its one-line description.
+
+        Raises:
+            UsageError: there is no such group, or the user's directory repeats a shipped choice.
+        """
+        if group in self._choices:
+            return self._choices[group]
+        if group not in _ALL_GROUPS:
+            raise UsageError(f"unknown group '{group}'{expected_names(group, _ALL_GROUPS)}")
+        found: dict[str, str] = {}
+        for root in filter(None, (conf_dir(), self._own)):
+            for path in sorted((root / group).glob("*.yaml")):
+                if path.stem in found:
+                    raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
+                found[path.stem] = _describe(path)
+        found |= plugins(group, found)
+        self._choices[group] = dict(sorted(found.items()))
+        return self._choices[group]
+
+    def parse(self, settings: Sequence[str]) -> list[Setting]:
+        """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
+
+        Raises:
+            ConfigError: all settings that cannot be read.
+        """
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        parser = OverridesParser.create()
+        problems: list[Problem] = []
+        parsed: dict[str, Setting] = {}
+        for text in settings:
+            try:
+                setting = self._parse_one(parser, text)
+            except ConfigError as error:
+                problems.extend(error.problems)
+            else:
+                parsed.pop(setting.key, None)
+                parsed[setting.key] = setting
+        if problems:
+            raise ConfigError(problems)
+        return list(parsed.values())
+
+    def _parse_one(self, parser: Any, text: str) -> Setting:
+        from hydra.core.override_parser.types import Glob, OverrideType
+        from hydra.errors import HydraException
+
+        def fail(key: str, why: str) -> ConfigError:
+            return ConfigError([Problem(key, why)])
+
+        key, equals, value = text.partition("=")
+        key = key.strip().lstrip("+")
+        if not (key and equals):
+            raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
+        if key in PATH_KEYS:
+            # A path is taken as it stands: commas, spaces and brackets in it are no grammar.
+            if is_interpolated(value):
+                raise fail(key, f"={value}: '${{' cannot stand in a path")
+            return Setting(key, (None if value == "null" else str(expand_path(value)),))
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
+        key = override.key_or_group
+        if key.startswith("hydra"):
+            hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
+            raise fail(key, f": Hydra's own settings have no effect here{hint}")
+        if override.type is OverrideType.DEL:
+            raise fail(key, ": a key cannot be removed; give it a value")
+        if override.package is not None:
+            raise fail(f"{key}@{override.package}", f": expected {key}=NAME")
+        if not override.is_sweep_override():
+            return Setting(key, (override.value(),))
+        if isinstance(override.value(), Glob):
+            if key not in _ALL_GROUPS:
+                raise fail(key, f"={value}: glob() chooses among a group's names, {key} is none")
+            names = override.value().filter(list(self.choices(key)))
+            if not names:
+                raise fail(key, f"={value}: matches none of {', '.join(self.choices(key))}")
+            return Setting(key, tuple(names), is_sweep=True)
+        if not override.is_discrete_sweep():
+            raise fail(key, f"={value}: interval() needs a sampler; use range() or choice()")
+        texts = override.sweep_string_iterator()
+        values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
+        return Setting(key, values, is_sweep=True)
+
+    @staticmethod
+    def read_file(path: str | Path) -> list[Setting]:
+        """Return the settings that repeat a saved ``config.yaml``.
+
+        Raises:
+            UsageError: the file is missing, too large, or no mapping of plain values.
+            ConfigError: a value is an interpolation.
+        """
+        import yaml
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        file = expand_path(str(path))
+        try:
+            if file.stat().st_size > _MAX_CONFIG_BYTES:
+                raise UsageError(f"{path}: larger than any run config")
+            text = file.read_text(encoding="utf-8")
+            # A few lines of aliases to aliases would fill the memory; a saved config has none.
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+                raise UsageError(f"{path}: YAML aliases are not read; write the values out")
+            tree: Any = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from None
+        except (
+            yaml.YAMLError,
+            OmegaConfBaseException,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
+            raise UsageError(f"{path}: not readable as YAML ({error})") from None
+        if not isinstance(tree, dict):
+            raise UsageError(f"{path}: expected the keys of a run config")
+        return settings_of(tree)
+
+    def study_jobs(
+        self, name: str, *, is_debug: bool = False
+    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return a study's jobs: the settings all jobs share, and each job's own.
+
+        Args:
+            name: of the study.
+            is_debug: take the study's ``debug`` too: ``settings`` for all jobs, and under the
+                names of networks those for theirs. What a job itself says stands.
+
+        Raises:
+            ConfigError: there is no such study, or its settings cannot be read.
+            UsageError: its YAML has not the keys ``settings`` and ``jobs``, or its ``debug`` names
+                a network that no job has.
+        """
+        import yaml
+
+        known = self.choices("study")
+        if name not in known:
+            raise ConfigError([Problem("study", unknown_choice(name, known))])
+        path = next(
+            path
+            for root in filter(None, (conf_dir(), self._own))
+            if (path := root / "study" / f"{name}.yaml").is_file()
+        )
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict) or tree.keys() - {"debug"} != {"settings", "jobs"}:
+            raise UsageError(f"{path}: expected the keys settings and jobs, and perhaps debug")
+
+        def assignments(settings: Sequence[str]) -> dict[str, Any]:
+            return {s.key: s.values[0] for s in self.parse(settings)}
+
+        common = assignments(tree["settings"])
+        jobs = [assignments(job) for job in tree["jobs"]]
+        debug = {key: assignments(settings) for key, settings in tree.get("debug", {}).items()}
+        for_all = debug.pop("settings", {})
+        networks = [str(job.get("model", common.get("model"))) for job in jobs]
+        if unused := debug.keys() - set(networks):
+            raise UsageError(f"{path}: debug names {', '.join(sorted(unused))}, which no job has")
+        if not is_debug:
+            return [(common, job) for job in jobs]
+        return [
+            ({**common, **for_all, **debug.get(network, {})}, job)
+            for network, job in zip(networks, jobs, strict=True)
+        ]
+
+    def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
+        """Compose and check one run config.
+
+        Args:
+            assignments: values by dotted key, and choices by group.
+
+        Raises:
+            ConfigError: every unknown key or choice, wrong type, value out of range, and missing
+                value, all together.
+        """
+        problems: list[Problem] = []
+        chosen: dict[str, str] = {}
+        for group in (*GROUPS, *PRESET_GROUPS):
+            if assignments.get(group) is not None:
+                choice, known = str(assignments[group]), self.choices(group)
+                if choice in known:
+                    chosen[group] = choice
+                else:
+                    problems.append(Problem(group, unknown_choice(choice, known)))
+        # Even with an unknown choice the other mistakes are found, against the default choice.
+        base = self._base(chosen)
+        known_keys = dict(leaves(base.tree))
+        values: dict[str, Any] = {}
+        for key, value in fold_open(assignments, known_keys).items():
+            if key in (*GROUPS, *PRESET_GROUPS):
+                if value is None and key in GROUPS:
+                    problems.append(Problem(key, "=null: expected a choice"))
+                continue
+            group, _, rest = key.partition(".")
+            if group in GROUPS and group in assignments and group not in chosen:
+                continue
+            if group in GROUPS and rest == "name":
+                problems.append(Problem(key, f": expected {group}={value}, which brings its keys"))
+                continue
+            if key in known_keys:
+                values[key] = value
+            else:
+                problems.append(Problem(key, unknown_key(key, list(known_keys))))
+        try:
+            config = read_config(base.resolve(values))
+        except ConfigError as error:
+            problems.extend(error.problems)
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def _base(self, chosen: Mapping[str, str]) -> _Base:
+        """Return the composition of the chosen groups; one per distinct choice, then from memory.
+
+        Composing takes Hydra about .1 s, which a sweep of a thousand jobs cannot pay each time.
+        """
+        if (key := tuple(sorted(chosen.items()))) not in self._bases:
+            import yaml
+            from hydra import compose, initialize_config_dir
+            from hydra.core.global_hydra import GlobalHydra
+            from hydra.errors import HydraException
+            from omegaconf import OmegaConf
+            from omegaconf.errors import OmegaConfBaseException
+
+            overrides = [f"{group}='{choice}'" for group, choice in chosen.items()]
+            if self._own is not None:
+                quoted = f"file://{self._own}".replace("\\", "\\\\").replace("'", "\\'")
+                overrides.append(f"hydra.searchpath=['{quoted}']")
+            # A notebook may have a Hydra of its own running, which two cannot.
+            before = GlobalHydra.instance().hydra
+            GlobalHydra.instance().clear()
+            try:
+                _store_plugins(chosen)
+                with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                    tree = compose("train", overrides=overrides)
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+                raise UsageError(f"the YAML of {dict(chosen)} does not compose: {error}") from None
+            finally:
+                GlobalHydra.instance().hydra = before
+            OmegaConf.set_struct(tree, False)
+            self._bases[key] = _Base(tree)
+        return self._bases[key]
+
+
+class _Base:
+    """One composition of groups, on which many jobs set their values.
+
+    OmegaConf's own copies would take most of a large sweep's time: values are set on plain dicts,
+    and OmegaConf resolves the few interpolations that are left.
+    """
+
+    def __init__(self, nodes: Any) -> None:
+        from omegaconf import OmegaConf
+
+        self._nodes = nodes
+        self._selected: dict[str, dict[str, Any]] = {}
+        self.tree = typing.cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=False))
+
+    def resolve(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the composition with other values of some of its keys.
+
+        Raises:
+            ConfigError: an interpolation cannot be resolved.
+        """
+        tree = copy.deepcopy(self.tree)
+        for key, value in values.items():
+            assign(tree, key, value)
+        left = {key: str(value) for key, value in leaves(tree) if is_interpolated(value)}
+        # What no interpolation can read makes no case of its own.
+        read = {k: str(v) for k, v in values.items() if k.split(".")[0] in str(left)}
+        case = str((left, read))
+        if left and case not in self._selected:
+            self._selected[case] = self._select(left, values)
+        for key in left:
+            assign(tree, key, copy.deepcopy(self._selected[case][key]))
+        return tree
+
+    def _select(self, keys: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what OmegaConf makes of interpolated keys."""
+        from omegaconf import OmegaConf, errors
+
+        found, before = {}, dict(leaves(self.tree))
+        try:
+            for key, value in values.items():
+                OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
+            for key in keys:
+                value = OmegaConf.select(self._nodes, key)
+                if OmegaConf.is_config(value):
+                    value = OmegaConf.to_container(value, resolve=True)
+                found[key] = value
+        except errors.OmegaConfBaseException as error:
+            raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
+        finally:
+            for key in values:
+                OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
+        return found
+
+
+def _store_plugins(chosen: Mapping[str, str]) -> None:
+    """Give Hydra the YAML that another package's network or data set has not."""
+    import yaml
+    from hydra.core.config_store import ConfigStore
+
+    for group in ENTRY_POINTS:
+        name = chosen.get(group)
+        if name is None or name not in plugins(group, ()):
+            continue
+        node: dict[str, Any] = {"name": name, "args": {}}
+        if group == "data":
+            # The keys that every data set has, with the defaults of the shipped ones.
+            text = (conf_dir() / "data" / "digits.yaml").read_text(encoding="utf-8")
+            node = {**yaml.safe_load(text), **node}
+        ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def _describe(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = (line.strip("# ") for line in lines if line.startswith("#"))
+    return next((text for text in comments if "@package" not in text), "")

@@ -1,0 +1,113 @@
+"""Settings (``key=value``) and trees of plain values, and the way between them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnbench.config.run_config import GROUPS
+from cnnbench.config.schema import ConfigError, Problem
+from cnnbench.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One ``key=value`` of the command line.
+
+    Args:
+        key: dotted key, or the name of a group.
+        values: one value, or those of a sweep in order.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    is_sweep: bool = False
+
+
+def settings_of(tree: Mapping[str, Any]) -> list[Setting]:
+    """Return the settings that compose to a resolved config.
+
+    Raises:
+        ConfigError: a value is an interpolation, which may come from a stranger's file.
+    """
+    settings = []
+    for key, value in leaves(tree):
+        if is_interpolated([key, value]):
+            raise ConfigError([Problem(key, ": is an interpolation; a saved config has none")])
+        group, _, rest = key.partition(".")
+        settings.append(Setting(group if rest == "name" and group in GROUPS else key, (value,)))
+    return settings
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; an empty mapping is a value."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def fold_open(assignments: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Put keys below an open node, such as ``model.args.width``, into one value of that node.
+
+    Args:
+        assignments: values by dotted key.
+        known: the leaves of the config; an open node is one whose name is ``args``.
+    """
+    folded: dict[str, Any] = {}
+    for key, value in assignments.items():
+        node, _, name = key.rpartition(".")
+        if node.endswith(".args") and node in known:
+            folded[node] = {**folded.get(node, known[node]), name: value}
+        else:
+            folded[key] = value
+    return folded
+
+
+def assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key that is there."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        tree = tree[parent]
+    tree[name] = value
+
+
+def is_interpolated(value: Any) -> bool:
+    """Tell whether OmegaConf would look for another value in this one, or in a part of it."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        return any(map(is_interpolated, value))
+    return isinstance(value, str) and "${" in value
+
+
+def unknown_choice(choice: str, known: Iterable[str]) -> str:
+    """Say which choices a group has, the nearest one first."""
+    names = list(known)
+    expected = ", ".join(names) or "nothing: there is none yet"
+    hint = did_you_mean(choice, names) or "."
+    return f"={choice}: unknown choice{hint} Expected {expected}."
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say what was probably meant: the same or nearest name, or what the group has."""
+    parent, _, last = key.rpartition(".")
+    inside = sorted(name for name in known if name.startswith(f"{key}."))
+    if inside:
+        return f": is a group of keys; expected one of {', '.join(inside)}"
+
+    def likeness(name: str) -> float:
+        its_parent, _, its_last = name.rpartition(".")
+        return difflib.SequenceMatcher(None, last, its_last).ratio() + 0.1 * (parent == its_parent)
+
+    # A group's name is chosen by the group, not by its key.
+    named = {f"{group}.name" for group in GROUPS}
+    near = max((name for name in known if name not in named), key=likeness)
+    if likeness(near) >= 0.7:
+        return f": unknown key; did you mean '{near}'?"
+    siblings = sorted(name for name in known if parent and name.startswith(f"{parent}."))
+    listed = ", ".join(name for name in siblings if name not in named)
+    return f": unknown key; expected one of {listed}" if listed else ": unknown key"

@@ -1,0 +1,187 @@
+"""What a data set is once it is read: pictures and targets of both splits, and their identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Targets = NDArray[np.int64]
+Indices = NDArray[np.int64]
+
+# Pictures of one data set beyond this are not all held in memory.
+MEMORY_LIMIT_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """Pictures held in memory.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        targets: (N,), the class of each picture.
+    """
+
+    images: Images
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: Indices) -> ImageArrays:
+        """Return the pictures at these places, in memory of their own."""
+        return ImageArrays(self.images[rows], self.targets[rows])
+
+    def chunks(self, size: int = 4096) -> Iterator[Images]:
+        """Yield the pictures in order, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Pictures too many to hold: each is decoded when its batch asks for it.
+
+    Attributes:
+        paths: N picture files.
+        targets: (N,), the class of each picture.
+        in_channels: 1 (grey) or 3 (colour).
+        image_size: pixels of a side after decoding.
+    """
+
+    paths: tuple[Path, ...]
+    targets: Targets
+    in_channels: int
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: Indices) -> ImageFiles:
+        """Return the files at these places."""
+        paths = tuple(self.paths[row] for row in rows)
+        return dataclasses.replace(self, paths=paths, targets=self.targets[rows])
+
+    def decode(self, indices: Iterable[int]) -> Images:
+        """Return the pictures at these places as one array, (len(indices), C, S, S).
+
+        Raises:
+            DataError: a file is no picture.
+        """
+        from cnnbench.data.images import decode_image
+
+        places = list(indices)
+        shape = (len(places), self.in_channels, self.image_size, self.image_size)
+        images = np.empty(shape, dtype=np.uint8)
+        for row, place in enumerate(places):
+            images[row] = decode_image(self.paths[place], self.in_channels, self.image_size)
+        return images
+
+    def chunks(self, size: int = 256) -> Iterator[Images]:
+        """Yield the pictures in order, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.decode(range(start, min(start + size, len(self))))
+
+
+Part = ImageArrays | ImageFiles
+
+
+@dataclass(frozen=True)
+class DatasetArrays:
+    """A data set that was read and verified.
+
+    Attributes:
+        train: the training pictures, those that will validate among them.
+        test: the test pictures.
+        class_names: the name of each target value.
+        mean: of the training pictures in [0, 1], per channel.
+        std: likewise.
+        sha256: over the decoded pictures and targets of both splits.
+        source: where it was read from.
+        warnings: what the user should know, such as damaged files that were passed over.
+    """
+
+    train: Part
+    test: Part
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+def hash_images(part: Part) -> str:
+    """Return the SHA-256 of the pictures' bytes, in order."""
+    digest = hashlib.sha256()
+    for chunk in part.chunks():
+        digest.update(np.ascontiguousarray(chunk).data)
+    return digest.hexdigest()
+
+
+def hash_targets(targets: Targets) -> str:
+    """Return the SHA-256 of the targets as little-endian 64-bit integers."""
+    return hashlib.sha256(targets.astype("<i8").tobytes()).hexdigest()
+
+
+def combine_hashes(parts: Iterable[str]) -> str:
+    """Return one SHA-256 for those of train images, train targets, test images, test targets."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def hash_parts(train: Part, test: Part) -> tuple[str, str, str, str]:
+    """Return the SHA-256 of train images, train targets, test images and test targets."""
+    return (
+        hash_images(train),
+        hash_targets(train.targets),
+        hash_images(test),
+        hash_targets(test.targets),
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over pictures tells.
+
+    Attributes:
+        sha256: of the pictures' bytes, in order.
+        mean: per channel, of pixels scaled to [0, 1].
+        std: likewise.
+    """
+
+    sha256: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def survey(part: Part) -> Survey:
+    """Hash the pictures and take each channel's mean and standard deviation in one pass.
+
+    The sums are exact integers, so the result does not depend on the order of the pictures.
+
+    Args:
+        part: at least one picture.
+    """
+    digest = hashlib.sha256()
+    counts: NDArray[np.int64] | None = None
+    for chunk in part.chunks():
+        digest.update(np.ascontiguousarray(chunk).data)
+        channels = chunk.swapaxes(0, 1).reshape(chunk.shape[1], -1)
+        chunk_counts = np.stack([np.bincount(pixels, minlength=256) for pixels in channels])
+        counts = chunk_counts if counts is None else counts + chunk_counts
+    assert counts is not None
+    levels = np.arange(256)
+    totals = counts.sum(axis=1)
+    means = (counts * levels).sum(axis=1) / totals
+    variances = (counts * (levels - means[:, None]) ** 2).sum(axis=1) / totals
+    return Survey(
+        sha256=digest.hexdigest(),
+        mean=tuple((means / 255).tolist()),
+        std=tuple((np.sqrt(variances) / 255).tolist()),
+    )

@@ -1,0 +1,130 @@
+"""What ``cnnbench data`` answers: where a data set is, whether it is sound, how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnbench.data.arrays import DatasetArrays, ImageArrays, Images
+from cnnbench.data.readers.download import Report
+from cnnbench.data.readers.folder import required_root
+from cnnbench.data.readers.sources import data_root, places, read_place
+from cnnbench.data.table import dataset_row, read_dataset
+from cnnbench.errors import DataError
+
+Row = dict[str, Any]
+
+
+def where(name: str, root: Path | None) -> list[Row]:
+    """Return the places a data set is looked for, in that order: place, path, state.
+
+    Raises:
+        UsageError: there is no such data set.
+        DataError: ``folder`` without a folder.
+    """
+    published = dataset_row(name).published
+    if published is None:
+        if name == "folder":
+            return [_place("folder", required_root(root), "as it is")]
+        return [_place("cnnbench", "", "needs no files")]
+    rows = []
+    for place in places(published, data_root(root)):
+        missing = place.missing()
+        states = {0: "all files there", len(place.paths): "absent"}
+        lacking = ", ".join(path.name for path in missing)
+        state = states.get(len(missing), f"incomplete: lacks {lacking}")
+        rows.append(_place(place.label, _shown(place.paths), state))
+    return rows + [_place("mirror", mirror, "not asked") for mirror in published.mirrors]
+
+
+def _place(place: str, path: Path | str, state: str) -> Row:
+    return {"place": place, "path": str(path), "state": state}
+
+
+def _shown(paths: tuple[Path, ...]) -> Path | str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def prepare(
+    name: str, root: Path | None, args: Mapping[str, Any], image_size: int, report: Report
+) -> Row:
+    """Make a data set ready, fetching it where it is missing, and return its facts.
+
+    Raises:
+        UsageError: there is no such data set.
+        DataError: its files are missing or damaged.
+        DiskError: a download could not be written.
+    """
+    arrays = read_dataset(
+        name, root=root, args=args, image_size=image_size, download=True, report=report
+    )
+    return _facts(name, arrays)
+
+
+def _facts(name: str, arrays: DatasetArrays) -> Row:
+    return {
+        "name": name,
+        "source": arrays.source,
+        "num_train": len(arrays.train),
+        "num_test": len(arrays.test),
+        "class_names": list(arrays.class_names),
+        "mean": list(arrays.mean),
+        "std": list(arrays.std),
+        "sha256": arrays.sha256,
+        "warnings": list(arrays.warnings),
+    }
+
+
+def verify(name: str, root: Path | None, args: Mapping[str, Any], image_size: int) -> list[Row]:
+    """Read every copy on this machine and return place, path and state of each.
+
+    Raises:
+        UsageError: there is no such data set.
+        DataError: no copy is sound; the message has what is wrong with each.
+    """
+    row = dataset_row(name)
+    if row.published is None:
+        arrays = read_dataset(name, root=root, args=args, image_size=image_size, download=False)
+        return [_place(name, arrays.source, f"sound, SHA-256 {arrays.sha256}")]
+    facts = row.facts(root, args)
+    rows, problems = [], []
+    for place in places(row.published, data_root(root)):
+        if place.missing():
+            continue
+        try:
+            arrays = read_place(place, facts, row.published.decode)
+        except DataError as error:
+            problems.append(str(error))
+            state = f"damaged: {error}"
+        else:
+            state = "; ".join([f"sound, SHA-256 {arrays.sha256}", *arrays.warnings])
+        rows.append(_place(place.label, _shown(place.paths), state))
+    if len(problems) == len(rows):
+        found = "\n".join(problems) or "none was found; `cnnbench data where` lists the places"
+        raise DataError(f"data={name}: no sound copy on this machine: {found}")
+    return rows
+
+
+def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
+    """Return the first training pictures of each class in turn, and their class names.
+
+    Args:
+        arrays: a data set that was read.
+        count: how many pictures, >= 1.
+
+    Returns:
+        uint8 pictures (count, C, H, W), and the class name of each.
+    """
+    targets = arrays.train.targets
+    # How many of its class came before each picture: first one of every class, then the second.
+    rank = np.empty(len(targets), dtype=np.int64)
+    for label in range(len(arrays.class_names)):
+        members = np.flatnonzero(targets == label)
+        rank[members] = np.arange(len(members))
+    chosen = np.lexsort((targets, rank))[:count]
+    train = arrays.train
+    images = train.images[chosen] if isinstance(train, ImageArrays) else train.decode(chosen)
+    return images, [arrays.class_names[targets[i]] for i in chosen]

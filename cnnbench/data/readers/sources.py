@@ -1,0 +1,307 @@
+"""Published data sets: where their files may lie, in which order they are tried, and the proof.
+
+Order: the data root, a system package, the mirrors. A damaged copy is passed over with a warning
+when a sound one exists further down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cnnbench.data.arrays import (
+    DatasetArrays,
+    ImageArrays,
+    combine_hashes,
+    hash_parts,
+)
+from cnnbench.data.readers.download import Report, download_files
+from cnnbench.errors import DataError
+
+_PARTS = ("train images", "train labels", "test images", "test labels")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file as its publisher offers it.
+
+    Attributes:
+        name: as on the mirrors.
+        md5: of the file, from torchvision's lists.
+        num_bytes: its length; a download that goes beyond is given up.
+    """
+
+    name: str
+    md5: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a data set's files come from and where they are kept.
+
+    Attributes:
+        folder: below the data root, as torchvision has it; downloads go there.
+        files: what the mirrors offer.
+        mirrors: base addresses, in the order they are tried.
+        layouts: complete sets of paths below the data root, any of which will do.
+        decode: reads one such set.
+        system_folder: below the ``datasets`` folder of each of ``XDG_DATA_DIRS``, or None.
+        debian_package: what puts them there, or None.
+    """
+
+    folder: str
+    files: tuple[PublishedFile, ...]
+    mirrors: tuple[str, ...]
+    layouts: tuple[tuple[str, ...], ...]
+    decode: Decode
+    system_folder: str | None = None
+    debian_package: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set without reading it.
+
+    Attributes:
+        num_classes: number of classes.
+        in_channels: 1 (grey) or 3 (colour).
+        image_size: native pixels of a side.
+        class_names: the name of each target value.
+        mean: of the training pictures in [0, 1], per channel; None where it has to be computed.
+        std: likewise.
+        train_counts: training pictures of each class; empty where unknown.
+        test_counts: likewise.
+        part_sha256: of train images, train targets, test images and test targets, where known.
+        file_md5: of the unpacked files by name, where known.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    train_counts: tuple[int, ...] = ()
+    test_counts: tuple[int, ...] = ()
+    part_sha256: tuple[str, str, str, str] | None = None
+    file_md5: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A set of files that may hold a data set.
+
+    Attributes:
+        label: "data root" or "system package".
+        paths: the files.
+    """
+
+    label: str
+    paths: tuple[Path, ...]
+
+    def missing(self) -> tuple[Path, ...]:
+        """Return those of the files that are not there."""
+        return tuple(path for path in self.paths if not path.is_file())
+
+
+Decode = Callable[[Sequence[Path], Facts], tuple[ImageArrays, ImageArrays]]
+
+
+def data_root(root: Path | None) -> Path:
+    """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache."""
+    if root is not None:
+        return root.expanduser().absolute()
+    if chosen := os.environ.get("CNNBENCH_DATA"):
+        return Path(chosen).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    return base / "cnnbench" / "data"
+
+
+def places(published: Published, root: Path) -> Iterator[Place]:
+    """Yield where the files may lie, in the order they are tried."""
+    for layout in published.layouts:
+        yield Place("data root", tuple(root / name for name in layout))
+    if published.system_folder is not None:
+        shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+        for base in shared.split(":"):
+            folder = Path(base) / "datasets" / published.system_folder
+            yield Place("system package", tuple(folder / file.name for file in published.files))
+
+
+def downloaded(published: Published, root: Path) -> Place:
+    """Return where the mirrors' files are kept."""
+    folder = root / published.folder
+    return Place("data root", tuple(folder / file.name for file in published.files))
+
+
+def read_published(
+    name: str,
+    facts: Facts,
+    published: Published,
+    *,
+    root: Path | None,
+    download: bool,
+    report: Report,
+) -> DatasetArrays:
+    """Read the first sound copy of a data set, fetching it where there is none.
+
+    Args:
+        name: of the data set, for messages.
+        facts: what the files must hold.
+        published: where they may be.
+        root: the data root; None for the default.
+        download: whether the mirrors may be asked.
+        report: is told, in one sentence, what takes long.
+
+    Raises:
+        DataError: there is no sound copy and none could be fetched.
+        DiskError: a download could not be written.
+    """
+    folder = data_root(root)
+    damaged: list[str] = []
+    for place in places(published, folder):
+        if not place.missing():
+            try:
+                return read_place(place, facts, published.decode, damaged)
+            except DataError as error:
+                damaged.append(str(error))
+    reason = "downloads are off"
+    if download:
+        fetched = downloaded(published, folder)
+        try:
+            download_files(
+                {path: (file.md5, file.num_bytes) for path, file in _targets(published, fetched)},
+                published.mirrors,
+                report,
+            )
+            return read_place(fetched, facts, published.decode, damaged)
+        except DataError as error:
+            reason = str(error)
+    raise DataError(_missing_message(name, published, folder, damaged, reason))
+
+
+def _targets(published: Published, place: Place) -> Iterator[tuple[Path, PublishedFile]]:
+    return zip(place.paths, published.files, strict=True)
+
+
+def read_place(
+    place: Place, facts: Facts, decode: Decode, damaged: Sequence[str] = ()
+) -> DatasetArrays:
+    """Read and verify one copy of a data set.
+
+    Args:
+        place: its files.
+        facts: what they must hold.
+        decode: reads them.
+        damaged: problems of the copies that were tried before.
+
+    Raises:
+        DataError: a file is missing, damaged, or another one than expected.
+    """
+    train, test = decode(place.paths, facts)
+    same = place.paths if len(place.paths) == len(_PARTS) else [place.paths[0].parent] * 4
+    sha256 = verify(train, test, facts, [str(path) for path in same])
+    warnings = [f"passed over: {problem}" for problem in damaged]
+    assert facts.mean is not None
+    assert facts.std is not None
+    return DatasetArrays(
+        train=train,
+        test=test,
+        class_names=facts.class_names,
+        mean=facts.mean,
+        std=facts.std,
+        sha256=sha256,
+        source=f"{place.label} {place.paths[0].parent}",
+        warnings=tuple(warnings),
+    )
+
+
+def verify(train: ImageArrays, test: ImageArrays, facts: Facts, where: Sequence[str]) -> str:
+    """Check shapes, labels, class counts and, where known, checksums; return the SHA-256.
+
+    Args:
+        train: the training part.
+        test: the test part.
+        facts: what is expected.
+        where: what to name in messages for train images, train labels, test images, test labels.
+
+    Raises:
+        DataError: anything differs.
+    """
+    sides = (facts.in_channels, facts.image_size, facts.image_size)
+    for at, part, expected in ((0, train, facts.train_counts), (2, test, facts.test_counts)):
+        if part.images.shape != (len(part), *sides) or part.images.dtype != np.uint8:
+            came = f"{part.images.dtype} {part.images.shape}"
+            raise DataError(f"{where[at]}: holds {came}, expected uint8 {(len(part), *sides)}")
+        outside = (part.targets < 0) | (part.targets >= facts.num_classes)
+        if outside.any():
+            raise DataError(
+                f"{where[at + 1]}: damaged: label {part.targets[outside][0]}, "
+                f"expected 0 to {facts.num_classes - 1}"
+            )
+        counts = tuple(np.bincount(part.targets, minlength=facts.num_classes).tolist())
+        if counts != expected:
+            raise DataError(
+                f"{where[at + 1]}: damaged or another data set: pictures per class are "
+                f"{counts}, expected {expected}"
+            )
+    parts = hash_parts(train, test)
+    for place, part_name, came, known in zip(
+        where, _PARTS, parts, facts.part_sha256 or parts, strict=True
+    ):
+        if came != known:
+            raise DataError(
+                f"{place}: damaged: the {part_name} have SHA-256 {came[:16]}..., "
+                f"expected {known[:16]}..."
+            )
+    return combine_hashes(parts)
+
+
+def check_file(facts: Facts, name: str, where: str, *pieces: bytes | memoryview) -> None:
+    """Compare an unpacked file with its publisher's, where that one's MD5 is known.
+
+    Args:
+        facts: what is expected.
+        name: the file's name, without ``.gz``.
+        where: what to name in the message.
+        pieces: its bytes, in order.
+
+    Raises:
+        DataError: it is another file.
+    """
+    known = facts.file_md5.get(name)
+    if known is None:
+        return
+    md5 = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        md5.update(piece)
+    if md5.hexdigest() != known:
+        raise DataError(
+            f"{where}: damaged or another file: its unpacked bytes have MD5 {md5.hexdigest()}, "
+            f"expected {known}"
+        )
+
+
+def _missing_message(
+    name: str, published: Published, root: Path, damaged: Sequence[str], reason: str
+) -> str:
+    files = ", ".join(file.name for file in published.files)
+    lines = [
+        f"data={name}: no usable copy was found, and none could be downloaded ({reason}).",
+        *(f"Unusable: {problem}." for problem in damaged),
+        f"Put {files} into {root / published.folder}"
+        + (
+            f", or install Debian's {published.debian_package}."
+            if published.debian_package
+            else "."
+        ),
+        "data=digits needs no files.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""Networks of runs and checkpoints, which a stranger may have written: nothing in them can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnnbench.data.transforms import InputTransform
+from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.models import known_models
+from cnnbench.models.build import arguments_of, build_meta, create
+from cnnbench.models.custom import file_sha256, load_custom
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A trained network with what it needs to predict, on the CPU.
+
+    Attributes:
+        module: in evaluation mode.
+        transform: from uint8 pictures to its input.
+        in_channels: channels of its pictures.
+        class_names: the name of each logit.
+    """
+
+    module: nn.Module
+    transform: InputTransform
+    in_channels: int
+    class_names: tuple[str, ...]
+
+
+def load_network(
+    weights: Mapping[str, Any], source: Path, model_path: str | None = None
+) -> LoadedNetwork:
+    """Build the network of a checkpoint.
+
+    Nothing in the checkpoint decides more than sizes: the name must be registered, the arguments
+    must fit, and all shapes are compared on the meta device before memory is taken. The code of a
+    custom network comes from the caller, and must be what the run was trained with.
+
+    Args:
+        weights: as ``Checkpoints.load`` returned them.
+        source: for messages.
+        model_path: ``FILE:CLASS`` of a custom network, from the person at the keyboard.
+
+    Raises:
+        CheckpointError: it does not fit a network of ours, or the file is not the recorded one.
+        UsageError: ``model_path`` is missing, or cannot be used.
+    """
+    try:
+        facts, preprocessing = weights["network"], weights["preprocessing"]
+        sizes = {name: facts[name] for name in ("in_channels", "num_classes", "image_size")}
+        name, args = facts["name"], recorded_args(facts, source, model_path)
+        meta = build_meta(name, args, **sizes)
+        expected = {k: (v.shape, v.dtype) for k, v in meta.state_dict().items()}
+        came = {k: (v.shape, v.dtype) for k, v in weights["model"].items()}
+        if expected != came:
+            wrong = [k for k in {**expected, **came} if expected.get(k) != came.get(k)]
+            raise UsageError(f"the weights are of another network: {', '.join(wrong[:3])}")
+        module = create(name, args, sizes)
+        module.load_state_dict(weights["model"])
+        transform = InputTransform(
+            image_size=preprocessing["image_size"],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
+        )
+        if preprocessing["image_size"] != sizes["image_size"] or not all(
+            len(preprocessing[name]) == sizes["in_channels"] for name in ("mean", "std")
+        ):
+            raise UsageError("its preprocessing is of other images than its network's")
+        class_names = tuple(map(str, weights["class_names"]))
+        if len(class_names) != sizes["num_classes"]:
+            raise UsageError("it has not one name for each class")
+    except CodeNeededError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
+    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)
+
+
+def load_meta(
+    facts: Mapping[str, Any], source: Path, model_path: str | None
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Build a recorded network without its weights, and say which images it takes.
+
+    Args:
+        facts: as ``Network.to_dict`` gave them, perhaps from a stranger.
+        source: for messages.
+        model_path: as ``recorded_args`` takes it.
+
+    Raises:
+        CheckpointError: the facts do not fit a network of ours.
+        UsageError: the network is custom, and ``model_path`` is missing or cannot be used.
+    """
+    try:
+        sizes = {name: int(facts[name]) for name in ("in_channels", "num_classes", "image_size")}
+        args = recorded_args(facts, source, model_path)
+        module = build_meta(facts["name"], args, **sizes)
+    except CodeNeededError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{source}: not a network of ours: {error}") from None
+    return module, (sizes["in_channels"], sizes["image_size"], sizes["image_size"])
+
+
+class CodeNeededError(UsageError):
+    """A run of a custom network, whose code only its owner may name."""
+
+
+def recorded_args(facts: Mapping[str, Any], source: Path, model_path: str | None) -> dict[str, Any]:
+    """Return the arguments of a recorded network, with the code that the caller names.
+
+    Args:
+        facts: as ``Network.to_dict`` gave them, perhaps from a stranger.
+        source: for messages.
+        model_path: ``FILE:CLASS``, needed where the network is custom and useless elsewhere.
+
+    Raises:
+        CodeNeededError: the network is custom and ``model_path`` is missing or cannot be used.
+        CheckpointError: the network is unknown, or the file is not the recorded one.
+    """
+    args: dict[str, Any] = arguments_of(facts["args"])
+    if facts["name"] != "custom":
+        if facts["name"] not in known_models():
+            raise CheckpointError(f"{source}: the network '{facts['name']}' is unknown")
+        return args
+    recorded = str(facts.get("file_sha256"))
+    if model_path is None:
+        raise CodeNeededError(
+            f"{source}: a network of someone's own ({args.get('path')}, SHA-256 {recorded[:12]}). "
+            "Code that a run names is not run; name it yourself: --model-path FILE:CLASS"
+        )
+    try:
+        digest = file_sha256(model_path)
+        if digest != recorded:
+            raise CheckpointError(
+                f"--model-path {model_path}: not the file this run was trained with "
+                f"(SHA-256 {digest[:12]}, recorded {recorded[:12]})"
+            )
+        load_custom(model_path)
+    except UsageError as error:
+        raise CodeNeededError(str(error)) from None
+    return {**args, "path": model_path}

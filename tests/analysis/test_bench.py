@@ -1,0 +1,208 @@
+"""``cnnbench bench``: what it reports, that it is what training does, and that nothing stays."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny
+from torch import nn
+
+import cnnbench
+from cnnbench.analysis import bench as measuring
+from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, prepare, train_rate
+from cnnbench.cli.main import run as cli
+from cnnbench.config.compose import Composer
+from cnnbench.device.device import BF16
+from cnnbench.sweeps.expand import single_config
+
+SECONDS = 0.2
+KEYS = {
+    "model",
+    "data",
+    "image_size",
+    "batch_size",
+    "device",
+    "precision",
+    "num_threads",
+    "torch",
+    "compile_seconds",
+    *(
+        f"{what}_images_per_second{end}"
+        for what in ("train", "eval", "data")
+        for end in ("", "_min", "_max")
+    ),
+    "step_seconds",
+    *(f"{part}_seconds" for part in PARTS),
+    "peak_memory_bytes",
+    "flops_per_image",
+    "flops_per_second",
+    "peak_flops_per_second",
+    "peak_fraction",
+}
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "PEAK_SIDES", (64, 128))
+
+
+def subject(root: Path, *more: str) -> measuring.Subject:
+    composer = Composer()
+    return prepare(single_config(composer, composer.parse(tiny(root, *more))))
+
+
+def test_python_gives_what_the_docstring_promises(tmp_path: Path) -> None:
+    found = cnnbench.bench(tiny(tmp_path), seconds=SECONDS)
+    assert found.keys() == KEYS
+    for what in ("train", "eval", "data"):
+        name = f"{what}_images_per_second"
+        assert 0 < found[f"{name}_min"] <= found[name] <= found[f"{name}_max"]
+    assert found["step_seconds"] == pytest.approx(sum(found[f"{p}_seconds"] for p in PARTS))
+    assert all(found[f"{part}_seconds"] > 0 for part in PARTS)
+    assert found["data_images_per_second"] > found["train_images_per_second"]
+    assert found["peak_fraction"] == pytest.approx(
+        found["flops_per_image"] * found["train_images_per_second"] / found["peak_flops_per_second"]
+    )
+    assert found["peak_memory_bytes"] > 50e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_work_is_three_times_the_forward_pass_without_the_images_gradient(
+    tmp_path: Path,
+) -> None:
+    """A plain chain of layers: forward, both gradients, but no gradient of the images."""
+    found = subject(tmp_path, "model=mlp", "model.hidden=[20,10]")
+    sizes = [16 * 16, 20, 10, 3]
+    macs = [a * b for a, b in itertools.pairwise(sizes)]
+    assert flops_per_image(found) == 2 * (3 * sum(macs) - macs[0])
+
+
+def test_it_times_the_loss_the_run_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward pass and an update that sleep are seen, each where it belongs."""
+    slow = subject(tmp_path)
+    forward, update = nn.Module.forward, slow.state.optimizer.step
+    model_forward = slow.state.model.forward
+
+    def sleepy_forward(images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return model_forward(images)
+
+    def sleepy_step() -> None:
+        time.sleep(0.1)
+        update()
+
+    assert forward is nn.Module.forward
+    monkeypatch.setattr(slow.state.model, "forward", sleepy_forward)
+    monkeypatch.setattr(slow.state.optimizer, "step", sleepy_step)
+    parts = part_seconds(slow, SECONDS)
+    assert 0.05 <= parts["forward"] < 0.09
+    assert 0.1 <= parts["optimizer"] < 0.16
+    assert parts["data"] + parts["backward"] + parts["logging"] < 0.05
+    rate = train_rate(slow, SECONDS)
+    assert rate.largest <= 16 / 0.15
+
+
+def test_images_are_counted_and_not_batches(tmp_path: Path) -> None:
+    """72 training images: four batches of 16 and one of 8."""
+    found = subject(tmp_path)
+    sizes = []
+    for step in found.steps():
+        sizes.append(found.batch_size_of(step))
+        if step.ends_epoch:
+            break
+    assert sizes == [16, 16, 16, 16, 8]
+    assert found.state.sums.read().count == sum(sizes)
+
+
+def test_hooks_are_gone_and_the_steps_go_on(tmp_path: Path) -> None:
+    found = subject(tmp_path)
+    before = found.state.global_step
+    part_seconds(found, SECONDS)
+    assert found.state.global_step > before
+    for parameter in found.state.model.parameters():
+        assert not parameter._post_accumulate_grad_hooks
+
+
+def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for output_format in ("text", "markdown", "csv", "json"):
+        argv = ["bench", *tiny(tmp_path), "--seconds", "0.1", "--format", output_format]
+        assert cli(argv) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        if output_format == "json":
+            assert json.loads(out).keys() == KEYS
+        elif output_format == "csv":
+            [row] = csv.DictReader(io.StringIO(out))
+            assert row.keys() == KEYS
+            assert float(row["train_images_per_second"]) > 0
+        else:
+            assert "basic_cnn 16px, batch 16, fp32, 1 threads" in out
+            for part in PARTS:
+                assert part in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_the_cpu_emulates_is_not_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    product = torch.mm
+
+    def watched(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        seen.append(left.dtype)
+        return product(left, right)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    monkeypatch.setattr(measuring, "has_native_bf16", lambda device: False)
+    assert measuring.peak_flops_per_second(torch.device("cpu"), BF16, 0.01) > 0
+    assert set(seen) == {torch.float32}
+
+
+def test_jobs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["bench", "-m", *tiny(tmp_path), "device.precision=fp32,bf16", "--format", "json"]
+    assert cli([*argv, "--seconds", "0.1"]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert [row["job"] for row in rows] == ["device.precision=fp32", "device.precision=bf16"]
+    assert [row["precision"] for row in rows] == ["fp32", "bf16"]
+    assert all(row["train_images_per_second"] > 0 for row in rows)
+    assert "[2/2] device.precision=bf16" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--seconds", "0"], 2, "expected a number above 0"),
+        (["--seconds", "nan"], 2, "expected a number above 0"),
+        (["data=mnist", "data.root=/nowhere"], 66, "/nowhere"),
+        (["device=cuda"], 2, "no CUDA device"),
+        (["model=lenett"], 2, "lenet"),
+        (["resume=/run"], 2, "resume"),
+        (["seed=1,2"], 2, "-m"),
+    ],
+)
+def test_bad_input(
+    argv: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if argv == ["device=cuda"] and torch.cuda.is_available():
+        pytest.skip("no CUDA device must be here")
+    assert cli(["bench", *argv]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_the_config_can_be_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["bench", "--cfg", "model=vgg11"]) == 0
+    assert "name: vgg11" in capsys.readouterr().out

@@ -1,0 +1,130 @@
+"""``cnnbench data`` and ``cnnbench runs`` through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import info, train
+
+from cnnbench.cli.main import run as cli
+from cnnbench.runs.directory import RunDir
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+@pytest.mark.parametrize("action", ["prepare", "verify", "where"])
+def test_each_action_answers(action: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["data", action, name]) == 0
+    assert capsys.readouterr().out.strip()
+    assert cli(["data", action, name, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    if action == "prepare":
+        counts = {"digits": 1797, "synthetic": 2500}
+        text = json.dumps(answer)
+        assert answer["num_train"] + answer["num_test"] == counts[name], text
+    else:
+        assert answer[0].keys() == {"place", "path", "state"}
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_show_saves_a_row_of_pictures(
+    ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"row.{ending}"
+    assert cli(["data", "show", "digits", "--output", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    with Image.open(file) as picture:
+        assert picture.size == (1560, 204)
+        # Ten digits are more than one shade of grey.
+        assert len(set(picture.convert("L").tobytes())) > 16
+
+
+def test_show_takes_turns_where_classes_are_few(tmp_path: Path) -> None:
+    file = tmp_path / "row.png"
+    words = ["data", "show", "synthetic", "data.num_classes=3", "data.in_channels=3"]
+    assert cli([*words, "--output", str(file)]) == 0
+    with Image.open(file) as picture:
+        assert picture.size == (1560, 204)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["shwo", "digits"], 2, "did you mean 'show'"),
+        (["show", "digts"], 2, "did you mean 'digits'"),
+        (["show", "digits", "--output", "row.txt"], 2, "ending in .png"),
+        (["show", "digits", "data.colour=1"], 2, "data.colour"),
+        (["verify", "folder", "data.root=/none/such"], 66, "/none/such"),
+        (["prepare", "synthetic", "data.num_train=3"], 66, "data.num_train=3"),
+    ],
+)
+def test_mistakes(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli(["data", *words]) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(
+                tmp_path / "x" / name / f"{number}.png"
+            )
+    assert cli(["data", "prepare", "folder", f"data.root={tmp_path / 'x'}", "--format=json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["num_train"] + facts["num_test"] == 10
+    (tmp_path / "x" / "a" / "3.png").write_text("no picture")
+    assert cli(["data", "verify", "folder", f"data.root={tmp_path / 'x'}"]) == 66
+    assert "3.png" in capsys.readouterr().err
+
+
+def test_runs_are_listed_with_what_became_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = train(tmp_path, "num_epochs=1")
+    capsys.readouterr()
+    rows = {"done": done}
+    for status in ("dead", "failed", "interrupted", "foreign"):
+        copy = rows[status] = shutil.copytree(done, tmp_path / status)
+        told = {"dead": "running", "foreign": "unheard"}.get(status, status)
+        (copy / "run.json").write_text(json.dumps({**info(done), "status": told}))
+    held = shutil.copytree(rows["dead"], tmp_path / "held")
+    rows["running"] = held
+    with RunDir(held).lock():
+        assert cli(["runs", "list", str(tmp_path), "--format", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {row["status"]: row["run"] for row in listed} == {k: str(v) for k, v in rows.items()}
+    [row] = [row for row in listed if row["status"] == "done"]
+    assert row["test/accuracy"] == info(done)["results"]["test/accuracy"]
+    assert (row["model"], row["data"]) == ("basic_cnn", "synthetic")
+    assert row["size_bytes"] > 10_000
+    for output_format in ("text", "markdown", "csv"):
+        assert cli(["runs", "list", str(tmp_path), "--format", output_format]) == 0
+        out = capsys.readouterr().out
+        assert all(str(path) in out for path in rows.values())
+
+
+def test_no_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli(["runs", "list"]) == 0
+    assert f"no runs below {tmp_path / 'outputs'}" in capsys.readouterr().out
+    assert cli(["runs", "list", "none"]) == 2
+    assert cli(["runs", "lsit"]) == 2
+    assert "did you mean 'list'" in capsys.readouterr().err
