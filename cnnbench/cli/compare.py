@@ -11,8 +11,8 @@ from typing import Any
 
 from cnnbench.analysis.compare import tables
 from cnnbench.analysis.compare.comparison import compare_runs, to_dict
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError
+from cnnbench.files import expand_path
 from cnnbench.runs.directory import open_run
 
 FORMATS = tables.FORMATS

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
         _evaluate(run, args.split, args.robustness, args.plots, args.model_path)
         for run in args.runs
     ]
-    recorded = {open_run(run).info.get("data", {}).get("sha256") for run in args.runs}
+    recorded = {open_run(run).record.data.sha256 for run in args.runs}
     if args.robustness and len(recorded) > 1:
         print(
             "cnnbench: warning: the runs have other pictures; compare no columns", file=sys.stderr

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -88,5 +88,5 @@ def export(
     directory = open_run(run)
     from cnnbench.analysis.export import export_run
 
-    file = expand_path(str(output)) if output is not None else None
+    file = expand_path(output)
     return export_run(directory, to, file, model_path)

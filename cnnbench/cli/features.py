@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError
+from cnnbench.files import expand_path
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -94,13 +94,13 @@ def features(
     opened = [open_run(path) for path in runs]
     from cnnbench.analysis.features.write import write_features
 
-    place = expand_path(str(output)) if output is not None else None
+    place = expand_path(output)
     return write_features(opened, files, place, model_path)
 
 
 def _split(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     """Tell run directories, which come first, from pictures."""
-    is_run = [(Path(path).expanduser() / "run.json").is_file() for path in paths]
+    is_run = [(expand_path(path) / "run.json").is_file() for path in paths]
     # The first is meant to be a run; where it is none, its opening says so.
     first_image = next((n for n, run in enumerate(is_run) if n and not run), len(paths))
     later = zip(paths[first_image:], is_run[first_image:], strict=True)

@@ -97,6 +97,6 @@ def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
         CheckpointError: the run is damaged or foreign.
     """
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.evaluation import load_run
+    from cnnbench.runs.network import load_run
 
     return load_run(directory, model_path).module

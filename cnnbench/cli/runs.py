@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import CheckpointError, UsageError, expected_names
-from cnnbench.files import writing
+from cnnbench.files import expand_path, writing
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir, find_runs, open_run
 

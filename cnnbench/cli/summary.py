@@ -139,8 +139,8 @@ def _subject(
     from cnnbench.training import network as networks
 
     if run is not None:
-        facts = run.info.get("model", {})
-        module, shape = recorded.load_meta(facts, run.path / "run.json", model_path)
+        facts = run.record.model
+        module, shape = recorded.load_meta(facts, run.record_file, model_path)
         return _Subject(f"{facts['name']}, {run.path}", module, shape)
     config = single_config(composer, settings)
     facts_of_data = networks.facts_of(config)
@@ -171,12 +171,11 @@ def _other(
 def _tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:
     from cnnbench.geometry.summary import tensor_rows
     from cnnbench.runs import network as recorded
-    from cnnbench.training import network as networks
 
-    weights = networks.read_weights(run.path)
+    weights, _ = recorded.read_weights(run.path)
     trainable = None
     try:
-        module, _ = recorded.load_meta(run.info.get("model", {}), run.path, model_path)
+        module, _ = recorded.load_meta(run.record.model, run.record_file, model_path)
         trainable = {name for name, p in module.named_parameters() if p.requires_grad}
     except recorded.CodeNeededError:
         # The tensors of a stranger's network can be looked at without its code.

@@ -14,8 +14,9 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RESUMABLE, RunConfig, to_tree
 from cnnbench.config.settings import Setting, settings_of
 from cnnbench.errors import CheckpointError, Interrupted, UsageError
+from cnnbench.files import expand_path, file_sha256
 from cnnbench.rendering.text import render_json
-from cnnbench.runs.directory import RunDir, file_sha256, open_run
+from cnnbench.runs.directory import RunDir, open_run
 from cnnbench.sweeps.expand import expand, single_config
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"cnnbench: {error}", file=sys.stderr)
         path, code = error.run_path, error.exit_code
     if args.format == "json":
-        info = open_run(path).info
-        print(render_json({"run": str(path), "status": info["status"], **info["results"]}), end="")
+        record = open_run(path).record
+        print(render_json({"run": str(path), "status": record.status, **record.results}), end="")
     else:
         print(path)
     return code
@@ -225,7 +226,7 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
     config = run.config
     if config.model.name != "custom":
         return ()
-    recorded = str(run.info.get("provenance", {}).get("model_files", {}).get("path"))
+    recorded = str(run.record.provenance.model_files.get("path"))
     given = next((s.values[0] for s in settings if s.key == "model.path"), None)
     if given is None:
         raise UsageError(
@@ -233,7 +234,7 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
             "run names is not run; name it yourself: model.path=FILE:CLASS"
         )
     file, _, name = str(given).rpartition(":")
-    if f"{file_sha256(Path(file), 'model.path')}:{name}" != recorded:
+    if f"{file_sha256(expand_path(file), 'model.path')}:{name}" != recorded:
         raise CheckpointError(f"model.path={given}: not what this run was trained with")
     return ("model.path",)
 
@@ -244,7 +245,7 @@ def _train(run: RunDir | None, config: RunConfig, since: float) -> Path:
 
     if run is None:
         return runs.start(config, sys.argv, since).path
-    if run.info["status"] == "done" and config.extend_epochs is None:
+    if run.record.status == "done" and config.extend_epochs is None:
         print(f"cnnbench: this run is finished: {run.path}", file=sys.stderr)
         return run.path
     runs.start_or_go_on(resumed_config(config), run, sys.argv, since)

@@ -12,7 +12,6 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -316,8 +315,3 @@ def run_key(
         tree.pop(name)
     parts = {"config": tree, "device": kept, "data": data_fingerprint, "code": code_version}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def expand_path(text: str) -> Path:
-    """Return a user's path with ``~`` expanded, absolute."""
-    return Path(text).expanduser().absolute()

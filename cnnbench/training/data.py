@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.data import (
     DatasetArrays,
     check_augment,
@@ -30,6 +30,7 @@ from cnnbench.data.transforms import InputTransform
 from cnnbench.engine import TrainState
 from cnnbench.engine.loop import Batches
 from cnnbench.errors import UsageError
+from cnnbench.files import expand_path
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
@@ -124,7 +125,7 @@ def resumed_config(config: RunConfig) -> RunConfig:
 
 
 def _root(config: RunConfig) -> Path | None:
-    return expand_path(config.data.root) if config.data.root is not None else None
+    return expand_path(config.data.root)
 
 
 def build_data(
@@ -353,19 +354,19 @@ class RunData:
             },
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> DataRecord:
         """Return what ``run.json`` says of the data."""
-        return {
-            "name": self._data.name,
-            "source": self.source,
-            "sha256": self.sha256,
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "num_train": self.num_train,
-            "num_val": self.num_val,
-            "num_test": self.num_test,
-            "split_seed": self._data.split_seed,
-        }
+        return DataRecord(
+            sha256=self.sha256,
+            num_classes=self.num_classes,
+            name=self._data.name,
+            source=self.source,
+            class_names=tuple(self.class_names),
+            num_train=self.num_train,
+            num_val=self.num_val,
+            num_test=self.num_test,
+            split_seed=self._data.split_seed,
+        )
 
 
 def eval_batch_size(activation_bytes: int) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.device.device import check_compiler, resolve_device, resolve_precision
 from cnnbench.errors import CnnbenchError, DiskError, Interrupted, ResourceError, UsageError
+from cnnbench.files import expand_path
 from cnnbench.runs.directory import RunDir
 from cnnbench.training import data as build
 from cnnbench.training import estimates
@@ -130,16 +131,16 @@ def train_run(
     """
     with run.lock(), stop:
         training = Training(config, run, command, data, stop)
-        training.write_info("running")
+        training.write_record("running")
         try:
             training.train()
         except Interrupted as error:
-            training.write_info("interrupted", str(error))
+            training.write_record("interrupted", str(error))
             raise
         except BaseException as error:
             hush_dead_children()
             plain = plain_error(error, config)
-            training.write_info("failed", str(plain or f"{type(error).__name__}: {error}"))
+            training.write_record("failed", str(plain or f"{type(error).__name__}: {error}"))
             if plain is not None and plain is not error:
                 raise plain from error
             raise

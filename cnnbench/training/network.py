@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.data import describe
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.files import expand_path
 from cnnbench.models import initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.torchvision_models import TorchvisionModel
-from cnnbench.runs.checkpoint import Checkpoints, read_tensors
+from cnnbench.runs.network import read_weights
 
 
 class Facts(Protocol):
@@ -37,7 +37,7 @@ def facts_of(config: RunConfig) -> Facts:
     Raises:
         DataError: ``data=folder`` is not laid out as it must be.
     """
-    root = expand_path(config.data.root) if config.data.root is not None else None
+    root = expand_path(config.data.root)
     return describe(config.data.name, root, config.data.args)
 
 
@@ -133,7 +133,7 @@ def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], i
     path = expand_path(config.model.weights)
     if path.is_dir() and not (path / "checkpoints" / "manifest.json").exists():
         raise UsageError(f"model.weights={path}: no run with checkpoints")
-    payload = read_weights(path)
+    payload, _ = read_weights(path)
     try:
         came: dict[str, Tensor] = payload["model"]
         num_classes = int(payload["network"]["num_classes"])
@@ -159,26 +159,6 @@ def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], i
             f"{path}: weights of another network than model={config.model.name}: {differences}"
         )
     return came, num_classes
-
-
-def read_weights(path: Path) -> dict[str, Any]:
-    """Return what a run's selected epoch, or one checkpoint file, holds.
-
-    Raises:
-        CheckpointError: it is damaged or none of ours.
-        UsageError: there is no such file.
-    """
-    if path.is_dir():
-        checkpoints = Checkpoints(path / "checkpoints")
-        manifest = checkpoints.manifest()
-        return checkpoints.load(manifest["best"] or manifest["last"])
-    try:
-        payload = read_tensors(path.read_bytes(), path)
-    except OSError as error:
-        raise UsageError(f"model.weights={path}: cannot be read: {error.strerror}") from None
-    if not {"model", "network"} <= payload.keys():
-        raise CheckpointError(f"{path}: holds no weights; expected a file like epoch_0001.pt")
-    return payload
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

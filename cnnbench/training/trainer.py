@@ -17,6 +17,7 @@ from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.device.device import (
     autocast,
     configure,
+    describe_machine,
     resolve_device,
     resolve_precision,
     synchronize,
@@ -28,7 +29,8 @@ from cnnbench.errors import Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.provenance import check_same_data, provenance
+from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
+from cnnbench.runs.record import RunRecord, Status
 from cnnbench.seeds import derive_seed
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import data as build
@@ -77,13 +79,14 @@ class Training:
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
-        before = run.info if (run.path / "run.json").exists() else {}
-        check_same_data(before, name=config.data.name, sha256=data.sha256, source=data.source)
-        self.earlier_test_reads = int(before.get("results", {}).get("test_reads", 0))
+        before = run.record if run.has_record else None
+        if before is not None:
+            check_same_data(before, sha256=data.sha256, source=data.source)
+        self.earlier_test_reads = before.test_reads if before is not None else 0
         # A count is kept where the run goes on; what it counted is measured again.
         reads = {"test_reads": self.earlier_test_reads} if self.earlier_test_reads else {}
         self.results: dict[str, Any] = reads
-        self.confusion: list[list[int]] | None = None
+        self.confusion: tuple[tuple[int, ...], ...] | None = None
         self.trackers = Trackers()
         self.board: TensorBoard | None = None
         self.provenance = provenance(
@@ -91,14 +94,16 @@ class Training:
             config,
             command=self.command,
             data_fingerprint=data.fingerprint,
-            in_force={**self.in_force, "precision": self.precision.name},
+            machine=describe_machine(),
+            effective={**self.in_force, "precision": self.precision.name},
         )
 
     def _prepare(self) -> None:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        for message in filter(None, (*self.data.warnings, self.precision.warning)):
+        warnings = (*self.data.warnings, self.precision.warning, resume_warning(self.provenance))
+        for message in filter(None, warnings):
             warn(message)
         torch.manual_seed(derive_seed(config.seed, "init"))
         model = networks.build_model(config, self.data)
@@ -176,8 +181,10 @@ class Training:
     def _compiled_loss(self) -> ComputeLoss:
         loss, seconds = steps.compile_loss(self.state.model, self.data, self.device, self.precision)
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
-        self.provenance["processes"][-1]["compile_seconds"] = seconds
-        self.write_info("running")
+        *earlier, process = self.provenance.processes
+        process = dataclasses.replace(process, compile_seconds=seconds)
+        self.provenance = dataclasses.replace(self.provenance, processes=(*earlier, process))
+        self.write_record("running")
         return loss
 
     def _steps(self, compute_loss: ComputeLoss | None) -> Iterator[Step]:
@@ -361,37 +368,35 @@ class Training:
             self.state.global_step,
         )
         if num_classes <= _MAX_RECORDED_CLASSES:
-            self.confusion = confusion.read().tolist()
+            self.confusion = tuple(map(tuple, confusion.read().tolist()))
         if self.board is not None:
             step = self.state.global_step
             board.show_test(self.board, confusion, curves, self.data.class_names, step)
             board.show_results(self.board, self.results, self.network.num_params, step)
         self.trackers.flush()
-        self.write_info("done")
+        self.write_record("done")
         self.screen.print(
             f"test accuracy {test.accuracy:.4f} [{test.correct}/{test.count}] with epoch {epoch}'s "
             f"weights, selected on {self.config.selection}; "
             f"trained for {format_seconds(self.progress.train_seconds)}"
         )
 
-    def write_info(self, status: str, reason: str | None = None) -> None:
+    def write_record(self, status: Status, reason: str | None = None) -> None:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""
         if self.board is not None and status != "running":
             self.board.session_end(status, self.state.global_step)
-        self.run.write_info(
-            {
-                "status": status,
-                **({"reason": reason} if reason else {}),
-                "config": to_tree(self.config),
-                "command": self.command,
-                "seed": self.config.seed,
-                "data": self.data.record(),
-                "model": self.network.to_dict(),
-                "results": self.results,
-                **({"test_confusion": self.confusion} if self.confusion is not None else {}),
-                "provenance": self.provenance,
-            }
-        )
+        RunRecord(
+            status=status,
+            reason=reason,
+            config=to_tree(self.config),
+            command=tuple(self.command),
+            seed=self.config.seed,
+            data=self.data.record(),
+            model=self.network.to_dict(),
+            results=self.results,
+            test_confusion=self.confusion,
+            provenance=self.provenance,
+        ).write(self.run.record_file)
 
     def close(self) -> None:
         """Take the bar off the screen and close the files."""

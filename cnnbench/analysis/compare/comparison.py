@@ -12,8 +12,8 @@ from typing import Any
 
 from cnnbench.analysis.compare.records import FACTS, METRICS, LeftOut, Record, read_runs
 from cnnbench.analysis.compare.where import parse_where, setting_text
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 
 # What two rows must share for their accuracies to be set side by side.
 _SHARED = ("data.split_seed", "data.val_fraction", "data.limit", "num_epochs", "device.precision")

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cnnbench.config.run_config import GROUPS, expand_path
+from cnnbench.config.run_config import GROUPS
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.files import expand_path
 from cnnbench.runs.directory import RunDir, find_runs
 
 FACTS = ("num_params", "macs", "receptive_field")

@@ -22,6 +22,7 @@ from cnnbench.data.arrays import (
 )
 from cnnbench.data.readers.download import Report, download_files
 from cnnbench.errors import DataError
+from cnnbench.files import expand_path
 
 _PARTS = ("train images", "train labels", "test images", "test labels")
 
@@ -116,9 +117,9 @@ Decode = Callable[[Sequence[Path], Facts], tuple[ImageArrays, ImageArrays]]
 def data_root(root: Path | None) -> Path:
     """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache."""
     if root is not None:
-        return root.expanduser().absolute()
+        return expand_path(root)
     if chosen := os.environ.get("CNNBENCH_DATA"):
-        return Path(chosen).expanduser().absolute()
+        return expand_path(chosen)
     cache = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     return base / "cnnbench" / "data"
