@@ -20,8 +20,8 @@ from cnnbench.data import (
     fingerprint,
     read_dataset,
     sample_grid,
+    split_train,
     stratified_sample,
-    stratified_split,
 )
 from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, Indices, Targets
 from cnnbench.data.augment import Augment
@@ -169,15 +169,14 @@ class RunData:
         self._augment = Augment(**config.augment.args)
         self.sha256, self.source = arrays.sha256, arrays.source
         self.warnings = list(arrays.warnings)
+        self.notes = list(arrays.notes)
         self.class_names = arrays.class_names
         self.in_channels = len(arrays.mean)
         self.num_classes = len(arrays.class_names)
         plain = data.normalize == "none"
         self.mean = (0.0,) * self.in_channels if plain else arrays.mean
         self.std = (1.0,) * self.in_channels if plain else arrays.std
-        train_rows, val_rows = stratified_split(
-            arrays.train.targets, data.val_fraction, data.split_seed
-        )
+        train_rows, val_rows = split_train(arrays, data.val_fraction, data.split_seed)
         train_rows, val_rows, test_rows = (
             self._limited(targets, rows)
             for targets, rows in (

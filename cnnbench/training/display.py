@@ -58,7 +58,12 @@ def introduction(config: RunConfig, data: RunData, network: Network) -> str:
     return (
         f"{config.model.name} on {config.data.name}: {data.in_channels} x {size} x {size}{stem}, "
         f"{network.num_params:,} parameters, {network.macs:,} MACs\n"
-        f"train {data.num_train}, val {data.num_val}, test {data.num_test} images"
+        + "\n".join(
+            [
+                f"train {data.num_train}, val {data.num_val}, test {data.num_test} images",
+                *data.notes,
+            ]
+        )
     )
 
 
