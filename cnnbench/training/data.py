@@ -20,6 +20,7 @@ from cnnbench.data import (
     fingerprint,
     read_dataset,
     sample_grid,
+    split_notes,
     split_train,
     stratified_sample,
 )
@@ -190,6 +191,7 @@ class RunData:
                 f"data.limit={data.limit} leaves no training image of {self.num_classes} classes; "
                 "raise it"
             )
+        self.notes += split_notes(arrays, train_rows, val_rows, test_rows)
         limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
         kept = np.sort(np.concatenate([train_rows, val_rows]))
         whole = ImageDataset(arrays.train, data.image_size, rows=kept, limit_bytes=limit_bytes)
