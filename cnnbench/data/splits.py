@@ -13,7 +13,8 @@ from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, DatasetArrays, Indices, Tar
 from cnnbench.data.augment import Augment
 from cnnbench.data.images import sample_grid
 from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
-from cnnbench.data.split import stratified_sample, stratified_split
+from cnnbench.data.notes import split_notes
+from cnnbench.data.split import split_train, stratified_sample
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import UsageError
 
@@ -62,6 +63,7 @@ class Splits:
         steps_per_epoch: training batches of a whole epoch.
         last_batch_size: images in an epoch's last batch.
         warnings: what the user should know.
+        notes: what is worth a line before training.
 
     Raises:
         UsageError: ``limit`` leaves no training image, or ``drop_last`` no batch.
@@ -95,14 +97,10 @@ class Splits:
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
         self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
-        self.parts = _divided(
-            arrays,
-            image_size,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            limit=limit,
-            limit_bytes=MEMORY_LIMIT_BYTES if resize_once else 0,
-        )
+        rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
+        self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
+        limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
+        self.parts = _divided(arrays, rows, image_size, limit_bytes)
         self._is_resident = device.type == "cuda" and _fit(self.parts, device)
         if self._is_resident:
             moved: dict[int, Tensor] = {}
@@ -268,16 +266,10 @@ class Splits:
         }
 
 
-def _divided(
-    arrays: DatasetArrays,
-    image_size: int,
-    *,
-    val_fraction: float,
-    split_seed: int,
-    limit: int | None,
-    limit_bytes: int,
-) -> dict[str, ImageDataset]:
-    """Return the images of each split; training and validation images share their memory."""
+def _rows(
+    arrays: DatasetArrays, *, val_fraction: float, split_seed: int, limit: int | None
+) -> tuple[Indices, Indices, Indices]:
+    """Return the indices of the training, validation and test images."""
 
     def limited(targets: Targets, rows: Indices) -> Indices:
         if limit is None or limit >= len(rows):
@@ -285,13 +277,24 @@ def _divided(
         return rows[stratified_sample(targets[rows], limit, split_seed)]
 
     targets = arrays.train.targets
-    train, val = (limited(targets, r) for r in stratified_split(targets, val_fraction, split_seed))
+    train, val = (limited(targets, rows) for rows in split_train(arrays, val_fraction, split_seed))
     test = limited(arrays.test.targets, np.arange(len(arrays.test)))
     if not len(train):
         raise UsageError(
             f"data.limit={limit} leaves no training image of {len(arrays.class_names)} classes; "
             "raise it"
         )
+    return train, val, test
+
+
+def _divided(
+    arrays: DatasetArrays,
+    rows: tuple[Indices, Indices, Indices],
+    image_size: int,
+    limit_bytes: int,
+) -> dict[str, ImageDataset]:
+    """Return the images of each split; training and validation images share their memory."""
+    train, val, test = rows
     kept = np.sort(np.concatenate([train, val]))
     shared = ImageDataset(arrays.train, image_size, rows=kept, limit_bytes=limit_bytes)
     return {

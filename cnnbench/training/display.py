@@ -84,7 +84,7 @@ def log_step(
 
 
 def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
-    """Return three lines that say what is trained on what, and computed by what."""
+    """Return lines that say what is trained on what, and computed by what."""
     data, network, config = setup.data, setup.plan.network, setup.plan.config
     args, size = config.model.args, config.data.image_size
     stem = f", stem {args['stem']}" if "stem" in args else ""
@@ -92,7 +92,8 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         f"{config.model.name} on {config.data.name}: {data.in_channels} x {size} x {size}{stem}, "
         f"{network.num_params:,} parameters, {network.macs:,} MACs\n"
         f"train {data.num_train}, val {data.num_val}, test {data.num_test} images\n"
-        f"{effective['device_name']}, {effective['precision']}, "
+        + "".join(f"{note}\n" for note in data.notes)
+        + f"{effective['device_name']}, {effective['precision']}, "
         f"{effective['num_threads']} threads; seed {config.seed}"
     )
 

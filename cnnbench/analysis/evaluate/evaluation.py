@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnbench.data import decode_image
-from cnnbench.data.arrays import Images
+from cnnbench.data.images import Images
 from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.device import configure, resolve_device
 from cnnbench.engine import evaluate
