@@ -101,7 +101,7 @@ def test_splits_that_share_memory_share_it_on_a_device_too() -> None:
     assert data.parts["train"][torch.arange(2)][0].device.type == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_with_room_the_images_are_there_from_the_start() -> None:
     device = torch.device("cuda")
     there, here = make(device=device), make()
