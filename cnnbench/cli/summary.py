@@ -136,14 +136,14 @@ def _subject(
 ) -> _Subject:
     from cnnbench.models.build import build_meta
     from cnnbench.runs import network as recorded
-    from cnnbench.training import network as networks
+    from cnnbench.training.data import describe_data
 
     if run is not None:
         facts = run.record.model
         module, shape = recorded.load_meta(facts, run.record_file, model_path)
         return _Subject(f"{facts['name']}, {run.path}", module, shape)
     config = single_config(composer, settings)
-    facts_of_data = networks.facts_of(config)
+    facts_of_data = describe_data(config)
     size = config.data.image_size
     module = build_meta(
         config.model.name,

@@ -111,6 +111,16 @@ class DataRecord:
     split_seed: Count | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the record of what a data set says of itself, as ``Splits.record`` gives it.
+
+        Raises:
+            ValueError: something is missing or of another type.
+        """
+        record: Self = _read(cls, facts, "data.")
+        return record
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -120,9 +120,14 @@ def data_root(root: Path | None) -> Path:
         return expand_path(root)
     if chosen := os.environ.get("CNNBENCH_DATA"):
         return expand_path(chosen)
+    return cache_root() / "data"
+
+
+def cache_root() -> Path:
+    """Return where the user's caches of ours are."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return base / "cnnbench" / "data"
+    base = Path(cache) if os.path.isabs(cache) else expand_path("~/.cache")
+    return base / "cnnbench"
 
 
 def places(published: Published, root: Path) -> Iterator[Place]:
