@@ -137,10 +137,11 @@ def test_a_checkpoint_is_named_only_when_it_is_whole_and_pruned_only_when_it_is_
 
 
 def test_litter_of_dead_writers_goes_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("a.pt.tmp-123", "manifest.json.tmp-9", "a.pt", "tmp-notes"):
+    mine = {"a.pt", "tmp-notes", "b.pt.tmp-1", "a.pt.tmp-x", "my a.pt.tmp-1", "notes.tmp-idea.txt"}
+    for name in ("a.pt.tmp-123", "manifest.json.tmp-9", *mine):
         (tmp_path / name).write_text("x")
-    remove_litter(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "tmp-notes"]
+    remove_litter(tmp_path, r"a\.pt|manifest\.json")
+    assert {path.name for path in tmp_path.iterdir()} == mine
 
 
 @pytest.mark.parametrize(

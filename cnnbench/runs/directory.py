@@ -19,6 +19,7 @@ from cnnbench.runs.record import RunRecord
 
 # What is written atomically, and so may lie there half-written by a process that died.
 _WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
+_PROBE_SECONDS = 0.2
 # The names of checkpoints, and of their files.
 CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
 CHECKPOINT_FILE = rf"{CHECKPOINT_NAME}(?:\.state)?\.pt"
@@ -79,6 +80,11 @@ class RunDir:
         """
         return RunRecord.read(self.record_file)
 
+    def current_status(self, record: RunRecord) -> str:
+        """Return a record's status, or ``dead`` where it says running and no process holds it."""
+        is_dead = record.status == "running" and not self.is_held()
+        return "dead" if is_dead else record.status
+
     @property
     def config(self) -> RunConfig:
         """The run's config, checked like any other, with nothing in it resolved.
@@ -99,11 +105,12 @@ class RunDir:
         atomic_write(self.config_file, text.encode())
 
     @contextmanager
-    def lock(self, wait_seconds: float = 0) -> Iterator[None]:
+    def lock(self, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
         """Hold the directory as its only writer.
 
         Args:
-            wait_seconds: how long to wait for another writer; >= 0.
+            wait_seconds: how long to wait for another writer; >= 0. By default, long enough for
+                one that only looked whether the directory is held.
 
         Raises:
             UsageError: another process holds it.

@@ -18,6 +18,16 @@ from cnnbench.models.custom import code_sha256, load_custom
 from cnnbench.runs.checkpoint import Checkpoints, read_tensors
 from cnnbench.runs.directory import RunDir
 
+# What facts of a stranger's may raise where they are used.
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+
 
 @dataclass(frozen=True)
 class LoadedNetwork:
@@ -25,8 +35,8 @@ class LoadedNetwork:
 
     Attributes:
         module: in evaluation mode.
-        transform: from uint8 pictures to its input.
-        in_channels: channels of its pictures.
+        transform: from uint8 images to its input.
+        in_channels: channels of its images.
         class_names: the name of each logit.
     """
 
@@ -123,7 +133,7 @@ def load_network(
             raise UsageError("it has not one name for each class")
     except CodeNeededError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
     return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)
 
@@ -148,7 +158,7 @@ def load_meta(
         module = build_meta(facts["name"], args, **sizes)
     except CodeNeededError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"{source}: not a network of ours: {error}") from None
     return module, (sizes["in_channels"], sizes["image_size"], sizes["image_size"])
 

@@ -63,7 +63,10 @@ def test_only_settings_that_differ_get_columns(root: Path) -> None:
 
 
 def test_another_machine_is_another_row(root: Path) -> None:
-    process = {"started": "x", "in_force": {"device_name": "a gpu", "precision": "fp32"}}
+    process = {
+        "started": "2026-01-01T00:00:00+0000",
+        "effective": {"device_name": "a gpu", "precision": "fp32"},
+    }
     write_run(root, seed=3, change={"provenance": {"processes": [process]}})
     found = compare_runs([root])
     assert [len(row.records) for row in rows_of(found)] == [3, 1, 3]
@@ -99,8 +102,8 @@ def test_what_is_not_comparable_says_why(root: Path, more: dict[str, Any], reaso
 
 def test_code_versions_are_marked_and_not_split(root: Path) -> None:
     def version(text: str) -> dict[str, Any]:
-        process = {"started": "x", "in_force": {"device_name": "a cpu", "precision": "fp32"}}
-        process["in_force"]["num_threads"] = 2
+        effective = {"device_name": "a cpu", "precision": "fp32", "num_threads": 2}
+        process = {"started": "2026-01-01T00:00:00+0000", "effective": effective}
         return {"provenance": {"code_version": text, "processes": [process]}}
 
     new = write_run(root, seed=7, change=version("0.2.0+\x1babc"))
@@ -164,8 +167,8 @@ def test_what_cannot_be_averaged_is_left_out_with_the_reason(root: Path) -> None
 
 
 def _later() -> dict[str, Any]:
-    in_force = {"device_name": "a cpu", "precision": "fp32", "num_threads": 2}
-    return {"processes": [{"started": "2027", "in_force": in_force}]}
+    effective = {"device_name": "a cpu", "precision": "fp32", "num_threads": 2}
+    return {"processes": [{"started": "2027-01-01T00:00:00+0000", "in_force": effective}]}
 
 
 @pytest.mark.parametrize(
