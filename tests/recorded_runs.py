@@ -86,7 +86,12 @@ def write_run(
             "test_reads": 1,
         },
         "provenance": {
-            "processes": [{"started": f"2026-01-01T00:00:{seed:02d}+0000", "effective": machine}],
+            "processes": [
+                {
+                    "started": f"2026-01-01T00:{seed // 60:02d}:{seed % 60:02d}+0000",
+                    "effective": machine,
+                }
+            ],
         },
     }
     for key, value in (change or {}).items():

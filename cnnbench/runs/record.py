@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Hashable, Mapping
@@ -31,8 +32,6 @@ _NAME = re.compile(r"\w[\w.+-]*")
 _MAX_BYTES = 4 << 20
 # Deeper than any config, and shallow enough for every function that calls itself.
 _MAX_DEPTH = 16
-# No training gives a larger number, and sums of squares of these stay finite.
-LARGEST = 1e100
 # What earlier records of a process called it.
 _RENAMED = {"in_force": "effective"}
 
@@ -298,7 +297,7 @@ def _check_plain(value: Any, depth: int) -> None:
         for part in value.values() if isinstance(value, dict) else value:
             if type(part) is not str:
                 _check_plain(part, depth - 1)
-    elif isinstance(value, (int, float)) and not abs(value) < LARGEST:
+    elif isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
         raise ValueError("it holds a number that is not finite")
 
 

@@ -17,7 +17,7 @@ from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
 from cnnbench.runs.directory import RunDir, find_runs
 from cnnbench.runs.provenance import changes
-from cnnbench.runs.record import LARGEST, RunRecord
+from cnnbench.runs.record import RunRecord
 
 FACTS = ("num_params", "macs", "receptive_field")
 METRICS = (
@@ -54,6 +54,8 @@ _UNTOLD_GROUPS = ("checkpoint", "sweep")
 # What a stranger's line of metrics may raise.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
+# No training gives a larger number, and sums of squares of these stay finite.
+_LARGEST = 1e100
 _NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
 
 
@@ -258,4 +260,4 @@ def _number(value: Any) -> float | None:
     """Return a finite number, or None for all else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if math.isfinite(value) and abs(value) < LARGEST else None
+    return value if math.isfinite(value) and abs(value) < _LARGEST else None
