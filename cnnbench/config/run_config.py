@@ -16,22 +16,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from cnnbench.config.schema import ConfigError, OpenArgs, Problem, Range, Ratio, read_node
+from cnnbench.config.schema import (
+    ConfigError,
+    Count,
+    Fraction,
+    OpenArgs,
+    Positive,
+    Probability,
+    Problem,
+    Range,
+    RatioNumber,
+    Seed,
+    Size,
+    read_node,
+)
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
 # Values that are paths of the user's: nothing in them is grammar.
 PATH_KEYS = ("resume", "data.root", "model.path", "model.weights", "output_root")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
-
-
-Count = Annotated[int, Range(ge=1)]
-Size = Annotated[int, Range(ge=0)]
-Positive = Annotated[float, Range(gt=0)]
-RatioNumber = Annotated[float, Range(gt=0), Ratio()]
-Fraction = Annotated[float, Range(ge=0, le=1)]
-Probability = Annotated[float, Range(ge=0, lt=1)]
-Seed = Annotated[int, Range(ge=0, lt=2**63)]
 
 # The types of the arguments that only some choices of a group have. One name has one meaning
 # throughout a group; a test holds the choices' YAML and constructors to these rows.
