@@ -17,6 +17,7 @@ from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.device.device import (
     autocast,
     configure,
+    resolve_channels_last,
     resolve_device,
     resolve_precision,
     synchronize,
@@ -91,7 +92,11 @@ class Training:
             config,
             command=self.command,
             data_fingerprint=data.fingerprint,
-            in_force={**self.in_force, "precision": self.precision.name},
+            in_force={
+                **self.in_force,
+                "precision": self.precision.name,
+                "channels_last": resolve_channels_last(config.device.channels_last, self.device),
+            },
         )
 
     def _prepare(self) -> None:
