@@ -54,8 +54,8 @@ class Work:
 
 def make_config(work: Work, *more: str) -> Any:
     """Compose cnnbench's config of a work."""
+    from cnnbench.config.command import single_config
     from cnnbench.config.compose import Composer
-    from cnnbench.sweeps.expand import single_config
 
     composer = Composer()
     settings = [

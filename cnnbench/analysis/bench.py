@@ -36,6 +36,7 @@ from cnnbench.engine import Step, TrainState, evaluate
 from cnnbench.engine.loop import ComputeLoss, training_loss
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
+from cnnbench.notices import notice
 from cnnbench.optim import Schedule
 from cnnbench.seeds import derive_seed
 from cnnbench.tracking import JsonLines, TensorBoard, Trackers
@@ -166,17 +167,13 @@ def prepare(config: RunConfig) -> Subject:
     """
     device = resolve_device(config.device.name)
     configure(device, config.device.num_threads)
-    data = build.build_data(config, _tell)
+    data = build.build_data(config, notice)
     network = networks.describe_network(config, data)
     precision = resolve_precision(config.device.precision, device, macs=network.macs)
     torch.manual_seed(derive_seed(config.seed, "init"))
     model = networks.build_model(config, data)
     state, schedule = steps.place(config, model, data, device, precision)
     return Subject(config, data, network, state, schedule, device, precision)
-
-
-def _tell(message: str) -> None:
-    print(f"cnnbench: {message}", file=sys.stderr, flush=True)
 
 
 def _named(what: str, rate: Rate) -> dict[str, float]:
@@ -299,7 +296,7 @@ class Log:
     def __init__(self, directory: Path, every: int) -> None:
         self._every = every
         self._trackers = Trackers(
-            JsonLines(directory / "metrics.jsonl"), TensorBoard(directory, warn=_tell)
+            JsonLines(directory / "metrics.jsonl"), TensorBoard(directory, warn=notice)
         )
 
     def step(self, step: Step, count: int) -> None:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from cnnbench.config.schema import ConfigError, OpenArgs, Problem, Range, Ratio, read_node
+from cnnbench.errors import UsageError
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
 # Values that are paths of the user's: nothing in them is grammar.
@@ -319,5 +320,12 @@ def run_key(
 
 
 def expand_path(text: str) -> Path:
-    """Return a user's path with ``~`` expanded, absolute."""
-    return Path(text).expanduser().absolute()
+    """Return a user's path with ``~`` expanded, absolute.
+
+    Raises:
+        UsageError: nobody knows the home directory that ``~`` stands for.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{text}: no home directory is known for ~; write it out") from None

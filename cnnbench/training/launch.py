@@ -9,13 +9,14 @@ import torch
 from cnnbench.config.run_config import RunConfig, expand_path
 from cnnbench.device.device import check_compiler, resolve_device, resolve_precision
 from cnnbench.errors import CnnbenchError, DiskError, Interrupted, ResourceError, UsageError
+from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.training import data as build
 from cnnbench.training import estimates
 from cnnbench.training import network as networks
 from cnnbench.training.data import RunData
 from cnnbench.training.stop import StopRequest, hush_dead_children
-from cnnbench.training.trainer import Training, warn
+from cnnbench.training.trainer import Training
 
 
 def check(config: RunConfig) -> None:

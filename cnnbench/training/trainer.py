@@ -26,6 +26,7 @@ from cnnbench.engine.finite import check_loss, check_step, check_weights
 from cnnbench.engine.loop import ComputeLoss
 from cnnbench.errors import Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
+from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import check_same_data, provenance
@@ -73,7 +74,7 @@ class Training:
         self.precision = resolve_precision(
             config.device.precision, self.device, macs=self.network.macs
         )
-        self.screen = Console(RichConsole(file=sys.stdout))
+        self.screen = Console(RichConsole(file=guarded(sys.stdout)))
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
@@ -397,8 +398,3 @@ class Training:
         """Take the bar off the screen and close the files."""
         self.screen.stop()
         self.trackers.close()
-
-
-def warn(message: str) -> None:
-    """Tell the user of something that training survives."""
-    print(f"cnnbench: warning: {message}", file=sys.stderr, flush=True)

@@ -13,9 +13,9 @@ import torch
 from tiny import differences, environment, info, series, tiny, train, weights
 
 from cnnbench.cli.main import run as cli
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.data.loader import BatchOrder
-from cnnbench.sweeps.expand import single_config
 from cnnbench.training import data as build
 
 SMALL = ("model=mlp", "model.hidden=[8]", "num_epochs=2")

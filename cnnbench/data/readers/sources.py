@@ -114,13 +114,23 @@ Decode = Callable[[Sequence[Path], Facts], tuple[ImageArrays, ImageArrays]]
 
 
 def data_root(root: Path | None) -> Path:
-    """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache."""
+    """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache.
+
+    Raises:
+        DataError: the user has no home directory, and names no folder.
+    """
     if root is not None:
         return root.expanduser().absolute()
     if chosen := os.environ.get("CNNBENCH_DATA"):
         return Path(chosen).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    try:
+        base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    except RuntimeError:
+        raise DataError(
+            "data is kept below the home directory, and none is known; say where else: "
+            "data.root=FOLDER"
+        ) from None
     return base / "cnnbench" / "data"
 
 
