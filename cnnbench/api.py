@@ -88,9 +88,7 @@ def train(
 
     if run is None:
         return launch.start(composed, sys.argv, since).path
-    from cnnbench.training.data import resumed_config
-
-    launch.start_or_go_on(resumed_config(composed), run, sys.argv, since)
+    launch.resume(composed, run, sys.argv, since)
     return run.path
 
 

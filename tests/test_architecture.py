@@ -35,7 +35,6 @@ LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     "cnnbench",
     "cnnbench.__main__",
-    "cnnbench.analysis.bench_jobs",
     "cnnbench.api",
     "cnnbench.config.command",
     "cnnbench.notices",

@@ -8,41 +8,42 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cnnbench.analysis.bench import measure
 from cnnbench.config.run_config import RunConfig, read_config, to_tree
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.notices import notice
+from cnnbench.training import launch
+from cnnbench.training.setup import Plan
 
 
-def check(configs: Sequence[RunConfig], seconds: float) -> None:
+def check(configs: Sequence[RunConfig], seconds: float) -> list[Plan]:
     """Find what can be known to be wrong before anything is measured.
 
     Args:
         configs: composed.
         seconds: for each measurement.
 
+    Returns:
+        What each run needs.
+
     Raises:
         UsageError: a config does not fit this machine, or resumes a run; or seconds are not > 0.
     """
-    from cnnbench.training import launch
-
     if not 0 < seconds < float("inf"):
         raise UsageError(f"--seconds {seconds:g}: expected a number above 0")
     for config in configs:
         if config.resume is not None:
             raise UsageError("resume: bench measures a config; give its settings")
-        launch.check(config)
+    return [launch.check(config) for config in configs]
 
 
 def measure_one(config: RunConfig, seconds: float) -> dict[str, Any]:
     """Check a config and measure it in this process; `cnnbench.bench` says what comes back."""
-    check([config], seconds)
-    from cnnbench.analysis.bench import measure
-    from cnnbench.training.launch import plain_error
-
+    [plan] = check([config], seconds)
     try:
-        return measure(config, seconds)
+        return measure(plan, seconds)
     except Exception as error:
-        plain = plain_error(error, config)
+        plain = launch.plain_error(error, config)
         if plain is None or plain is error:
             raise
         raise plain from error

@@ -12,23 +12,12 @@ from torch import Tensor
 
 from cnnbench.analysis.evaluate.evaluation import load_run
 from cnnbench.data import decode_image
+from cnnbench.data.images import SUFFIXES
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork
 
 _BATCH_SIZE = 256
-_IMAGE_SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-}
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -40,9 +29,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES
-            )
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
             if not found:
                 raise DataError(f"{path}: holds no images")
             files.extend(found)

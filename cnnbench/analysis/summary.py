@@ -17,7 +17,8 @@ from cnnbench.geometry.summary import compare_summaries, summarize, tensor_rows
 from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
 from cnnbench.runs.directory import RunDir, named_run
-from cnnbench.training import network as networks
+from cnnbench.training.data import describe_data
+from cnnbench.training.network import read_weights
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def side_by_side(first: Subject, second: Subject, depth: int | None) -> dict[str
 
 def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:
     """Return the tensors of a run's selected weights; `cnnbench.tensors` says what comes back."""
-    weights = networks.read_weights(run.path)
+    weights = read_weights(run.path)
     trainable = None
     try:
         module, _ = recorded.load_meta(run.info.get("model", {}), run.path, model_path)
@@ -116,7 +117,7 @@ def _of_run(run: RunDir, model_path: str | None) -> Subject:
 
 def _of_settings(composer: Composer, settings: Sequence[Setting]) -> Subject:
     config = single_config(composer, settings)
-    facts = networks.facts_of(config)
+    facts = describe_data(config)
     size = config.data.image_size
     module = build_meta(
         config.model.name,

@@ -51,6 +51,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_classes"): Annotated[int, Range(ge=2)],
     ("data", "num_test"): Count,
     ("data", "num_train"): Count,
+    ("data", "split_by"): Literal["path", "position"],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,

@@ -7,16 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnnbench.data.arrays import Images
 from cnnbench.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Those that torchvision's ImageFolder takes for pictures, and GIF.
+Images = NDArray[np.uint8]
+
+# Those that torchvision's ImageFolder takes for images, GIF, and the other names of JPEG.
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".ppm",
+        ".bmp",
+        ".pgm",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+    ]
 )
 # Formats whose decoders start no other program.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")

@@ -163,6 +163,9 @@ def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     model = tree.get("model")
     if isinstance(model, Mapping) and str(model.get("name")).startswith("vgg"):
         later["model"] = {"norm": "none"}
+    data = tree.get("data")
+    if isinstance(data, Mapping) and data.get("name") == "folder":
+        later["data"] = {"split_by": "position"}
     groups = {name: tree[name] for name in later if isinstance(tree.get(name), Mapping)}
     return {**tree, **{name: {**later[name], **group} for name, group in groups.items()}}
 

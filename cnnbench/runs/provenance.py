@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench.config.run_config import RunConfig, run_key
-from cnnbench.device.device import describe_machine
+from cnnbench.device.machine import describe_machine
 from cnnbench.errors import DataError
 from cnnbench.runs.directory import code_version, model_files
 

@@ -123,15 +123,23 @@ def data_root(root: Path | None) -> Path:
         return root.expanduser().absolute()
     if chosen := os.environ.get("CNNBENCH_DATA"):
         return Path(chosen).expanduser().absolute()
+    cache = cache_root()
+    if cache is None:
+        raise DataError(
+            "data is kept below the home directory, and none is known; say where else: "
+            "data.root=FOLDER"
+        )
+    return cache / "data"
+
+
+def cache_root() -> Path | None:
+    """Return where the user's caches of ours are; None where no home directory is known."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     try:
         base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     except RuntimeError:
-        raise DataError(
-            "data is kept below the home directory, and none is known; say where else: "
-            "data.root=FOLDER"
-        ) from None
-    return base / "cnnbench" / "data"
+        return None
+    return base / "cnnbench"
 
 
 def places(published: Published, root: Path) -> Iterator[Place]:
