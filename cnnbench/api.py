@@ -68,6 +68,9 @@ def train(
 
     Example:
         >>> run = cnnbench.train(["model=lenet", "data=digits", "debug=smoke"])
+        lenet on digits: 1 x 28 x 28, 61,706 parameters, 416,520 MACs
+        ...
+        test accuracy ...
         >>> (run / "run.json").exists()
         True
     """
@@ -118,7 +121,7 @@ def train_sweep(
     Example:
         >>> root, num_failed = cnnbench.train_sweep(
         ...     ["model=softmax", "seed=0,1", "data=digits", "debug=smoke"]
-        ... )  # doctest: +ELLIPSIS
+        ... )
         [1/2] seed=0...
         >>> num_failed
         0
@@ -153,7 +156,7 @@ def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
         CheckpointError: the run is damaged or foreign.
 
     Example:
-        >>> cnnbench.load(run)(torch.zeros(2, 1, 8, 8)).shape
+        >>> cnnbench.load(run)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
     from cnnbench.runs.directory import open_run
@@ -352,7 +355,7 @@ def tensors(
         CheckpointError: the run is damaged or foreign.
 
     Example:
-        >>> [row["shape"] for row in cnnbench.tensors(run, "classifier.bias")]
+        >>> [row["shape"] for row in cnnbench.tensors(run, "head.4.bias")]
         [[10]]
     """
     from cnnbench.runs.directory import open_run
@@ -426,9 +429,9 @@ def bench_sweep(
         UsageError: a job's settings are wrong or do not fit this machine.
 
     Example:
-        >>> rows = cnnbench.bench_sweep(["model=softmax", "seed=1,2", "data=digits"], seconds=0.05)
+        >>> rows = cnnbench.bench_sweep(["data.batch_size=32,64", "data=digits"], seconds=0.05)
         >>> [row["job"] for row in rows]
-        ['seed=1', 'seed=2']
+        ['data.batch_size=32', 'data.batch_size=64']
     """
     from cnnbench.config.compose import Composer
     from cnnbench.sweeps.expand import expand
