@@ -6,12 +6,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import RunConfig, read_config
+from cnnbench.config.roles import with_older_values
+from cnnbench.config.run_config import RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import atomic_write, disk_error, expand_path, remove_litter, writing
@@ -93,7 +94,7 @@ class RunDir:
             CheckpointError: it is damaged or foreign.
         """
         try:
-            return read_config(_with_later_keys(self.record.config))
+            return read_config(with_older_values(self.record.config, all_keys()))
         except ConfigError as error:
             raise CheckpointError(f"{self.record_file}: not a config of ours:\n{error}") from None
 
@@ -147,19 +148,6 @@ class RunDir:
         return False
 
 
-def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recorded config with the keys that came after it, as its run did without them."""
-    later: dict[str, dict[str, Any]] = {"device": {"compile": False}}
-    model = tree.get("model")
-    if isinstance(model, Mapping) and str(model.get("name")).startswith("vgg"):
-        later["model"] = {"norm": "none"}
-    data = tree.get("data")
-    if isinstance(data, Mapping) and data.get("name") == "folder":
-        later["data"] = {"split_by": "position"}
-    groups = {name: tree[name] for name in later if isinstance(tree.get(name), Mapping)}
-    return {**tree, **{name: {**later[name], **group} for name, group in groups.items()}}
-
-
 def open_run(path: str | Path) -> RunDir:
     """Return the run at a path.
 
@@ -173,6 +161,18 @@ def open_run(path: str | Path) -> RunDir:
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
         raise UsageError(f"{path}: not a run: {what}{hint}")
     return run
+
+
+def named_run(words: Sequence[str]) -> RunDir | None:
+    """Return the run that the only one of the words names, None where they are settings.
+
+    A directory's name may hold a ``=``.
+
+    Raises:
+        UsageError: the only word is neither a setting nor a run.
+    """
+    is_run = len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir())
+    return open_run(words[0]) if is_run else None
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:

@@ -1,9 +1,10 @@
-"""Where a run's numbers come from: code, data, files, and each process that trained it."""
+"""Where a run's numbers come from, what makes two runs the same, and what changed on the way."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +12,11 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from cnnbench.config.run_config import RunConfig, run_key
+from cnnbench.config.run_config import RunConfig, role_of, to_tree
+from cnnbench.config.settings import leaves
 from cnnbench.errors import DataError, UsageError
 from cnnbench.files import expand_path, file_sha256, read_regular
 from cnnbench.runs.record import ProcessRecord, Provenance, RunRecord, utc_text
@@ -44,6 +47,34 @@ def code_version() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:8]}"
+
+
+def run_key(
+    config: RunConfig,
+    *,
+    data_fingerprint: str,
+    code_version: str,
+    model_files: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the SHA-256 of all that decides a run's result.
+
+    Which keys count follows from their roles (``config/roles.py``): the same run under another
+    output root, with other log lines, is the same run.
+
+    Args:
+        config: of the run.
+        data_fingerprint: of the data's files.
+        code_version: of the package.
+        model_files: hashes of the files that the network is made from, by their keys in ``model``.
+    """
+    values = leaves(to_tree(config))
+    parts = {
+        "config": {key: value for key, value in values if role_of(key).in_run_key},
+        "data": data_fingerprint,
+        "code": code_version,
+        "model_files": dict(model_files),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_same_data(record: RunRecord, *, sha256: str, source: str) -> None:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,12 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cnnbench.config.run_config import read_config, run_key, to_tree
+from cnnbench.config.run_config import read_config, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
+from cnnbench.notices import guard_streams, notice
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.provenance import code_version, model_files
+from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.expand import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1
@@ -70,7 +70,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
                 print(shown, flush=True)
                 code, message = worker.run(job, run, command)
             if code:
-                print(f"{shown}: failed: {message} ({run.path})", file=sys.stderr, flush=True)
+                notice(f"{shown}: failed: {message} ({run.path})")
             rows.append(_row(name, run, code))
             if worker.received:
                 raise Interrupted(
@@ -176,6 +176,7 @@ def _mark_failed(run: RunDir, reason: str) -> None:
 
 
 def _work(connection: Connection) -> None:
+    guard_streams()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     # No traceback when the sweep is over, or a signal comes between jobs.

@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cnnbench.config.run_config import GROUPS
-from cnnbench.config.settings import leaves
+from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
 from cnnbench.runs.directory import RunDir, find_runs
@@ -30,27 +29,6 @@ METRICS = (
     "test/accuracy",
     "test/loss",
 )
-# Settings that don't decide a result, or are shown as what was in force: data.image_size says
-# what model.image_size asks for, and the device is the one that computed.
-_UNTOLD = (
-    "seed",
-    "output_root",
-    "resume",
-    "extend_epochs",
-    "max_seconds",
-    "log_every_steps",
-    "save_every_steps",
-    "histograms_every_epochs",
-    "data.root",
-    "model.image_size",
-    "model.path",
-    "model.weights",
-    "selection",
-    "device.name",
-    "device.precision",
-    "device.num_threads",
-)
-_UNTOLD_GROUPS = ("checkpoint", "sweep")
 # What a stranger's line of metrics may raise.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
@@ -218,18 +196,14 @@ def _provenance(record: RunRecord) -> dict[str, str]:
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return the settings under the keys that a person types: ``model``, not ``model.name``."""
-    settings: dict[str, Any] = {}
-    for key, value in leaves(record.config):
-        group, _, rest = key.partition(".")
-        if key not in _UNTOLD and group not in _UNTOLD_GROUPS:
-            settings[group if rest == "name" and group in GROUPS else key] = value
-    effective = record.provenance.processes[-1].effective
-    settings["device"] = effective.get("device_name", effective.get("device"))
-    settings["device.precision"] = effective.get("precision")
-    settings["device.num_threads"] = effective.get("num_threads")
-    # A path says little of what was there; the content's hash was recorded.
-    for name, digest in record.provenance.model_files.items():
-        settings[f"model.{name}"] = digest[:12]
+    provenance = record.provenance
+    settings = row_settings(
+        record.config,
+        effective=provenance.processes[-1].effective,
+        files=provenance.model_files,
+    )
+    # A record has it of its own, as the results say it.
+    del settings["selection"]
     return settings
 
 
