@@ -84,7 +84,7 @@ def train(
 
     composer = Composer(config_dir)
     run, composed = run_and_config(composer, read_settings(composer, settings, config))
-    if run is not None and run.info["status"] == "done" and composed.extend_epochs is None:
+    if run is not None and run.record.status == "done" and composed.extend_epochs is None:
         notice(f"this run is finished: {run.path}")
         return run.path
     from cnnbench.training import launch
@@ -162,7 +162,7 @@ def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.evaluation import load_run
+    from cnnbench.runs.network import load_run
 
     return load_run(directory, model_path).module
 
@@ -495,7 +495,7 @@ def comparison(
 ) -> Comparison:
     """Do what `compare` does, and return the object that its printed tables are made from."""
     from cnnbench.analysis.compare.comparison import compare_runs
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.notices import notice
 
     page = None if html is None else expand_path(str(html))
@@ -549,7 +549,7 @@ def compare_errors(
         >>> result["only_a_right"], result["p"]
         (0, 1.0)
     """
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     a, b = open_run(run_a), open_run(run_b)
@@ -600,7 +600,7 @@ def features(
     files = [images] if isinstance(images, (str, Path)) else list(images)
     if not runs or not files:
         raise UsageError("features: give a run directory and an image: RUN... IMAGE...")
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     opened = [open_run(path) for path in runs]
@@ -643,7 +643,7 @@ def export(
     """
     if to not in EXPORT_TARGETS:
         raise UsageError(f"--to {to}: unknown{expected_names(to, EXPORT_TARGETS)}")
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
