@@ -498,14 +498,14 @@ def comparison(
     from cnnbench.files import expand_path
     from cnnbench.notices import notice
 
-    page = None if html is None else expand_path(str(html))
+    page = expand_path(html)
     if page is not None and page.is_dir():
         raise UsageError(f"--html {html}: is a directory; give a file, such as report.html")
     found = compare_runs([paths] if isinstance(paths, (str, Path)) else paths, **selection)
     if plots is not None:
         from cnnbench.analysis.compare.plots import plot_comparison
 
-        directory = expand_path(str(plots))
+        directory = expand_path(plots)
         notice(f"{len(plot_comparison(found, directory))} files in {directory}")
     if page is not None:
         from cnnbench.analysis.compare.report import write_report
@@ -556,7 +556,7 @@ def compare_errors(
     from cnnbench.analysis.compare import disagreement
     from cnnbench.notices import notice
 
-    directory = None if plots is None else expand_path(str(plots))
+    directory = expand_path(plots)
     result, files = disagreement.compare_errors(a, b, directory, model_path)
     for file in files:
         notice(str(file))
@@ -606,7 +606,7 @@ def features(
     opened = [open_run(path) for path in runs]
     from cnnbench.analysis.features.write import write_features
 
-    directory = expand_path(str(output)) if output is not None else None
+    directory = expand_path(output)
     return write_features(opened, files, directory, model_path)
 
 
@@ -649,7 +649,7 @@ def export(
     directory = open_run(run)
     from cnnbench.analysis.export import export_run
 
-    file = expand_path(str(output)) if output is not None else None
+    file = expand_path(output)
     return export_run(directory, to, file, model_path)
 
 

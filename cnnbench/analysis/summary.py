@@ -17,7 +17,6 @@ from cnnbench.geometry.summary import compare_summaries, summarize, tensor_rows
 from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
 from cnnbench.runs.directory import RunDir, named_run
-from cnnbench.runs.network import read_weights
 from cnnbench.training.data import describe_data
 
 
@@ -97,7 +96,7 @@ def side_by_side(first: Subject, second: Subject, depth: int | None) -> dict[str
 
 def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:
     """Return the tensors of a run's selected weights; `cnnbench.tensors` says what comes back."""
-    weights, _ = read_weights(run.path)
+    weights, _ = recorded.read_weights(run.path)
     trainable = None
     try:
         module, _ = recorded.load_meta(run.record.model, run.record_file, model_path)
@@ -111,7 +110,7 @@ def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[
 
 def _of_run(run: RunDir, model_path: str | None) -> Subject:
     facts = run.record.model
-    module, shape = recorded.load_meta(facts, run.record_file, model_path)
+    module, shape = recorded.load_meta(facts, run.path / "run.json", model_path)
     return Subject(f"{facts['name']}, {run.path}", module, shape)
 
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, data, files, and each process that trained it."""
+"""Where a run's numbers come from, what makes two runs the same, and what changed on the way."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
     config = run.config
     if config.model.name != "custom":
         return ()
-    recorded = str(run.record.provenance.model_files.get("path"))
+    recorded = run.record.provenance.model_files.get("path")
     named = next((s.values[0] for s in settings if s.key == "model.path"), None)
     if named is None:
         raise UsageError(

@@ -196,16 +196,14 @@ def _provenance(record: RunRecord) -> dict[str, str]:
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """Return the settings under the keys that a person types: ``model``, not ``model.name``."""
+    provenance = record.provenance
     settings = row_settings(
         record.config,
-        effective=record.provenance.processes[-1].effective,
-        files=record.provenance.model_files,
+        effective=provenance.processes[-1].effective,
+        files=provenance.model_files,
     )
     # A record has it of its own, as the results say it.
-    settings.pop("selection", None)
-    for group in ("model", "data"):
-        if not isinstance(settings[group], str):
-            raise TypeError(f"config.{group}.name is no name")
+    del settings["selection"]
     return settings
 
 
