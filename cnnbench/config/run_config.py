@@ -319,10 +319,3 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
             # Absent is what lets the other key's own default count.
             del tree[group][name]
     return typing.cast(dict[str, Any], tree)
-
-
-def config_text(config: RunConfig) -> str:
-    """Return a config as YAML, as ``--cfg`` prints it."""
-    import yaml
-
-    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))
