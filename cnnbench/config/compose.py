@@ -15,10 +15,9 @@ from typing import Any
 
 from cnnbench.config.run_config import (
     GROUPS,
-    PATH_KEYS,
     PRESET_GROUPS,
     RunConfig,
-    expand_path,
+    all_keys,
     read_config,
 )
 from cnnbench.config.schema import ConfigError, Problem
@@ -33,6 +32,7 @@ from cnnbench.config.settings import (
     unknown_key,
 )
 from cnnbench.errors import UsageError, did_you_mean, expected_names
+from cnnbench.files import expand_path, read_regular
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
@@ -65,7 +65,7 @@ class Composer:
     """
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
-        self._own = expand_path(str(config_dir)) if config_dir is not None else None
+        self._own = expand_path(config_dir)
         if self._own is not None and not self._own.is_dir():
             raise UsageError(f"--config-dir {config_dir}: there is no such directory")
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
@@ -131,7 +131,7 @@ class Composer:
         key = key.strip().lstrip("+")
         if not (key and equals):
             raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
-        if key in PATH_KEYS:
+        if key in all_keys() and all_keys()[key].is_path:
             # A path is taken as it stands: commas, spaces and brackets in it are no grammar.
             if is_interpolated(value):
                 raise fail(key, f"={value}: '${{' cannot stand in a path")
@@ -176,11 +176,9 @@ class Composer:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
-        file = expand_path(str(path))
+        file = expand_path(path)
         try:
-            if file.stat().st_size > _MAX_CONFIG_BYTES:
-                raise UsageError(f"{path}: larger than any run config")
-            text = file.read_text(encoding="utf-8")
+            text = read_regular(file, _MAX_CONFIG_BYTES).decode()
             # A few lines of aliases to aliases would fill the memory; a saved config has none.
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
                 raise UsageError(f"{path}: YAML aliases are not read; write the values out")

@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -50,6 +50,10 @@ class Ratio:
     """Marks a float that may also be written as a fraction, such as ``1/16``."""
 
 
+class IsPath:
+    """Marks text that is a path of the user's: nothing in it is grammar."""
+
+
 Count = Annotated[int, Range(ge=1)]
 Size = Annotated[int, Range(ge=0)]
 Positive = Annotated[float, Range(gt=0)]
@@ -57,6 +61,7 @@ RatioNumber = Annotated[float, Range(gt=0), Ratio()]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 Probability = Annotated[float, Range(ge=0, lt=1)]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
+PathText = Annotated[str, IsPath()]
 _SIMPLE = (int, float, bool, str, type(None))
 
 
@@ -288,9 +293,31 @@ def _is_readable(kind: Any) -> bool:
     return origin is Literal or kind in _SIMPLE
 
 
+def marks(kind: Any) -> Iterator[Any]:
+    """Yield the marks of a type, the outer ones first, those of a union's members included."""
+    if get_origin(kind) is Annotated:
+        base, *found = get_args(kind)
+        # Where one Annotated is in another, Python lists the marks of the inner one first.
+        yield from reversed(found)
+        yield from marks(base)
+    elif get_origin(kind) in (typing.Union, types.UnionType):
+        for part in get_args(kind):
+            yield from marks(part)
+
+
 @cache
 def _hints(node: Hashable) -> dict[str, Any]:
-    return get_type_hints(node, include_extras=True)
+    """Return the types of a dataclass's fields, with those marks alone that a value must meet."""
+    hints = get_type_hints(node, include_extras=True)
+    return {name: _with_bounds_alone(kind) for name, kind in hints.items()}
+
+
+def _with_bounds_alone(kind: Any) -> Any:
+    if get_origin(kind) is not Annotated:
+        return kind
+    base, *found = get_args(kind)
+    bounds = [mark for mark in found if isinstance(mark, (Range, Ratio))]
+    return Annotated[(base, *bounds)] if bounds else base
 
 
 def _choices(kind: Any) -> list[str]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,12 @@ import torch
 from tiny import info, train
 
 import cnnbench
+from cnnbench.analysis.evaluate import evaluation
 from cnnbench.cli.main import run as cli
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as build
+from cnnbench.training import data as data_of_a_run
+from cnnbench.training.data import read_splits
 
 SIZES = {"train": 72, "val": 8, "test": 30}
 
@@ -36,7 +42,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def predictions(run: Path, split: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Return targets, predictions and logits, by way of the public model alone."""
     module = cnnbench.load(run)
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches(split)
     with torch.no_grad():
         logits = module(data.prepare(images, targets)[0])
@@ -93,13 +99,13 @@ def test_json_is_all_there_is_on_standard_output(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What takes long is told, but not there.
-    read = build.read_dataset
+    read = data_of_a_run.read_dataset
 
     def talkative(name, *, report, **more):
         report("this takes long")
         return read(name, report=report, **more)
 
-    monkeypatch.setattr(build, "read_dataset", talkative)
+    monkeypatch.setattr(data_of_a_run, "read_dataset", talkative)
     assert cli(["evaluate", str(run), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == cnnbench.evaluate(run)
@@ -163,6 +169,34 @@ def test_a_network_in_half_precision_is_measured_in_full(tmp_path: Path) -> None
 NAMES = ["confusion_matrix", "class_accuracy", "calibration", "mistakes", "robustness"]
 
 
+def test_a_reading_is_counted_while_another_one_is_being_counted(run: Path) -> None:
+    held, lock = threading.Event(), RunDir(run).lock()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    evaluation._count_test_read(RunDir(run))
+    other.join()
+    assert info(run)["results"]["test_reads"] == 2
+
+
+def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert cnnbench.evaluate(run)["num_images"] == SIZES["test"]
+    assert "this reading of the test set is not counted" in capsys.readouterr().err
+    assert info(run)["results"]["test_reads"] == 1
+
+
 def test_pictures_lie_in_the_run_and_are_named_on_standard_error(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +224,7 @@ def test_changed_pictures_are_measured_exactly(run: Path) -> None:
     assert len(rows) == len(result["robustness"])
     assert set(rows) == {(name, v) for name, kind in KINDS.items() for v in (0, *kind.levels)}
     module = cnnbench.load(run)
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
     for (name, level), accuracy in rows.items():
         if level == 0:
@@ -222,7 +256,7 @@ def test_changes_are_made_before_a_networks_own_size(
     batches = []
     for size in (16, 33):
         run = train(tmp_path, "num_epochs=1", f"data.image_size={size}")
-        monkeypatch.setattr(build, "eval_batch_size", lambda _, size=size: size)
+        monkeypatch.setattr(evaluation, "eval_batch_size", lambda _, size=size: size)
         result = cnnbench.evaluate(run, robustness=True)
         assert result["robustness"][1]["accuracy"] == result["accuracy"]
         assert result["accuracy"] == info(run)["results"]["test/accuracy"]
@@ -259,7 +293,7 @@ def test_several_runs_share_one_table(
         ends = [f"{a['accuracy']:.4f}", f"{b['accuracy']:.4f}"]
         start = [a["kind"], f"{a['level']:g}"]
         assert any(line[:2] == start and line[-2:] == ends for line in lines)
-    assert out.count("accuracy on changed pictures") == 1
+    assert out.count("accuracy on corrupted images") == 1
 
 
 def test_runs_of_one_network_are_numbered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +310,7 @@ def test_runs_of_other_data_are_warned_of(
     other = train(tmp_path, "model=softmax", "num_epochs=1", "data.data_seed=1")
     for paths, warns in (([run, run], False), ([run, other], True)):
         assert cli(["evaluate", *map(str, paths), "--robustness"]) == 0
-        assert ("warning: the runs have other pictures" in capsys.readouterr().err) == warns
+        assert ("warning: the runs have different images" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.analysis.compare.where import setting_text
+from cnnbench.data.images import Images
 from cnnbench.metrics import CALIBRATION_BINS
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cnnbench.analysis.evaluate.evaluation import Measured
-    from cnnbench.data.arrays import Images
 
     Places = NDArray[np.int64]
     PicturesAt = Callable[[Sequence[int]], Images]
@@ -95,6 +95,30 @@ def plot_robustness(
         figure.suptitle(plain(title), fontsize=10)
         legend_below(figure, axes[0])
         return save(figure, stem)
+
+
+def plot_robustness_of(results: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write the curves of some runs into the first one's ``plots``.
+
+    Args:
+        results: as ``cnnbench.evaluate`` returned them, with ``robustness``, of one split.
+
+    Raises:
+        DiskError: a file cannot be written.
+    """
+    split = results[0]["split"]
+    rows = [result["robustness"] for result in results]
+    curves = dict(zip(run_names(results), rows, strict=True))
+    stem = Path(results[0]["run"]) / "plots" / f"{split}_robustness"
+    return plot_robustness(curves, f"{split} accuracy on corrupted images", stem)
+
+
+def run_names(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a short name for each run: its network's, numbered where that is not enough."""
+    names = [str(result["model"]) for result in results]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number} {name}" for number, name in enumerate(names, start=1)]
 
 
 def mistakes_grid(measured: Measured, wrong: Places, pictures: PicturesAt, title: str) -> Figure:
