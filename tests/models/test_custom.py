@@ -233,7 +233,7 @@ def test_bad_classes_and_arguments(source, tmp_path, name, more, message):
         ("width=1.5", "a whole number"),
         ("width=true", "a whole number"),
         ("rate=high", "a number or null"),
-        ("norm=bach", "one of batch, none"),
+        ("norm=bach", "one of batch, none; did you mean 'batch'?"),
         ("bias=1", "true or false"),
         ("name=1", "text"),
         ("sides=[3,x]", "a list of values, each a whole number"),
