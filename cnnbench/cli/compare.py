@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.analysis.compare import tables
-from cnnbench.analysis.compare.comparison import compare_runs, to_dict
+from cnnbench.analysis.compare import formats
+from cnnbench.analysis.compare.formats import to_dict
+from cnnbench.analysis.compare.tables import compare_runs
 from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError
 from cnnbench.runs.directory import open_run
 
-FORMATS = tables.FORMATS
+FORMATS = formats.FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +77,9 @@ def main(args: argparse.Namespace) -> int:
         baseline=args.baseline,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(tables.comparison_text(found, args.format, width), end="")
+    print(formats.comparison_text(found, args.format, width), end="")
     if args.format in ("csv", "latex") and found.left_out:
-        print(tables.left_out_text(found, "text"), end="", file=sys.stderr)
+        print(formats.left_out_text(found, "text"), end="", file=sys.stderr)
     if args.plots is not None:
         from cnnbench.analysis.compare.plots import plot_comparison
 

@@ -12,6 +12,8 @@ from typing import Any
 FORMATS = ("text", "markdown", "csv", "json")
 # Characters of a row in a turned table: longer cells are folded.
 _NARROWEST, _WIDEST = 12, 28
+# Lists in lists that a setting shows.
+_SHOWN_DEPTH = 20
 _LATEX = str.maketrans(
     {
         **{special: f"\\{special}" for special in "&%$#_{}"},
@@ -141,3 +143,27 @@ def format_megabytes(count: int) -> str:
     """Return bytes as megabytes of 10**6: whole ones, with one digit after the point below 10."""
     digits = 0 if count >= 10e6 else 1
     return f"{count / 1e6:,.{digits}f} MB"
+
+
+def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
+    """Return a setting as it is written on a command line: ``[1,2]``, ``true``, ``null``.
+
+    Args:
+        value: as JSON gives it, or a tuple.
+        depth: how far lists in lists are followed; a stranger's may go deep.
+    """
+    if isinstance(value, (list, tuple, dict)) and not depth:
+        return "..."
+    if isinstance(value, dict):
+        pairs = (f"{setting_text(k)}:{setting_text(v, depth - 1)}" for k, v in value.items())
+        return f"{{{','.join(pairs)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(setting_text(part, depth - 1) for part in value)}]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    # What a stranger's file says must not steer the terminal.
+    return "".join(c if c.isprintable() else "?" for c in str(value))

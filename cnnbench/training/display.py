@@ -10,18 +10,16 @@ from torch import Tensor, nn
 from cnnbench.engine import Step, TrainState
 from cnnbench.engine.finite import check_step
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
+from cnnbench.runs.columns import COLUMNS
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
 from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusion_picture
 from cnnbench.training.setup import Plan, Setup
 
 _GRID_IMAGES = 32
-# Columns of the HParams page, each a scalar of TensorBoard alone.
-METRICS = (
-    "results/test/accuracy",
-    "results/val/accuracy",
-    "results/train_seconds",
-    "results/num_params",
+# Columns of the HParams page, each a scalar of TensorBoard alone: results before costs.
+METRICS = tuple(
+    f"results/{column.name}" for column in reversed(COLUMNS.values()) if column.in_hparams
 )
 
 

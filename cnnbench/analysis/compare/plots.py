@@ -13,20 +13,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.analysis.compare.comparison import Comparison, Row, Table
-from cnnbench.analysis.compare.tables import row_name
-from cnnbench.analysis.compare.where import setting_text
+from cnnbench.analysis.compare.formats import row_name
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COSTS = {
-    "num_params": "parameters",
-    "macs": "multiply-accumulates for one image",
-    "train_seconds": "seconds of training",
-}
 _OPEN = "\nopen marker: not comparable"
 
 
@@ -55,9 +53,9 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
 
 def _figures(table: Table) -> dict[str, Figure]:
     figures = {"learning_curves": _learning_curves(table), "accuracy_bars": _bars(table)}
-    for cost, label in COSTS.items():
-        if any(row.values[cost] for row in table.rows):
-            figures[f"accuracy_{cost}"] = _trade_off(table, cost, label)
+    for cost in columns.costs():
+        if any(row.values[cost.name] for row in table.rows):
+            figures[f"accuracy_{cost.name.replace('/', '_')}"] = _trade_off(table, cost)
     return figures
 
 
@@ -119,12 +117,12 @@ def by_epoch(curves: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
     return {epoch: [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs}
 
 
-def _trade_off(table: Table, cost: str, label: str) -> Figure:
+def _trade_off(table: Table, cost: Column) -> Figure:
     """Draw accuracy against one cost, with the rows that no other beats in both."""
     figure, (ax,) = _figure(table, 1)
     points = {}
     for row in table.rows:
-        x, accuracy = row.values[cost], row.metric("test/accuracy")
+        x, accuracy = row.values[cost.name], row.metric("test/accuracy")
         if not x:
             continue
         mean, half = accuracy["mean"] or 0.0, interval(row, "test/accuracy")
@@ -138,8 +136,8 @@ def _trade_off(table: Table, cost: str, label: str) -> Figure:
     front = sorted(points[number] for number in pareto_front(points))
     xs, ys = [x for x, _ in front], [y for _, y in front]
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
-    ax.set(xlabel=label, ylabel="test accuracy", title=f"test accuracy against {label}")
-    shown = [row.values[cost] for row in table.rows if row.values[cost]]
+    ax.set(xlabel=cost.axis, ylabel="test accuracy", title=f"test accuracy against {cost.axis}")
+    shown = [row.values[cost.name] for row in table.rows if row.values[cost.name]]
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)

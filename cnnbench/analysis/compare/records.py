@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from cnnbench.config.run_config import GROUPS, expand_path
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Source, finite_number, whole_number
 from cnnbench.runs.directory import RunDir, find_runs
 
-FACTS = ("num_params", "macs", "receptive_field")
-METRICS = (
-    "epoch_seconds",
-    "images_per_second",
-    "train_seconds",
-    "best_epoch",
-    "val/accuracy",
-    "val/loss",
-    "test/accuracy",
-    "test/loss",
-)
 # Settings that don't decide a result, or are shown as what was in force: data.image_size says
 # what model.image_size asks for, and the device is the one that computed.
 _UNTOLD = (
@@ -57,8 +46,6 @@ _MALFORMED = (
     RecursionError,
 )
 _NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
-# No training gives a larger number, and sums of squares of these stay finite.
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -70,8 +57,8 @@ class Record:
         started: when its first process did, as text that sorts.
         seed: of initialisation, order and augmentation.
         settings: by dotted key all that decides its result but the seed, and what computed.
-        facts: of the network, by ``FACTS``.
-        metrics: by ``METRICS``; None where it was not measured.
+        facts: of the network, by the names of ``columns.facts``; None where it was not recorded.
+        metrics: by the names of ``columns.metrics``; None where it was not measured.
         selection: what its epoch was selected on.
         test_reads: how often the test set was read.
         data_sha256: of its data.
@@ -88,7 +75,7 @@ class Record:
     started: str
     seed: int
     settings: Mapping[str, Any]
-    facts: Mapping[str, int | None]
+    facts: Mapping[str, float | None]
     metrics: Mapping[str, float | None]
     selection: str
     test_reads: int
@@ -165,16 +152,11 @@ def read_run(run: RunDir) -> Record | LeftOut:
         reason = str(info.get("reason", "")).partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
     results, model, data = info["results"], info["model"], info["data"]
-    missing = [name for name in _NEEDED if _number(results.get(name)) is None]
+    missing = [name for name in _NEEDED if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
     curves = _curves(run.metrics)
-    measured: dict[str, float | None] = {
-        name: _number(results.get(name)) for name in METRICS if name in results
-    }
-    for name in ("epoch_seconds", "images_per_second"):
-        values = curves.get(f"perf/{name}", {}).values()
-        measured[name] = fmean(values) if values else None
+    source = Source(results, model, curves)
     process = info["provenance"]["processes"][-1]
     names = data.get("class_names")
     version = info["provenance"].get("code_version")
@@ -183,8 +165,8 @@ def read_run(run: RunDir) -> Record | LeftOut:
         started=str(info["provenance"]["processes"][0].get("started", "")),
         seed=int(info["seed"]),
         settings=_settings(info, process["in_force"]),
-        facts={name: _count(model.get(name)) for name in FACTS},
-        metrics={name: measured.get(name) for name in METRICS},
+        facts={column.name: column.value(source) for column in columns.facts()},
+        metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", info["config"]["selection"])),
         test_reads=int(results.get("test_reads", 1)),
         data_sha256=str(data["sha256"]),
@@ -202,7 +184,7 @@ def _confusion(value: Any, num_classes: int) -> tuple[tuple[int, ...], ...] | No
     """Return a square of counts; None for all else."""
     if not isinstance(value, list) or len(value) != num_classes:
         return None
-    rows = [tuple(map(_count, row)) if isinstance(row, list) else () for row in value]
+    rows = [tuple(map(whole_number, row)) if isinstance(row, list) else () for row in value]
     found = tuple(tuple(n for n in row if n is not None) for row in rows)
     return found if all(len(row) == num_classes for row in found) else None
 
@@ -266,21 +248,10 @@ def _curves(file: Path) -> dict[str, dict[int, float]]:
         try:
             record = json.loads(line)
             epoch = int(record["epoch"])
-            numbers = {name: _number(value) for name, value in record.items()}
+            numbers = {name: finite_number(value) for name, value in record.items()}
         except _MALFORMED:
             continue
         for name, number in numbers.items():
             if number is not None:
                 curves.setdefault(name, {})[epoch] = number
     return curves
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if math.isfinite(value) and abs(value) < _LARGEST else None
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**63 else None

@@ -8,22 +8,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnbench.analysis.compare.comparison import Row, Table
+from cnnbench.analysis.compare.formats import plus_minus, row_name
 from cnnbench.analysis.compare.records import Record
-from cnnbench.analysis.compare.tables import plus_minus, row_name
-from cnnbench.analysis.compare.where import setting_text
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Table
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Column
 
 _MAX_CHARACTERS = 300
 _MAX_MATRIX = 20
 _MAX_LISTED = 20
 _MAX_LAYERS = 60
-RUN_COLUMNS = {
-    "val/accuracy": 4,
-    "test/accuracy": 4,
-    "test/loss": 4,
-    "best_epoch": 0,
-    "train_seconds": 1,
-}
 LAYER_COLUMNS = {
     "layer": "name",
     "kind": "kind",
@@ -88,12 +84,14 @@ def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
     }
 
 
+def run_columns() -> list[Column]:
+    """Return what is shown of each single run."""
+    return columns.scores_first(column for column in columns.metrics() if column.in_runs)
+
+
 def _run(record: Record) -> dict[str, Any]:
     path = setting_text(record.path)
-    cells = [
-        "" if (value := record.metrics[name]) is None else f"{value:.{digits}f}"
-        for name, digits in RUN_COLUMNS.items()
-    ]
+    cells = [_number_text(record.metrics[column.name], column.digits) for column in run_columns()]
     return {
         "seed": record.seed,
         "cells": cells,
@@ -102,6 +100,13 @@ def _run(record: Record) -> dict[str, Any]:
         "path": path,
         "repeat": f"cnnbench train --config {shlex.quote(f'{path}/config.yaml')}",
     }
+
+
+def _number_text(value: float | None, digits: int) -> str:
+    """Return one run's number; only means of whole numbers have digits after the point."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _confusion(row: Row) -> dict[str, Any] | None:

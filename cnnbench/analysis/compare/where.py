@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.rendering.text import setting_text
 
 Condition = Callable[[Mapping[str, Any]], bool]
 
@@ -24,7 +25,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _WORDS = ("and", "or", "not")
 _MAX_DEPTH = 50
-_SHOWN_DEPTH = 20
 
 
 def parse_where(text: str, columns: Collection[str]) -> Condition:
@@ -148,30 +148,6 @@ def _comparison(column: str, sign: str, value: str, number: float | None) -> Con
         return compare(setting_text(came), value)
 
     return holds
-
-
-def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
-    """Return a setting as it is written on a command line: ``[1,2]``, ``true``, ``null``.
-
-    Args:
-        value: as JSON gives it, or a tuple.
-        depth: how far lists in lists are followed; a stranger's may go deep.
-    """
-    if isinstance(value, (list, tuple, dict)) and not depth:
-        return "..."
-    if isinstance(value, dict):
-        pairs = (f"{setting_text(k)}:{setting_text(v, depth - 1)}" for k, v in value.items())
-        return f"{{{','.join(pairs)}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(setting_text(part, depth - 1) for part in value)}]"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    # What a stranger's file says must not steer the terminal.
-    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _number(text: str) -> float | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnbench.analysis.compare.where import setting_text
 from cnnbench.data.images import Images
 from cnnbench.metrics import CALIBRATION_BINS
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.rendering.text import setting_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
