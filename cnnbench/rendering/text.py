@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv", "json")
-# Characters of a row in a turned table: longer cells are folded.
+# Characters of a row in a transposed table: longer cells are folded.
 _NARROWEST, _WIDEST = 12, 28
 # Lists in lists that a setting shows.
 _SHOWN_DEPTH = 20
@@ -42,7 +42,7 @@ def render_table(
         columns: which, and in which order.
         output_format: one of ``FORMATS``, or ``latex``; ``json`` gives the rows alone, unrounded.
         right: columns to align to the right, beside those that hold numbers alone.
-        width: characters that a line of text may have. A wider table is turned: its columns go
+        width: characters that a line of text may have. A wider table is transposed: its columns go
             down and its rows side by side, as many as fit.
     """
     if output_format == "json":
@@ -67,7 +67,7 @@ def render_table(
         return _latex([list(columns), *cells], numeric)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
-        return _turned(columns, cells, width)
+        return _transposed(columns, cells, width)
     lines = []
     for row in [list(columns), *cells]:
         padded = [
@@ -78,7 +78,7 @@ def render_table(
     return "".join(lines)
 
 
-def _turned(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+def _transposed(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
     """Return blocks of rows side by side, each with the names of the columns before them."""
     margin = max(map(len, columns))
     room = max(width - margin - 2, _NARROWEST)
@@ -98,8 +98,8 @@ def _turned(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
 def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, limit: int) -> str:
     widths = [min(max(map(len, row)), limit) for row in rows]
     lines = []
-    for place, column in enumerate(columns):
-        folded = [textwrap.wrap(row[place], size) for row, size in zip(rows, widths, strict=True)]
+    for index, column in enumerate(columns):
+        folded = [textwrap.wrap(row[index], size) for row, size in zip(rows, widths, strict=True)]
         for number in range(max(1, *map(len, folded))):
             parts = [cell[number] if number < len(cell) else "" for cell in folded]
             padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]

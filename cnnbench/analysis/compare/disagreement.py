@@ -27,7 +27,7 @@ def compare_errors(
     Args:
         run_a: an existing run.
         run_b: another one, trained on the same data.
-        plots: where the pictures that only one gets right are drawn; made where it is missing.
+        plots: where the images that only one gets right are drawn; made where it is missing.
         model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
 
     Returns:
@@ -50,14 +50,14 @@ def compare_errors(
     names = measured[0].class_names
     images = [
         {
-            "index": place,
-            "class": names[measured[0].targets[place]],
+            "index": index,
+            "class": names[measured[0].targets[index]],
             "right": right,
-            "a": names[measured[0].predictions[place]],
-            "b": names[measured[1].predictions[place]],
+            "a": names[measured[0].predictions[index]],
+            "b": names[measured[1].predictions[index]],
         }
-        for right, places in only.items()
-        for place in places.tolist()
+        for right, indices in only.items()
+        for index in indices.tolist()
     ]
     result = {
         "runs": [found.result["run"] for found in measured],

@@ -1,6 +1,6 @@
 """Plots of a comparison.
 
-Each row keeps its colour, line, marker and hatch through all pictures of a table.
+Each row keeps its colour, line, marker and hatch through all figures of a table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPEN = "\nopen marker: not comparable"
 
 
 def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
-    """Write the pictures of each table as PNG and SVG.
+    """Write the figures of each table as PNG and SVG.
 
     Args:
         comparison: with groups, each gets a directory of its own.
@@ -45,9 +45,9 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     with style():
         for number, table in enumerate(comparison.tables, start=1):
             name = re.sub(r"[^A-Za-z0-9=._+-]+", "_", table.title)[:80]
-            place = directory / f"{number:02d}_{name}" if name else directory
+            target = directory / f"{number:02d}_{name}" if name else directory
             for stem, figure in _figures(table).items():
-                files += save(figure, place / stem)
+                files += save(figure, target / stem)
     return files
 
 
@@ -65,7 +65,7 @@ def _figure(table: Table, num_axes: int) -> tuple[Figure, list[Axes]]:
 
     size = (4.2 * num_axes + 1.2, 3.6 + 0.19 * len(table.rows))
     figure = Figure(figsize=size, layout="constrained")
-    axes = [figure.add_subplot(1, num_axes, place + 1) for place in range(num_axes)]
+    axes = [figure.add_subplot(1, num_axes, n + 1) for n in range(num_axes)]
     if table.title:
         figure.suptitle(setting_text(table.title), fontsize=10)
     return figure, axes
@@ -180,15 +180,15 @@ def _bars(table: Table) -> Figure:
 
     figure = Figure(figsize=(7.5, 1.2 + 0.44 * len(table.rows)), layout="constrained")
     ax = figure.add_subplot()
-    for place, row in enumerate(table.rows):
+    for position, row in enumerate(table.rows):
         mean = row.metric("test/accuracy")["mean"] or 0.0
         half = interval(row, "test/accuracy")
-        ax.barh(place, mean, height=0.66, **bar_look(row.number - 1))
+        ax.barh(position, mean, height=0.66, **bar_look(row.number - 1))
         if half is not None:
-            ax.errorbar(mean, place, xerr=half, color="black", capsize=4, linewidth=1.6)
+            ax.errorbar(mean, position, xerr=half, color="black", capsize=4, linewidth=1.6)
         text = f"{mean:.4f}" + ("" if half is None else f" ± {half:.4f}")
         text += " (not comparable)" if row.not_comparable else ""
-        end = (min(1.0, mean + (half or 0.0)), place)
+        end = (min(1.0, mean + (half or 0.0)), position)
         ax.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
     labels = [textwrap.fill(_label(row, table), 44) for row in table.rows]
     ax.set_yticks(range(len(table.rows)), labels, fontsize=8)

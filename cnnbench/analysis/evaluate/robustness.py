@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from cnnbench.analysis.evaluate.evaluation import OpenSplit, report
-from cnnbench.data.augment import cut, turn
 from cnnbench.metrics import Sums
 from cnnbench.seeds import derive_seed
 
@@ -43,13 +42,13 @@ def translate(images: Tensor, level: float, places: range) -> Tensor:
     pixels = int(level)
     steps = torch.tensor([(-1, 0), (1, 0), (0, -1), (0, 1)], device=images.device) * pixels
     chosen = steps[[derive_seed("translation", place) % len(steps) for place in places]]
-    return cut(images, pixels, pixels - chosen[:, 0], pixels - chosen[:, 1])
+    return crop_at(images, pixels, pixels - chosen[:, 0], pixels - chosen[:, 1])
 
 
 def rotate(images: Tensor, level: float, places: range) -> Tensor:
     """Turn each picture by ``level`` degrees one way or the other, black beyond the edges."""
     signs = [1 - 2 * (derive_seed("rotation", place) % 2) for place in places]
-    return turn(images, torch.tensor(signs, device=images.device) * (level * torch.pi / 180))
+    return rotate_by(images, torch.tensor(signs, device=images.device) * (level * torch.pi / 180))
 
 
 def add_noise(images: Tensor, level: float, places: range) -> Tensor:
