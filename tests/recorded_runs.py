@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import to_tree
 from cnnbench.config.settings import assign
-from cnnbench.sweeps.expand import single_config
 
 CLASSES = {"fashion_mnist": tuple("abcdefghij"), "digits": tuple("0123456789")}
 

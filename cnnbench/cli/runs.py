@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from cnnbench.config.run_config import expand_path
 from cnnbench.errors import CheckpointError, UsageError, expected_names
 from cnnbench.files import writing
+from cnnbench.notices import notice
 from cnnbench.rendering.text import format_megabytes, render_table
 from cnnbench.runs.directory import RunDir, find_runs, open_run
 
@@ -38,29 +38,39 @@ class Removal:
     num_bytes: int
 
 
+DESCRIPTION = """\
+List the run directories below a root, thin their checkpoints, or remove them.
+prune and rm say what would go and ask first. A run that a process is writing
+to, and a directory that is no run, are left alone."""
+_NOTES = """\
+Actions:
+  list   the runs below PATH. Status: running, done, failed, interrupted, dead
+         (says running, but no process holds it), or foreign.
+  prune  keep of each run the best epoch's weights and the last checkpoint.
+  rm     remove the failed and dead runs below a directory; a PATH that is
+         itself a run is removed whatever its status. Directories of its network
+         and data that become empty go too.
+
+Example: cnnbench runs prune outputs/digits --dry-run
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("action", metavar="list|prune|rm")
-    parser.add_argument("paths", nargs="*", metavar="PATH")
+    parser.add_argument("action", metavar="list|prune|rm", help="see below")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="a run, or a directory with runs below; by default outputs",
+    )
     parser.add_argument("--yes", action="store_true", help="do it without asking")
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
-def help_text(parser: argparse.ArgumentParser) -> str:
-    """Return usage."""
-    return (
-        "usage: cnnbench runs list [ROOT] [--format text|markdown|csv|json]\n"
-        "       cnnbench runs prune|rm [PATH...] [--yes | --dry-run]\n\n"
-        "list   the runs below ROOT (default: outputs). Status: running, done, failed,\n"
-        "       interrupted, dead (says running, but no process holds it), or foreign.\n"
-        "prune  keep of each run the best epoch's weights and the last checkpoint. PATH: a run,\n"
-        "       or a directory with runs below (default: outputs).\n"
-        "rm     remove the failed and dead runs below a directory; a PATH that is itself a run is\n"
-        "       removed whatever its status. Directories of its network and data that become\n"
-        "       empty go too.\n\n"
-        "Both say what would go and ask first; --yes answers, --dry-run only says. A run that a\n"
-        "process is writing to, and a directory that is no run, are left alone.\n"
-    )
+def epilog() -> str:
+    """Return the actions and an example."""
+    return _NOTES
 
 
 def main(args: argparse.Namespace) -> int:
@@ -90,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     failed = [reason for removal in plan if (reason := carry_out(removal))]
     for reason in failed:
-        print(f"cnnbench: left alone: {reason}", file=sys.stderr)
+        notice(f"left alone: {reason}")
     print(f"freed {len(plan) - len(failed)} of {len(plan)}")
     return 0
 

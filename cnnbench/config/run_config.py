@@ -47,6 +47,7 @@ from cnnbench.config.schema import (
     Size,
     read_node,
 )
+from cnnbench.errors import UsageError
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
@@ -330,5 +331,12 @@ def config_text(config: RunConfig) -> str:
 
 
 def expand_path(text: str) -> Path:
-    """Return a user's path with ``~`` expanded, absolute."""
-    return Path(text).expanduser().absolute()
+    """Return a user's path with ``~`` expanded, absolute.
+
+    Raises:
+        UsageError: nobody knows the home directory that ``~`` stands for.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{text}: no home directory is known for ~; write it out") from None

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -165,13 +165,25 @@ def open_run(path: str | Path) -> RunDir:
     Raises:
         UsageError: there is no run.
     """
-    run = RunDir(Path(path).expanduser().absolute())
+    run = RunDir(expand_path(str(path)))
     if not (run.path / "run.json").is_file():
         what = "there is no such directory" if not run.path.exists() else "holds no run.json"
         inside = next(find_runs(run.path), None) if run.path.is_dir() else None
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
         raise UsageError(f"{path}: not a run: {what}{hint}")
     return run
+
+
+def named_run(words: Sequence[str]) -> RunDir | None:
+    """Return the run that the only one of the words names, None where they are settings.
+
+    A directory's name may hold a ``=``.
+
+    Raises:
+        UsageError: the only word is neither a setting nor a run.
+    """
+    is_run = len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir())
+    return open_run(words[0]) if is_run else None
 
 
 def model_files(config: RunConfig) -> dict[str, str]:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 from cnnbench.config.run_config import expand_path, read_config, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, writing
+from cnnbench.notices import guard_streams, notice
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir, code_version, model_files
 from cnnbench.runs.provenance import run_key
@@ -69,7 +69,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
                 print(shown, flush=True)
                 code, message = worker.run(job, run, command)
             if code:
-                print(f"{shown}: failed: {message} ({run.path})", file=sys.stderr, flush=True)
+                notice(f"{shown}: failed: {message} ({run.path})")
             rows.append(_row(name, run, code))
             if worker.received:
                 raise Interrupted(
@@ -175,6 +175,7 @@ def _mark_failed(run: RunDir, reason: str) -> None:
 
 
 def _work(connection: Connection) -> None:
+    guard_streams()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     # No traceback when the sweep is over, or a signal comes between jobs.

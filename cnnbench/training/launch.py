@@ -21,13 +21,14 @@ from cnnbench.errors import (
     ResourceError,
     UsageError,
 )
+from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
-from cnnbench.training.trainer import Training, warn
+from cnnbench.training.trainer import Training
 
 
 def check(config: RunConfig) -> Plan:

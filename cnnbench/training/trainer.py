@@ -18,6 +18,7 @@ from cnnbench.engine import Progress, Step, TrainState, profiled
 from cnnbench.engine.finite import check_loss, check_weights
 from cnnbench.errors import CheckpointError, Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
+from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import check_same_data, provenance
@@ -63,7 +64,7 @@ class Training:
             "precision": plan.precision.name,
             "channels_last": plan.channels_last,
         }
-        self.screen = Console(RichConsole(file=sys.stdout))
+        self.screen = Console(RichConsole(file=guarded(sys.stdout)))
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
@@ -390,8 +391,3 @@ def restore(checkpoints: Checkpoints, state: TrainState) -> Progress | None:
 def epoch_name(epoch: int) -> str:
     """Return the name of the checkpoint at an epoch's end."""
     return f"epoch_{epoch:04d}"
-
-
-def warn(message: str) -> None:
-    """Tell the user of something that training survives."""
-    print(f"cnnbench: warning: {message}", file=sys.stderr, flush=True)

@@ -261,7 +261,7 @@ def test_several_runs_share_one_table(
         ends = [f"{a['accuracy']:.4f}", f"{b['accuracy']:.4f}"]
         start = [a["kind"], f"{a['level']:g}"]
         assert any(line[:2] == start and line[-2:] == ends for line in lines)
-    assert out.count("accuracy on changed pictures") == 1
+    assert out.count("accuracy on corrupted images") == 1
 
 
 def test_runs_of_one_network_are_numbered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +278,7 @@ def test_runs_of_other_data_are_warned_of(
     other = train(tmp_path, "model=softmax", "num_epochs=1", "data.data_seed=1")
     for paths, warns in (([run, run], False), ([run, other], True)):
         assert cli(["evaluate", *map(str, paths), "--robustness"]) == 0
-        assert ("warning: the runs have other pictures" in capsys.readouterr().err) == warns
+        assert ("warning: the runs have different images" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize(

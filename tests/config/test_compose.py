@@ -10,12 +10,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer, conf_dir
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RunConfig, to_tree
 from cnnbench.config.schema import ConfigError
 from cnnbench.data import describe
 from cnnbench.errors import UsageError
-from cnnbench.sweeps.expand import Job, expand, single_config
+from cnnbench.sweeps.expand import Job, expand
 
 COMPOSER = Composer()
 

@@ -332,7 +332,7 @@ def test_going_on_takes_no_other_settings(
     setting: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli(["train", f"resume={run}", setting]) == 2
-    assert "goes on with its recorded config" in capsys.readouterr().err
+    assert "resumed with its recorded config" in capsys.readouterr().err
 
 
 def test_extended_is_as_if_it_had_been_longer_from_the_start(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""What a trained run does on images: exact metrics of a split, classes of pictures."""
+"""What a trained run does on one split of its data: exact metrics."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnbench.data import decode_image
 from cnnbench.data.images import Images
 from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.device import configure, resolve_device
@@ -30,6 +27,7 @@ from cnnbench.metrics import (
     per_class,
     top_k_correct,
 )
+from cnnbench.notices import notice
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_network
@@ -37,19 +35,6 @@ from cnnbench.training.data import read_splits
 
 # (uint8 pictures (n, C, H, W), their places in the split) -> pictures of the same shape
 Change = Callable[[Tensor, range], Tensor]
-_PREDICT_BATCH = 256
-_PICTURE_SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-}
 
 
 def load_run(run: RunDir, model_path: str | None = None) -> LoadedNetwork:
@@ -172,7 +157,7 @@ def open_split(
     config, info = run.config, run.info
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
-    data = read_splits(config, report, device=device, resize_once=False)
+    data = read_splits(config, notice, device=device, resize_once=False)
     recorded = info.get("data", {}).get("sha256")
     if recorded is not None and recorded != data.sha256:
         raise DataError(
@@ -225,11 +210,6 @@ def measure(opened: OpenSplit) -> Measured:
     return Measured(result, true, predictions, probabilities, calibrated)
 
 
-def report(message: str) -> None:
-    """Tell the person at the keyboard, beside what the command prints."""
-    print(f"cnnbench: {message}", file=sys.stderr, flush=True)
-
-
 def _count_test_read(run: RunDir) -> None:
     """Record one more reading of the test set; a run that is being written keeps its own count."""
     if run.is_held():
@@ -238,87 +218,3 @@ def _count_test_read(run: RunDir) -> None:
     results = info.get("results", {})
     results["test_reads"] = results.get("test_reads", 0) + 1
     run.write_info({**info, "results": results})
-
-
-def picture_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the picture files that paths name; a folder gives those in it and below, sorted.
-
-    Raises:
-        DataError: a path does not exist, or a folder holds no picture.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _PICTURE_SUFFIXES
-            )
-            if not found:
-                raise DataError(f"{path}: holds no pictures")
-            files.extend(found)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: there is no such file")
-    return files
-
-
-def predict_files(
-    run: RunDir, paths: Sequence[str | Path], top: int = 3, model_path: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in picture files.
-
-    Args:
-        run: an existing run; its data set is not needed.
-        paths: picture files of any size, colour or grey, or folders of them.
-        top: how many of the likeliest classes to return.
-        model_path: as ``load_run`` takes it.
-
-    Returns:
-        For each file ``file``, ``class``, ``probability``, and ``top``, a list of class and
-        probability, likeliest first.
-
-    Raises:
-        CheckpointError: the run is damaged or foreign.
-        DataError: a file is missing or no picture.
-    """
-    files = picture_files(paths)
-    network = load_run(run, model_path)
-    size = network.transform.image_size
-    results = []
-    for start in range(0, len(files), _PREDICT_BATCH):
-        chunk = files[start : start + _PREDICT_BATCH]
-        pictures = np.stack([decode_image(file, network.in_channels, size) for file in chunk])
-        rows = _ranked(network, torch.from_numpy(pictures), top)
-        results += [{"file": str(file), **row} for file, row in zip(chunk, rows, strict=True)]
-    return results
-
-
-def predict_tensors(
-    run: RunDir, images: Tensor, top: int = 3, model_path: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
-
-    Raises:
-        UsageError: the images are not of that type and shape.
-    """
-    network = load_run(run, model_path)
-    if images.dtype != torch.uint8 or images.shape[1:2] != (network.in_channels,):
-        raise UsageError(
-            f"images are {images.dtype} {tuple(images.shape)}, "
-            f"expected torch.uint8 (N, {network.in_channels}, H, W)"
-        )
-    return _ranked(network, images, top)
-
-
-def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:
-    """Return the likeliest classes of uint8 images (N, C, H, W)."""
-    with torch.inference_mode():
-        probabilities = network.module(network.transform(images)).float().softmax(dim=1)
-    ranked = []
-    for values, places in zip(*probabilities.topk(min(top, probabilities.shape[1])), strict=True):
-        best = [
-            {"class": network.class_names[place], "probability": value}
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        ]
-        ranked.append({**best[0], "top": best})
-    return ranked

@@ -21,8 +21,8 @@ import cnnbench
 from cnnbench.analysis.compare.plots import pareto_front
 from cnnbench.analysis.compare.report import render_report, write_report
 from cnnbench.analysis.compare.tables import compare_runs
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.sweeps.expand import single_config
 from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 from tests.recorded_runs import CLASSES, write_run
