@@ -162,7 +162,7 @@ def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.evaluation import load_run
+    from cnnbench.analysis.evaluate.measure import load_run
 
     return load_run(directory, model_path).module
 
@@ -189,7 +189,7 @@ def evaluate(
         ``top5_accuracy``, ``ece`` (expected calibration error, a fraction, over 15 bins),
         ``num_images``, ``num_correct``, ``per_class`` (``class``, ``precision``, ``recall``,
         ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
-        a list of ``kind``, ``level`` and ``accuracy``, where level 0 is the plain accuracy.
+        a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
 
     Raises:
         UsageError: it is no run, or the split is empty or unknown.
@@ -207,7 +207,7 @@ def evaluate(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.evaluation import measure, open_split
+    from cnnbench.analysis.evaluate.measure import measure, open_split
     from cnnbench.notices import notice
 
     opened = open_split(directory, split, model_path=model_path)
@@ -215,7 +215,7 @@ def evaluate(
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
 
-        for file in plot_evaluation(measured, opened.pictures, directory.path / "plots"):
+        for file in plot_evaluation(measured, opened.images, directory.path / "plots"):
             notice(str(file))
     if not robustness:
         return measured.result

@@ -81,6 +81,6 @@ def reason_of(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
 
 
-def sides(shape: Sequence[int], between: str = " x ") -> str:
+def shape_text(shape: Sequence[int], between: str = " x ") -> str:
     """Return a shape as it is read, such as ``3 x 28 x 28``."""
     return between.join(map(str, shape))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.analysis.evaluate.evaluation import load_run, open_split
+from cnnbench.analysis.evaluate.measure import load_run, open_split
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
@@ -189,7 +189,7 @@ def _network_and_images(run: RunDir, model_path: str | None) -> tuple[LoadedNetw
         shape = (count, network.in_channels, size, size)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
         return network, images, f"random images, for want of the run's data ({error})"
-    raw = torch.from_numpy(split.pictures(range(min(count, split.num_images))))
+    raw = torch.from_numpy(split.images(range(min(count, split.num_images))))
     images = split.network.transform.resize(raw)
     images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
     return split.network, images, f"training images of {split.data.source}"

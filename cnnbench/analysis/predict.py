@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbench.analysis.evaluate.evaluation import load_run
+from cnnbench.analysis.evaluate.measure import load_run
 from cnnbench.data import decode_image
 from cnnbench.data.images import SUFFIXES
 from cnnbench.errors import DataError, UsageError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.errors import UsageError, expected_names, reason_of, sides
+from cnnbench.errors import UsageError, expected_names, reason_of, shape_text
 from cnnbench.geometry.trace import Geometry, LayerGeometry, analyze
 
 _SMALL_IMAGE = 64
@@ -48,7 +48,8 @@ def summarize(
         geometry = analyze(module, shape)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise UsageError(
-            f"{type(module).__name__} does not take an image of {sides(shape)}: {reason_of(error)}"
+            f"{type(module).__name__} does not take an image of {shape_text(shape)}: "
+            f"{reason_of(error)}"
         ) from None
     totals = asdict(geometry)
     fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]
@@ -119,7 +120,7 @@ def _field_warning(geometry: Geometry) -> str | None:
         if image and layer.receptive_field and layer.receptive_field > min(image):
             return (
                 f"from {layer.name} on, the receptive field ({layer.receptive_field}) is larger "
-                f"than the image ({sides(image)}): more layers let no output see more"
+                f"than the image ({shape_text(image)}): more layers let no output see more"
             )
     return None
 
@@ -127,16 +128,16 @@ def _field_warning(geometry: Geometry) -> str | None:
 def _pool_warnings(geometry: Geometry) -> list[str]:
     found = []
     for pool in geometry.pools:
-        where = pool.place or "the network"
+        where, size = pool.place or "the network", shape_text(pool.input_size)
         if any(k > side for k, side in zip(pool.kernel, pool.input_size, strict=False)):
             found.append(
-                f"{where}: the map ({sides(pool.input_size)}) is smaller than the pool's window "
-                f"({sides(pool.kernel)})"
+                f"{where}: the map ({size}) is smaller than the pool's window "
+                f"({shape_text(pool.kernel)})"
             )
         if any(o > i for o, i in zip(pool.output_size, pool.input_size, strict=True)):
             found.append(
-                f"{where}: the map ({sides(pool.input_size)}) is smaller than what the pool makes "
-                f"of it ({sides(pool.output_size)}): it only repeats values"
+                f"{where}: the map ({size}) is smaller than what the pool makes "
+                f"of it ({shape_text(pool.output_size)}): it only repeats values"
             )
     return found
 
@@ -154,7 +155,7 @@ def _stem_warning(geometry: Geometry) -> str | None:
         return None
     left = before.output_shape[1:]
     return (
-        f"the stem, up to {before.name}, leaves {sides(left)} of {sides(image)} pixels; "
+        f"the stem, up to {before.name}, leaves {shape_text(left)} of {shape_text(image)} pixels; "
         "a stem for small images (where there is the argument, model.stem=small) keeps them"
     )
 
@@ -185,7 +186,7 @@ def _shrink_warnings(geometry: Geometry) -> list[str]:
         if is_looked_at and before > _SHRINK * after:
             found.append(
                 f"{layer.name} shrinks the activations {before / after:.0f}-fold, from "
-                f"{sides(layer.input_shape)} to {sides(layer.output_shape)}, in one layer"
+                f"{shape_text(layer.input_shape)} to {shape_text(layer.output_shape)}, in one layer"
             )
     return found
 

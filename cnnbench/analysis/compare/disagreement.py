@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.analysis.evaluate.evaluation import OpenSplit, measure, open_split
+from cnnbench.analysis.evaluate.measure import OpenSplit, measure, open_split
 from cnnbench.analysis.evaluate.plots import mistakes_grid
 from cnnbench.errors import UsageError
 from cnnbench.rendering.figures import save, style
@@ -80,7 +80,7 @@ def compare_errors(
             for right, wrong in ((0, 1), (1, 0)):
                 letter = _LETTERS[right]
                 title = f"test, {models[right]} right and {models[wrong]} wrong"
-                grid = mistakes_grid(measured[wrong], only[letter], opened[wrong].pictures, title)
+                grid = mistakes_grid(measured[wrong], only[letter], opened[wrong].images, title)
                 files += save(grid, plots / f"only_{letter.lower()}_right", ("png",))
     return result, files
 

@@ -12,7 +12,7 @@ from cnnbench.analysis.compare.formats import plus_minus, row_name
 from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Table
-from cnnbench.errors import sides
+from cnnbench.errors import shape_text
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
@@ -214,7 +214,7 @@ def _layer_text(key: str, value: Any) -> str:
     if key.endswith("share"):
         return f"{value:.1%}"
     if key == "output_shape":
-        return sides(value)
+        return shape_text(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnbench.analysis.evaluate.evaluation import load_run
+from cnnbench.analysis.evaluate.measure import load_run
 from cnnbench.analysis.features.extract import Features, look_at
 from cnnbench.analysis.features.plots import Seen, draw_side_by_side, figures
 from cnnbench.analysis.predict import image_files
