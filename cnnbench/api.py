@@ -84,7 +84,7 @@ def train(
 
     composer = Composer(config_dir)
     run, composed = run_and_config(composer, read_settings(composer, settings, config))
-    if run is not None and run.info["status"] == "done" and composed.extend_epochs is None:
+    if run is not None and run.record.status == "done" and composed.extend_epochs is None:
         notice(f"this run is finished: {run.path}")
         return run.path
     from cnnbench.training import launch
@@ -162,7 +162,7 @@ def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.measure import load_run
+    from cnnbench.runs.network import load_run
 
     return load_run(directory, model_path).module
 
@@ -495,17 +495,17 @@ def comparison(
 ) -> Comparison:
     """Do what `compare` does, and return the object that its printed tables are made from."""
     from cnnbench.analysis.compare.tables import compare_runs
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.notices import notice
 
-    page = None if html is None else expand_path(str(html))
+    page = expand_path(html)
     if page is not None and page.is_dir():
         raise UsageError(f"--html {html}: is a directory; give a file, such as report.html")
     found = compare_runs([paths] if isinstance(paths, (str, Path)) else paths, **selection)
     if plots is not None:
         from cnnbench.analysis.compare.plots import plot_comparison
 
-        directory = expand_path(str(plots))
+        directory = expand_path(plots)
         notice(f"{len(plot_comparison(found, directory))} files in {directory}")
     if page is not None:
         from cnnbench.analysis.compare.report import write_report
@@ -549,14 +549,14 @@ def compare_errors(
         >>> result["only_a_right"], result["p"]
         (0, 1.0)
     """
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     a, b = open_run(run_a), open_run(run_b)
     from cnnbench.analysis.compare import disagreement
     from cnnbench.notices import notice
 
-    directory = None if plots is None else expand_path(str(plots))
+    directory = expand_path(plots)
     result, files = disagreement.compare_errors(a, b, directory, model_path)
     for file in files:
         notice(str(file))
@@ -600,13 +600,13 @@ def features(
     files = [images] if isinstance(images, (str, Path)) else list(images)
     if not runs or not files:
         raise UsageError("features: give a run directory and an image: RUN... IMAGE...")
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     opened = [open_run(path) for path in runs]
     from cnnbench.analysis.features.write import write_features
 
-    directory = expand_path(str(output)) if output is not None else None
+    directory = expand_path(output)
     return write_features(opened, files, directory, model_path)
 
 
@@ -643,13 +643,13 @@ def export(
     """
     if to not in EXPORT_TARGETS:
         raise UsageError(f"--to {to}: unknown{expected_names(to, EXPORT_TARGETS)}")
-    from cnnbench.config.run_config import expand_path
+    from cnnbench.files import expand_path
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
     from cnnbench.analysis.export import export_run
 
-    file = expand_path(str(output)) if output is not None else None
+    file = expand_path(output)
     return export_run(directory, to, file, model_path)
 
 

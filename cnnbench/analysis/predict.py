@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbench.analysis.evaluate.measure import load_run
 from cnnbench.data import decode_image
 from cnnbench.data.images import SUFFIXES
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.network import LoadedNetwork
+from cnnbench.runs.network import LoadedNetwork, load_run
 
 _BATCH_SIZE = 256
 

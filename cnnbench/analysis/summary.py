@@ -18,7 +18,6 @@ from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
 from cnnbench.runs.directory import RunDir, named_run
 from cnnbench.training.data import describe_data
-from cnnbench.training.network import read_weights
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,10 @@ def side_by_side(first: Subject, second: Subject, depth: int | None) -> dict[str
 
 def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:
     """Return the tensors of a run's selected weights; `cnnbench.tensors` says what comes back."""
-    weights = read_weights(run.path)
+    weights, _ = recorded.read_weights(run.path)
     trainable = None
     try:
-        module, _ = recorded.load_meta(run.info.get("model", {}), run.path, model_path)
+        module, _ = recorded.load_meta(run.record.model, run.record_file, model_path)
         trainable = {name for name, p in module.named_parameters() if p.requires_grad}
     except recorded.CodeNeededError:
         # The tensors of a stranger's network can be looked at without its code.
@@ -110,7 +109,7 @@ def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[
 
 
 def _of_run(run: RunDir, model_path: str | None) -> Subject:
-    facts = run.info.get("model", {})
+    facts = run.record.model
     module, shape = recorded.load_meta(facts, run.path / "run.json", model_path)
     return Subject(f"{facts['name']}, {run.path}", module, shape)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import DataConfig, expand_path
+from cnnbench.config.run_config import DataConfig
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 from cnnbench.notices import notice, warn
 from cnnbench.rendering.text import render_json, render_table
 
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         hint = expected_names(args.action, _ACTIONS)
         raise UsageError(f"data {args.action}: unknown action{hint}")
     data = _data_config(args)
-    root = expand_path(data.root) if data.root is not None else None
+    root = expand_path(data.root)
     if args.action == "show":
         arrays = read_dataset(
             data.name, root=root, args=data.args, image_size=data.image_size, report=notice

@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         )
         for run in args.runs
     ]
-    recorded = {open_run(run).info.get("data", {}).get("sha256") for run in args.runs}
+    recorded = {open_run(run).record.data.sha256 for run in args.runs}
     if args.robustness and len(recorded) > 1:
         warn("the runs have different images; do not compare their columns")
     if args.robustness and args.plots and len(results) > 1:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench import api
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError
+from cnnbench.files import expand_path
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 

@@ -89,8 +89,8 @@ def main(args: argparse.Namespace) -> int:
         notice(str(error))
         path, code = error.run_path, error.exit_code
     if args.format == "json":
-        info = open_run(path).info
-        print(render_json({"run": str(path), "status": info["status"], **info["results"]}), end="")
+        record = open_run(path).record
+        print(render_json({"run": str(path), "status": record.status, **record.results}), end="")
     else:
         print(path)
     return code

@@ -18,7 +18,6 @@ from cnnbench.config.run_config import (
     PRESET_GROUPS,
     RunConfig,
     all_keys,
-    expand_path,
     read_config,
 )
 from cnnbench.config.schema import ConfigError, Problem
@@ -33,6 +32,7 @@ from cnnbench.config.settings import (
     unknown_key,
 )
 from cnnbench.errors import UsageError, did_you_mean, expected_names
+from cnnbench.files import expand_path, read_regular
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
@@ -65,7 +65,7 @@ class Composer:
     """
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
-        self._own = expand_path(str(config_dir)) if config_dir is not None else None
+        self._own = expand_path(config_dir)
         if self._own is not None and not self._own.is_dir():
             raise UsageError(f"--config-dir {config_dir}: there is no such directory")
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
@@ -176,11 +176,9 @@ class Composer:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
-        file = expand_path(str(path))
+        file = expand_path(path)
         try:
-            if file.stat().st_size > _MAX_CONFIG_BYTES:
-                raise UsageError(f"{path}: larger than any run config")
-            text = file.read_text(encoding="utf-8")
+            text = read_regular(file, _MAX_CONFIG_BYTES).decode()
             # A few lines of aliases to aliases would fill the memory; a saved config has none.
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
                 raise UsageError(f"{path}: YAML aliases are not read; write the values out")

@@ -1,5 +1,5 @@
-"""How results are shown: tables in every format, values as text, and the one look of figures.
+"""How answers look: ``text`` has tables in every format, ``figures`` the one look of all plots.
 
-Nothing here knows what is shown: no run, no network, no metric. It may import the ground and
-``files``, loads no torch, and matplotlib only inside functions.
+What is in a table or plot belongs to who makes it, mostly ``analysis``. Matplotlib is imported
+where a figure is drawn, and torch never. Imports the ground alone.
 """

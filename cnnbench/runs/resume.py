@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from cnnbench.config.command import over, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig, resumable_keys, role_of, to_tree
 from cnnbench.config.settings import Setting, settings_of
 from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.runs.directory import RunDir, file_sha256, open_run
+from cnnbench.files import expand_path, file_sha256
+from cnnbench.runs.directory import RunDir, open_run
 
 
 def run_and_config(
@@ -50,7 +50,7 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
     config = run.config
     if config.model.name != "custom":
         return ()
-    recorded = str(run.info.get("provenance", {}).get("model_files", {}).get("path"))
+    recorded = run.record.provenance.model_files.get("path")
     named = next((s.values[0] for s in settings if s.key == "model.path"), None)
     if named is None:
         raise UsageError(
@@ -58,6 +58,6 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
             "run names is not run; name it yourself: model.path=FILE:CLASS"
         )
     file, _, name = str(named).rpartition(":")
-    if f"{file_sha256(Path(file), 'model.path')}:{name}" != recorded:
+    if f"{file_sha256(expand_path(file), 'model.path')}:{name}" != recorded:
         raise CheckpointError(f"model.path={named}: not what this run was trained with")
     return ("model.path",)

@@ -1,7 +1,8 @@
 """Where numbers and images of a run go: one small protocol and its sinks.
 
-A sink is handed plain numbers, arrays and modules; it knows no config and decides nothing about
-training. It may import the ground, ``files`` and ``geometry``.
+``tracker`` has the protocol, ``json_lines`` the file that is the source of truth, ``tensorboard``
+and ``events`` a view of it, ``console`` the screen. What is logged, and when, belongs to
+``training``. Imports ``metrics``, ``geometry`` and ``files``.
 """
 
 from __future__ import annotations

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +167,34 @@ def test_a_network_in_half_precision_is_measured_in_full(tmp_path: Path) -> None
 
 
 NAMES = ["confusion_matrix", "class_accuracy", "calibration", "mistakes", "robustness"]
+
+
+def test_a_reading_is_counted_while_another_one_is_being_counted(run: Path) -> None:
+    held, lock = threading.Event(), RunDir(run).lock()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    measure._count_test_read(RunDir(run))
+    other.join()
+    assert info(run)["results"]["test_reads"] == 2
+
+
+def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert cnnbench.evaluate(run)["num_images"] == SIZES["test"]
+    assert "this reading of the test set is not counted" in capsys.readouterr().err
+    assert info(run)["results"]["test_reads"] == 1
 
 
 def test_pictures_lie_in_the_run_and_are_named_on_standard_error(

@@ -342,7 +342,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (b"{a: " * 600 + b"1" + b"}" * 600, "not readable as YAML"),
         (b"\xff\xfe", "not readable as YAML"),
         (b"\x00", "not readable as YAML"),
-        (b"a: " + b"x" * 70_000, "larger than any run config"),
+        (b"a: " + b"x" * 70_000, "larger than 65,536 bytes"),
         (b"~: 1", "not readable as YAML"),
         (b"model: null", "model=null: expected a choice"),
     ],

@@ -61,8 +61,8 @@ def test_run_json_has_the_words_that_scripts_rely_on(run: Path) -> None:
     assert len(content["data"]["sha256"]) == 64
     assert [content["data"][f"num_{part}"] for part in ("train", "val", "test")] == [72, 8, 30]
     [process] = content["provenance"]["processes"]
-    assert process["in_force"]["num_threads"] == 1
-    assert process["in_force"]["precision"] == "fp32"
+    assert process["effective"]["num_threads"] == 1
+    assert process["effective"]["precision"] == "fp32"
     assert content["provenance"]["code_version"].startswith(cnnbench.__version__)
 
 

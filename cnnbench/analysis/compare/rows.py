@@ -131,6 +131,13 @@ def mark(rows: Sequence[Row], base: Row | None) -> None:
                 f"code version {names}, not {_version_text(version)} "
                 f"({number} of {len(row.records)} runs)"
             )
+        resumed = [record for record in row.records if record.resumed_with]
+        if resumed:
+            texts = dict.fromkeys("; ".join(record.resumed_with) for record in resumed)
+            row.not_comparable.append(
+                f"resumed with other {' and '.join(map(setting_text, texts))} "
+                f"({len(resumed)} of {len(row.records)} runs)"
+            )
         if row.values["selection"] == "test":
             row.not_comparable.append("epoch selected on test")
 

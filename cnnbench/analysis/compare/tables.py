@@ -11,8 +11,8 @@ from typing import Any
 from cnnbench.analysis.compare.records import LeftOut, read_runs
 from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
 from cnnbench.analysis.compare.where import parse_where
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns as run_columns
 

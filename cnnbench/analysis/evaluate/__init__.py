@@ -1,4 +1,5 @@
-"""What one trained run does on one split: exact metrics, robustness, and their figures.
+"""One run on one split of its data: exact metrics, robustness, and plots of both.
 
-Several runs side by side are ``compare``'s; classes of images without labels are ``predict``'s.
+Sums over examples belong to ``metrics``, the loop to ``engine``, classes of a user's own images to
+``predict``. Imports ``runs``, ``training.data`` and below.
 """

@@ -1,4 +1,5 @@
-"""What a network sees in an image: ``extract`` computes it, ``plots`` draws it, ``write`` keeps it.
+"""What a network sees in an image: filters, maps, Grad-CAM and receptive fields, drawn.
 
-``extract`` takes any module and knows no run; ``write`` takes run directories and image files.
+``extract`` gives tensors, ``plots`` draws them, ``write`` puts them into run directories and
+TensorBoard. Imports ``predict`` for the images, ``runs``, ``geometry`` and ``rendering``.
 """

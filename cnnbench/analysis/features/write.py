@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnbench.analysis.evaluate.measure import load_run
 from cnnbench.analysis.features.extract import Features, look_at
 from cnnbench.analysis.features.plots import Seen, draw_side_by_side, figures
 from cnnbench.analysis.predict import image_files
@@ -24,7 +23,7 @@ from cnnbench.notices import notice
 from cnnbench.rendering.figures import save, style
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.network import LoadedNetwork
+from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.tracking import TensorBoard
 
 _TOP = 5

@@ -22,6 +22,7 @@ from cnnbench.data.arrays import (
 )
 from cnnbench.data.readers.download import Report, download_files
 from cnnbench.errors import DataError
+from cnnbench.files import expand_path
 
 _PARTS = ("train images", "train labels", "test images", "test labels")
 
@@ -120,9 +121,9 @@ def data_root(root: Path | None) -> Path:
         DataError: the user has no home directory, and names no folder.
     """
     if root is not None:
-        return root.expanduser().absolute()
+        return expand_path(root)
     if chosen := os.environ.get("CNNBENCH_DATA"):
-        return Path(chosen).expanduser().absolute()
+        return expand_path(chosen)
     cache = cache_root()
     if cache is None:
         raise DataError(
