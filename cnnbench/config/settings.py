@@ -61,12 +61,13 @@ def row_settings(
     Returns:
         Values by the key that a person types: ``model``, not ``model.name``.
     """
-    # A key of every choice that an older run lacks is null, as it is where a config is read.
-    recorded = {
-        key: None for key, facts in all_keys().items() if not (facts.is_group or facts.is_argument)
-    }
+    recorded = dict(leaves(with_older_values(tree, all_keys())))
+    for key, facts in all_keys().items():
+        if not (facts.is_group or facts.is_argument):
+            # What an older run lacks of the keys of every choice is null, as where it is read.
+            recorded.setdefault(key, None)
     settings: dict[str, Any] = {}
-    for key, value in {**recorded, **dict(leaves(with_older_values(tree, all_keys())))}.items():
+    for key, value in recorded.items():
         row = role_of(key).row
         if row == "effective":
             settings[_typed(key)] = effective.get(key.rpartition(".")[2], value)

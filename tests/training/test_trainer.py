@@ -61,6 +61,7 @@ def test_run_json_has_the_words_that_scripts_rely_on(run: Path) -> None:
     [process] = content["provenance"]["processes"]
     assert process["in_force"]["num_threads"] == 1
     assert process["in_force"]["precision"] == "fp32"
+    assert process["in_force"]["channels_last"] is True
     assert content["provenance"]["code_version"].startswith(cnnbench.__version__)
 
 
