@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 import cnnbench
 from cnnbench.analysis.bench import peak_flops_per_second
-from cnnbench.device.device import BF16, configure, device_name
+from cnnbench.device.device import configure, device_name
+from cnnbench.device.precision import BF16
 from cnnbench.layers.cpu.products import use_products
 
 
-class Work(NamedTuple):
+class Case(NamedTuple):
     """A network, its images and its batch size."""
 
     model: str
@@ -38,14 +39,14 @@ class Work(NamedTuple):
     args: dict[str, Any]
 
 
-WORKS = (
-    Work("resnet18", 3, 32, 128, {"stem": "small"}),
-    Work("googlenet", 1, 96, 128, {"stem": "imagenet", "norm": "none"}),
-    Work("googlenet", 1, 28, 64, {}),
-    Work("vgg11", 1, 32, 64, {}),
-    Work("densenet121", 1, 28, 64, {}),
-    Work("mobilenet_v2", 1, 28, 64, {}),
-    Work("small_resnet", 1, 28, 128, {}),
+CASES = (
+    Case("resnet18", 3, 32, 128, {"stem": "small"}),
+    Case("googlenet", 1, 96, 128, {"stem": "imagenet", "norm": "none"}),
+    Case("googlenet", 1, 28, 64, {}),
+    Case("vgg11", 1, 32, 64, {}),
+    Case("densenet121", 1, 28, 64, {}),
+    Case("mobilenet_v2", 1, 28, 64, {}),
+    Case("small_resnet", 1, 28, 128, {}),
 )
 
 
@@ -81,26 +82,26 @@ def both_ways(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     return layer, other
 
 
-def compare_steps(work: Work, repeats: int) -> None:
+def compare_steps(case: Case, repeats: int) -> None:
     """Print a row: milliseconds of a training step both ways."""
-    network, images, targets = made(work)
+    network, images, targets = made(case)
     ways = [training_step(one, images, targets) for one in both_ways(network)]
     plain, product = alternating(ways, repeats)
     print(
-        f"| {work.model} {work.args or ''} | {work.side} | {work.batch_size} "
+        f"| {case.model} {case.args or ''} | {case.side} | {case.batch_size} "
         f"| {plain:.1f} | {product:.1f} | {plain / product:.2f} |",
         flush=True,
     )
 
 
-def compare_shapes(work: Work, repeats: int) -> None:
+def compare_shapes(case: Case, repeats: int) -> None:
     """Print a row for each distinct convolution, and all together: forward and backward."""
-    network, images, _ = made(work)
+    network, images, _ = made(case)
     totals = [0.0, 0.0, 0.0]
 
     def show(what: str, plain: float, product: float, flops: float) -> None:
         print(
-            f"| {work.model} {what} | {plain:.2f} | {product:.2f} | {plain / product:.2f} "
+            f"| {case.model} {what} | {plain:.2f} | {product:.2f} | {plain / product:.2f} "
             f"| {flops / product / 1e6:,.0f} |",
             flush=True,
         )
@@ -113,7 +114,7 @@ def compare_shapes(work: Work, repeats: int) -> None:
         show(f"{count} x {layer} | {shape[2]} | {shape[0]}", plain, product, flops)
         for index, value in enumerate((plain, product, flops)):
             totals[index] += count * value
-    show(f"all convolutions | {work.side} | {work.batch_size}", *totals)
+    show(f"all convolutions | {case.side} | {case.batch_size}", *totals)
 
 
 def macs(layer: nn.Module, inputs: Tensor) -> int:
@@ -148,18 +149,18 @@ def convolutions(network: nn.Module, images: Tensor) -> Counter[tuple[nn.Module,
     return found
 
 
-def made(work: Work) -> tuple[nn.Module, Tensor, Tensor]:
+def made(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a network, a batch of noise and targets."""
     torch.manual_seed(0)
     network = cnnbench.create_model(
-        work.model,
-        in_channels=work.in_channels,
+        case.model,
+        in_channels=case.in_channels,
         num_classes=10,
-        image_size=work.side,
-        **work.args,
+        image_size=case.side,
+        **case.args,
     ).to(memory_format=torch.channels_last)
-    images = torch.randn(work.batch_size, work.in_channels, work.side, work.side)
-    targets = torch.randint(0, 10, (work.batch_size,))
+    images = torch.randn(case.batch_size, case.in_channels, case.side, case.side)
+    targets = torch.randint(0, 10, (case.batch_size,))
     return network, images.to(memory_format=torch.channels_last), targets
 
 
@@ -168,12 +169,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--shapes", action="store_true")
-    parser.add_argument("--models", nargs="*", default=[work.model for work in WORKS])
+    parser.add_argument("--models", nargs="*", default=[case.model for case in CASES])
     args = parser.parse_args()
-    facts = configure(torch.device("cpu"), None)
+    configure(torch.device("cpu"), None)
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{device_name(torch.device('cpu'))}, {facts['num_threads']} threads\n"
+        f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads\n"
     )
     rate = ""
     if args.shapes:
@@ -181,9 +182,9 @@ def main() -> None:
         rate = f" Gflop/s of {peak / 1e9:,.0f} |"
     print(f"| network | side | batch | oneDNN, ms | products, ms | ratio |{rate}")
     print("|---|---:|---:|---:|---:|---:|" + "---:|" * args.shapes)
-    for work in WORKS:
-        if work.model in args.models:
-            (compare_shapes if args.shapes else compare_steps)(work, args.repeats)
+    for case in CASES:
+        if case.model in args.models:
+            (compare_shapes if args.shapes else compare_steps)(case, args.repeats)
 
 
 if __name__ == "__main__":

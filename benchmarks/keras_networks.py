@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from contenders import LR, MEAN, SOURCE, STD, WEIGHT_DECAY, Work
 from keras import layers
+from works import LR, MEAN, SOURCE, STD, WEIGHT_DECAY, Epoch, Work
 
 from cnnbench.models.googlenet import ROWS
 
@@ -89,9 +89,7 @@ def arrays(work: Work) -> tuple[Any, Any]:
     return pixels, targets.astype(np.int64)
 
 
-def make_epoch(
-    work: Work, *, bf16: bool, num_params: int, jit: bool | None = None
-) -> Callable[[], float]:
+def make_epoch(work: Work, *, bf16: bool, num_params: int, jit: bool | None = None) -> Epoch:
     """Return an epoch of ``Model.fit``, timed from its first batch to its last.
 
     Args:

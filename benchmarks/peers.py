@@ -8,7 +8,7 @@ Every contender trains the same network (its number of parameters is checked) on
 Fashion-MNIST with AdamW, in a process of its own that sleeps while another one computes. They take
 turns, one epoch each; the figures are medians over the turns, and ratios of medians. "Tuned" peers
 hold normalised tensors in memory and choose, by a trial, the faster of float32 and bf16 and of zero
-workers and one. Of Keras's backends, the fastest one goes on after a trial of all. All at once want
+workers and one. Of Keras's backends, the fastest one stays after a trial of all. All at once want
 more than 24 GiB for resnet18; `--contenders` runs some.
 
 Needs the extra `peers`; a peer that cannot be imported is named and left out.
@@ -30,14 +30,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, Work
+from contenders import CONTENDERS
+from works import WORKS, Work
 
-WORKS = {
-    "lenet-64": Work(("model=lenet",), 28, 64, 8192),
-    "lenet-256": Work(("model=lenet",), 28, 256, 8192),
-    "googlenet": Work(("model=googlenet", "model.stem=imagenet", "model.norm=none"), 96, 128, 640),
-    "resnet18": Work(("model=resnet18", "model.stem=small"), 32, 128, 512),
-}
 BACKENDS = ("tensorflow", "torch", "jax")
 OURS = ("cnnbench", "bare", "cnnbench data")
 
@@ -137,7 +132,7 @@ def set_up(contenders: list[Contender], work: Work) -> dict[str, str]:
 
 
 def leave_out(contender: Contender, contenders: list[Contender], why: RuntimeError) -> None:
-    """Go on without a contender, and say so."""
+    """Continue without a contender, and say so."""
     print(f"left out: {why}", file=sys.stderr, flush=True)
     contenders.remove(contender)
 
@@ -257,10 +252,10 @@ def machine() -> str:
     """Return the processor's name and its number of cores."""
     import torch
 
-    from cnnbench.device.device import available_cores
-    from cnnbench.device.device import device_name as name_of
+    from cnnbench.device.device import device_name
+    from cnnbench.device.machine import available_cores
 
-    return f"{name_of(torch.device('cpu'))}, {available_cores()} cores, {platform.platform()}"
+    return f"{device_name(torch.device('cpu'))}, {available_cores()} cores, {platform.platform()}"
 
 
 def main() -> None:

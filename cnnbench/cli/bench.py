@@ -102,24 +102,24 @@ def bench(
     return _measured(single_config(composer, composer.parse(settings)), seconds)
 
 
-def _check(configs: Sequence[RunConfig], seconds: float) -> None:
-    from cnnbench.training import launch as run
+def _check(configs: Sequence[RunConfig], seconds: float) -> list[Any]:
+    from cnnbench.training.launch import check
 
     if not 0 < seconds < float("inf"):
         raise UsageError(f"--seconds {seconds:g}: expected a number above 0")
     for config in configs:
         if config.resume is not None:
             raise UsageError("resume: bench measures a config; give its settings")
-        run.check(config)
+    return [check(config) for config in configs]
 
 
 def _measured(config: RunConfig, seconds: float) -> dict[str, Any]:
-    _check([config], seconds)
+    [plan] = _check([config], seconds)
     from cnnbench.analysis.bench import measure
     from cnnbench.training.launch import plain_error
 
     try:
-        return measure(config, seconds)
+        return measure(plan, seconds)
     except Exception as error:
         plain = plain_error(error, config)
         if plain is None or plain is error:

@@ -15,7 +15,7 @@ from typing import Any
 from cnnbench.config.run_config import expand_path
 from cnnbench.errors import CheckpointError, UsageError, expected_names
 from cnnbench.files import writing
-from cnnbench.rendering.text import render_table
+from cnnbench.rendering.text import format_megabytes, render_table
 from cnnbench.runs.directory import RunDir, find_runs, open_run
 
 _ACTIONS = ("list", "prune", "rm")
@@ -78,9 +78,9 @@ def main(args: argparse.Namespace) -> int:
     if not plan:
         print("nothing to free")
         return 0
-    rows = [{**_shown(describe_run(r.run)), "frees": _megabytes(r.num_bytes)} for r in plan]
+    rows = [{**_shown(describe_run(r.run)), "frees": format_megabytes(r.num_bytes)} for r in plan]
     print(render_table(rows, _PLAN, "text", right={"frees"}), end="")
-    total = _megabytes(sum(removal.num_bytes for removal in plan))
+    total = format_megabytes(sum(removal.num_bytes for removal in plan))
     what = "whole runs" if args.action == "rm" else "runs' older checkpoints"
     print(f"{len(plan)} {what}, {total} in all")
     if args.dry_run:
@@ -289,7 +289,7 @@ def _size(run: RunDir) -> int:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "age": _age_text(row), "size": _megabytes(row["size_bytes"])}
+    return {**row, "age": _age_text(row), "size": format_megabytes(row["size_bytes"])}
 
 
 def _age_text(row: dict[str, Any]) -> str:
@@ -298,7 +298,3 @@ def _age_text(row: dict[str, Any]) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB"

@@ -137,14 +137,14 @@ def _subject(
 ) -> _Subject:
     from cnnbench.models.build import build_meta
     from cnnbench.runs import network as recorded
-    from cnnbench.training import network as networks
+    from cnnbench.training.data import describe_data
 
     if run is not None:
         facts = run.info.get("model", {})
         module, shape = recorded.load_meta(facts, run.path / "run.json", model_path)
         return _Subject(f"{facts['name']}, {run.path}", module, shape)
     config = single_config(composer, settings)
-    facts_of_data = networks.facts_of(config)
+    facts_of_data = describe_data(config)
     size = config.data.image_size
     module = build_meta(
         config.model.name,
@@ -172,9 +172,9 @@ def _other(
 def _tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:
     from cnnbench.geometry.summary import tensor_rows
     from cnnbench.runs import network as recorded
-    from cnnbench.training import network as networks
+    from cnnbench.training.network import read_weights
 
-    weights = networks.read_weights(run.path)
+    weights = read_weights(run.path)
     trainable = None
     try:
         module, _ = recorded.load_meta(run.info.get("model", {}), run.path, model_path)

@@ -109,9 +109,9 @@ def _main_sweep(composer: Composer, settings: list[Setting], wants_config: bool)
         print("---\n".join(config_text(job.config) for job in sweep.jobs), end="")
         return 0
     from cnnbench.sweeps.local import run_sweep
-    from cnnbench.training import launch as run
+    from cnnbench.training import launch
 
-    run.check_all([job.config for job in sweep.jobs])
+    launch.check_all([job.config for job in sweep.jobs])
     path, num_failed = run_sweep(sweep, sys.argv)
     print(path)
     return 1 if num_failed else 0
@@ -246,13 +246,12 @@ def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
 
 
 def _train(run: RunDir | None, config: RunConfig, since: float) -> Path:
-    from cnnbench.training import launch as runs
-    from cnnbench.training.data import resumed_config
+    from cnnbench.training import launch
 
     if run is None:
-        return runs.start(config, sys.argv, since).path
+        return launch.start(config, sys.argv, since).path
     if run.info["status"] == "done" and config.extend_epochs is None:
         print(f"cnnbench: this run is finished: {run.path}", file=sys.stderr)
         return run.path
-    runs.start_or_go_on(resumed_config(config), run, sys.argv, since)
+    launch.resume(config, run, sys.argv, since)
     return run.path

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays, ImageFiles
 from cnnbench.data.images import decode_image, sample_grid
+from cnnbench.data.notes import split_notes
 from cnnbench.data.readers.sources import Facts, data_root
-from cnnbench.data.split import stratified_sample, stratified_split
+from cnnbench.data.split import split_train, stratified_sample, stratified_split
 from cnnbench.data.table import (
     DATASETS,
     DatasetRow,
@@ -30,6 +31,8 @@ __all__ = [
     "DatasetArrays",
     "ImageArrays",
     "ImageFiles",
+    "split_notes",
+    "split_train",
     "stratified_sample",
     "stratified_split",
     "decode_image",

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Images = NDArray[np.uint8]
+from cnnbench.data.images import Images, decode_image
+
 Targets = NDArray[np.int64]
 Indices = NDArray[np.int64]
 
@@ -74,8 +75,6 @@ class ImageFiles:
         Raises:
             DataError: a file is no picture.
         """
-        from cnnbench.data.images import decode_image
-
         places = list(indices)
         shape = (len(places), self.in_channels, self.image_size, self.image_size)
         images = np.empty(shape, dtype=np.uint8)
@@ -105,6 +104,9 @@ class DatasetArrays:
         sha256: over the decoded pictures and targets of both splits.
         source: where it was read from.
         warnings: what the user should know, such as damaged files that were passed over.
+        notes: what is worth a line before training, such as how many files are no images.
+        train_names: where the split goes by names, that of each training image.
+        num_val: how many images at the end of ``train`` are a validation part of the source's own.
     """
 
     train: Part
@@ -115,6 +117,9 @@ class DatasetArrays:
     sha256: str
     source: str
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    train_names: tuple[str, ...] | None = None
+    num_val: int = 0
 
 
 def hash_images(part: Part) -> str:

@@ -17,18 +17,19 @@ from cnnbench.errors import UsageError
 from cnnbench.seeds import derive_seed
 
 Batch = tuple[Tensor, Tensor]
+Batches = Iterable[Batch]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Pictures of one split; an item is a whole batch.
+    """Images of one split; an item is a whole batch.
 
     Args:
-        part: the pictures.
-        image_size: pixels of a side that is trained on. Pictures in memory are resized once where
+        part: the images.
+        image_size: pixels of a side that is trained on. Images in memory are resized once where
             that fits ``limit_bytes``, else they stay as they are and each batch is resized by the
             batch transform, to the same bits.
-        rows: which of the pictures to hold, ascending; None for all.
-        limit_bytes: what the resized pictures may take.
+        rows: which of the images to hold, ascending; None for all.
+        limit_bytes: what the resized images may take, >= 0.
     """
 
     def __init__(
@@ -50,55 +51,56 @@ class ImageDataset(Dataset[Batch]):
             self._images = resize(images, image_size) if fits else images
 
     def select(self, rows: Indices) -> ImageDataset:
-        """Return a data set of some of these pictures, which shares their memory.
+        """Return a data set of some of these images, which shares their memory.
 
         Args:
-            rows: places, int64, from 0 to ``len(self) - 1``.
+            rows: indices, int64, from 0 to ``len(self) - 1``.
         """
         selected = copy.copy(self)
-        places = torch.from_numpy(np.ascontiguousarray(rows))
-        selected._rows = places if self._rows is None else self._rows[places]
+        chosen = torch.from_numpy(np.ascontiguousarray(rows))
+        selected._rows = chosen if self._rows is None else self._rows[chosen]
         return selected
 
     def in_memory_bytes(self) -> int:
-        """Return what the pictures take in memory; 0 where each batch is decoded from files."""
+        """Return what the images take in memory; 0 where each batch is decoded from files."""
         return 0 if self._files is not None else self._images.nbytes
 
     def to(self, device: torch.device, moved: dict[int, Tensor]) -> ImageDataset:
-        """Return this data set with its pictures on a device; they must be in memory.
+        """Return this data set with its images on a device; they must be in memory.
 
         Args:
-            device: where its batches shall be.
-            moved: the copies already made, which data sets that share memory go on sharing.
+            device: where its batches are to be.
+            moved: the copies already made, by the id of what was copied, so that data sets that
+                share memory here share it there.
         """
 
         def move(tensor: Tensor) -> Tensor:
             return moved.setdefault(id(tensor), tensor.to(device))
 
-        placed = copy.copy(self)
-        placed._images, placed._targets = move(self._images), move(self._targets)
-        placed._rows = None if self._rows is None else move(self._rows)
-        return placed
+        copied = copy.copy(self)
+        copied._images, copied._targets = move(self._images), move(self._targets)
+        copied._rows = None if self._rows is None else move(self._rows)
+        return copied
 
     def __len__(self) -> int:
         return len(self._targets) if self._rows is None else len(self._rows)
 
     @property
     def targets(self) -> Tensor:
-        """The class of each picture, (len(self),)."""
+        """The class of each image, (len(self),)."""
         return self._targets if self._rows is None else self._targets[self._rows]
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """Return the pictures and targets at these places.
+        """Return the images and targets at these indices.
 
         Args:
             indices: int64, (n,), from 0 to ``len(self) - 1``.
 
         Returns:
-            uint8 pictures (n, C, H, W) and int64 targets (n,).
+            uint8 images (n, C, H, W) and int64 targets (n,).
 
         Raises:
-            DataError: a picture that is decoded now has been damaged since.
+            DataError: an image that is decoded now has been damaged since.
         """
         indices = indices.to(self._targets.device)
         if self._rows is not None:
@@ -110,23 +112,23 @@ class ImageDataset(Dataset[Batch]):
 
 
 class BatchOrder(Sampler[Tensor]):
-    """The batches of an epoch, each as the places of its pictures.
+    """The batches of an epoch, each as the indices of its images.
 
-    A single picture left over joins the batch before: batch norm cannot learn from one value.
+    A single image left over joins the batch before: batch norm cannot learn from one value.
 
     Args:
-        num_images: pictures in the split.
-        batch_size: pictures in a batch, >= 1.
+        num_images: images in the split.
+        batch_size: images in a batch, >= 1.
         shuffle: draw a new order each epoch, from ``seed`` and the epoch alone.
-        drop_last: leave out the last pictures where they fill no batch.
+        drop_last: leave out the last images where they fill no batch.
         seed: of the run.
+        device: where the indices are made; to be that of the images.
 
     Attributes:
-        device: where the places are; to be that of the pictures.
-        last_batch_size: pictures in an epoch's last batch.
+        last_batch_size: images in an epoch's last batch.
 
     Raises:
-        UsageError: ``drop_last`` would leave no picture.
+        UsageError: ``drop_last`` would leave no image.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class BatchOrder(Sampler[Tensor]):
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         if drop_last and num_images < batch_size:
             raise UsageError(
@@ -149,7 +152,7 @@ class BatchOrder(Sampler[Tensor]):
         whole, rest = divmod(num_images, batch_size)
         self._joined = rest == 1 and whole > 0 and not drop_last
         self._num_batches = whole + (rest > 0 and not drop_last and not self._joined)
-        self.device = torch.device("cpu")
+        self._device = device
         self.last_batch_size = rest if rest and whole < self._num_batches else batch_size
         self.last_batch_size += self._joined
 
@@ -158,7 +161,7 @@ class BatchOrder(Sampler[Tensor]):
 
         Args:
             epoch: from 1.
-            first_batch: batches at the epoch's start that are left out, when a run goes on
+            first_batch: batches at the epoch's start that are left out, when a run is resumed
                 within an epoch.
         """
         self._epoch, self._first_batch = epoch, first_batch
@@ -174,7 +177,7 @@ class BatchOrder(Sampler[Tensor]):
         else:
             order = torch.arange(self._num_images)
         # Once for the whole epoch, so that no step waits for a copy.
-        order = order.to(self.device)
+        order = order.to(self._device)
         for batch in range(self._first_batch, self._num_batches):
             start = batch * self._batch_size
             is_last = batch == self._num_batches - 1
@@ -196,15 +199,15 @@ class _Batches:
 
 def make_loader(
     dataset: ImageDataset, order: BatchOrder, *, num_workers: int = 0, pin_memory: bool = False
-) -> Iterable[Batch]:
+) -> Batches:
     """Return the batches that ``order`` yields, anew each time it is iterated.
 
     It never draws from torch's global generator.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         order: the batches.
-        num_workers: processes that make batches; 0 is fastest for pictures in memory.
+        num_workers: processes that make batches; 0 is fastest for images in memory.
         pin_memory: whether batches are copied to where a GPU fetches them fastest.
     """
     if num_workers == 0 and not pin_memory:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.data.arrays import DatasetArrays, ImageArrays, Images
+from cnnbench.data.arrays import DatasetArrays, ImageArrays
+from cnnbench.data.images import Images
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
 from cnnbench.data.readers.sources import data_root, places, read_place

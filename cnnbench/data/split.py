@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from cnnbench.data.arrays import Indices, Targets
+from cnnbench.data.arrays import DatasetArrays, Indices, Targets
+
+
+def split_train(arrays: DatasetArrays, val_fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Return the indices of the training and of the validation images in ``arrays.train``.
+
+    Args:
+        arrays: a data set that was read.
+        val_fraction: of the training images, in [0, 1). A validation part of the source's own
+            validates whole, or with 0 not at all.
+        seed: decides which images validate, where the source does not.
+    """
+    targets = arrays.train.targets
+    if arrays.num_val:
+        rest, val = np.split(np.arange(len(targets)), [len(targets) - arrays.num_val])
+        return rest, val if val_fraction else val[:0]
+    if arrays.train_names is not None:
+        return hashed_split(targets, arrays.train_names, val_fraction, f"val {seed}")
+    return stratified_split(targets, val_fraction, seed)
 
 
 def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -63,3 +83,32 @@ def stratified_sample(targets: Targets, count: int, seed: int) -> Indices:
         members = np.flatnonzero(targets == label)
         drawn.append(members[np.argsort(keys[members], kind="stable")][:take])
     return np.sort(np.concatenate(drawn))
+
+
+def hashed_split(
+    targets: Targets, names: Sequence[str], fraction: float, key: str
+) -> tuple[Indices, Indices]:
+    """Split images in two by a hash of their names, each class by itself.
+
+    An added image moves at most one other image of its class across the border, and none of
+    another class. No class loses its last image to the second part.
+
+    Args:
+        targets: (N,), classes from 0.
+        names: of the N images, the same on every machine; each once.
+        fraction: of the second part, in [0, 1).
+        key: decides which images are drawn.
+
+    Returns:
+        The indices of the first and of the second part, each ascending.
+    """
+    exact = Fraction(str(float(fraction)))
+    ranks = [
+        hashlib.sha256(f"{key}\0{name}".encode(errors="surrogateescape")).digest() for name in names
+    ]
+    is_second = np.zeros(len(targets), dtype=bool)
+    for label in np.unique(targets):
+        members = sorted(np.flatnonzero(targets == label), key=lambda index: ranks[index])
+        count = min(int(exact * len(members) + Fraction(1, 2)), len(members) - 1)
+        is_second[members[:count]] = True
+    return np.flatnonzero(~is_second), np.flatnonzero(is_second)

@@ -20,7 +20,7 @@ def check_step(state: TrainState, loss: float, grad_norm: float) -> None:
     if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= _MIN_SCALE:
         return
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise _error(state, f"loss is {loss} and the gradient norm {grad_norm}")
+        raise update_error(state, loss, grad_norm)
 
 
 def check_loss(state: TrainState, split: str, loss: float) -> None:
@@ -44,10 +44,25 @@ def check_weights(state: TrainState) -> None:
         raise _error(state, "weights are not finite")
 
 
-def _error(state: TrainState, what: str) -> NonFiniteError:
+def update_error(
+    state: TrainState, loss: float, grad_norm: float, *, is_counted: bool = True
+) -> NonFiniteError:
+    """Return the error of a step whose update was skipped.
+
+    Args:
+        state: as the step left it.
+        loss: of the step.
+        grad_norm: likewise.
+        is_counted: whether the state counts the step already.
+    """
+    what = f"loss is {loss} and the gradient norm {grad_norm}, so no update was made,"
+    return _error(state, what, next_step=not is_counted)
+
+
+def _error(state: TrainState, what: str, *, next_step: bool = False) -> NonFiniteError:
     lr = state.optimizer.param_groups[0]["lr"]
-    epoch = state.epoch + (state.epoch_step > 0)
+    epoch = state.epoch + (next_step or state.epoch_step > 0)
     return NonFiniteError(
-        f"epoch {epoch}, step {state.global_step}: the {what} at learning rate {lr:g}. "
+        f"epoch {epoch}, step {state.global_step + next_step}: the {what} at learning rate {lr:g}. "
         "Lower optimizer.lr or raise scheduler.warmup_fraction."
     )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnbench.engine.finite import update_error
 from cnnbench.engine.state import TrainState
-from cnnbench.errors import NonFiniteError
 from cnnbench.metrics import Sums
 from cnnbench.optim import supports_found_inf
 from cnnbench.seeds import derive_seed
@@ -49,6 +49,7 @@ class Step:
         loss: mean cross-entropy of the batch, a scalar tensor.
         grad_norm: 2-norm of all gradients, a scalar tensor.
         lr: learning rate of the first parameter group.
+        num_images: of the batch.
         ends_epoch: whether it was the epoch's last.
     """
 
@@ -56,6 +57,7 @@ class Step:
     loss: Tensor
     grad_norm: Tensor
     lr: float
+    num_images: int
     ends_epoch: bool
 
 
@@ -120,7 +122,7 @@ def fit(
             if ends_epoch:
                 state.epoch, state.epoch_step = epoch, 0
             lr = state.optimizer.param_groups[0]["lr"]
-            yield Step(epoch, loss.detach(), grad_norm, lr, ends_epoch)
+            yield Step(epoch, loss.detach(), grad_norm, lr, len(raw_targets), ends_epoch)
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -170,12 +172,7 @@ def _update(state: TrainState, loss: Tensor, parameters: list[nn.Parameter]) -> 
             # Fused optimizers leave the weights alone where this is 1, without asking the host.
             optimizer.found_inf = (~total.isfinite()).float()  # type: ignore[attr-defined]
         elif not math.isfinite(total):
-            raise NonFiniteError(
-                f"epoch {state.epoch + 1}, step {state.global_step + 1}: the loss is {loss.item()} "
-                f"and the gradient norm {grad_norm.item()} at learning rate "
-                f"{optimizer.param_groups[0]['lr']:g}. The update was not made. "
-                "Lower optimizer.lr or raise scheduler.warmup_fraction."
-            )
+            raise update_error(state, loss.item(), grad_norm.item(), is_counted=False)
         optimizer.step()
     if state.average is not None:
         state.average.update_parameters(state.model)

@@ -1,7 +1,8 @@
-"""What training changes, and therefore what a checkpoint holds."""
+"""What training changes and what its driver remembers, and therefore what a checkpoint holds."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from cnnbench.metrics import Sums
+
+_COUNTS = ("epoch", "epoch_step", "global_step")
 
 
 @dataclass
@@ -35,9 +38,6 @@ class TrainState:
     epoch: int = 0
     epoch_step: int = 0
     global_step: int = 0
-    _counts: tuple[str, ...] = field(
-        default=("epoch", "epoch_step", "global_step"), init=False, repr=False
-    )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -45,8 +45,8 @@ class TrainState:
         return self.model if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what going on needs beside the evaluated weights, as plain values and tensors."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in self._counts}
+        """Return what resuming needs beside the evaluated weights, as plain values and tensors."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in _COUNTS}
         state["optimizer"] = self.optimizer.state_dict()
         state["sums"] = self.sums.state_dict()
         if self.average is not None:
@@ -73,5 +73,28 @@ class TrainState:
         self.sums.load_state_dict(state["sums"])
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
-        for name in self._counts:
+        for name in _COUNTS:
             setattr(self, name, state[name])
+
+
+@dataclass
+class Progress:
+    """What the driver of the loop remembers from checkpoint to checkpoint.
+
+    Attributes:
+        ended_epoch: the last epoch that was evaluated, logged and saved.
+        train_seconds: spent in training steps, in all.
+        epoch_seconds: of those, in the running epoch.
+        best_epoch: the epoch whose weights are selected so far; 0 before the first.
+        best_value: its value of what is selected on.
+        best_val: its ``val/loss`` and ``val/accuracy``, where it was evaluated.
+        test_reads: how often the test set was read.
+    """
+
+    ended_epoch: int = 0
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    best_val: dict[str, float] = field(default_factory=dict)
+    test_reads: int = 0

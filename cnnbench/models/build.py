@@ -45,6 +45,15 @@ class Network:
     receptive_field: int | None
     file_sha256: str | None = None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What its constructor must know of its images, by the name of the argument."""
+        return {
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for a checkpoint or ``run.json``."""
         return {**vars(self), "args": _plain(self.args)}
@@ -105,11 +114,11 @@ def _measure(
             raise
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"model={name}: fails on an image of shape {shape}: {reason}") from error
-    given = geometry.module_shapes[""]
-    if given != (num_classes,):
+    logits_shape = geometry.module_shapes[""]
+    if logits_shape != (num_classes,):
         raise UsageError(
-            f"model={name}: gives {given} for one image, expected ({num_classes},): one logit for "
-            "each class"
+            f"model={name}: gives {logits_shape} for one image, expected ({num_classes},): one "
+            "logit for each class"
         )
     return Network(
         name=name,
@@ -135,7 +144,7 @@ def _is_foreign(name: str) -> bool:
 def build_meta(
     name: str, args: Mapping[str, Any], *, in_channels: int, num_classes: int, image_size: int
 ) -> nn.Module:
-    """Build a network of a config without memory; one from elsewhere may need some.
+    """Build a network without memory; one that another package or a user wrote may need some.
 
     Args:
         name: a registered name, or ``custom``.
@@ -149,7 +158,7 @@ def build_meta(
     """
     sizes = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
     if _is_foreign(name):
-        # Someone else's constructor may compute with values, which meta tensors don't have.
+        # A foreign constructor may compute with values, which meta tensors do not have.
         with torch.random.fork_rng(devices=[]):
             return create(name, args, sizes)
     with torch.device("meta"):

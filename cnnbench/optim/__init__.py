@@ -1,4 +1,9 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name, each a row of a table.
+
+``optimizers`` also decides which parameters decay; ``schedules`` are functions of progress without
+state. When an update is made, or skipped, belongs to ``engine``. Imports ``registry`` and
+``errors``.
+"""
 
 from __future__ import annotations
 

@@ -135,3 +135,9 @@ def cell_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return str(value)
+
+
+def format_megabytes(count: int) -> str:
+    """Return bytes as megabytes of 10**6: whole ones, with one digit after the point below 10."""
+    digits = 0 if count >= 10e6 else 1
+    return f"{count / 1e6:,.{digits}f} MB"

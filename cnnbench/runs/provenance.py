@@ -81,7 +81,7 @@ def provenance(
         in_force: what this process computes with.
     """
     # Imported here: the run key of a sweep's jobs needs no torch.
-    from cnnbench.device.device import describe_machine
+    from cnnbench.device.machine import describe_machine
 
     recorded = before.get("provenance", {})
     # What a run was started from may be gone by the time it goes on.

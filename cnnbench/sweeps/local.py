@@ -179,13 +179,13 @@ def _work(connection: Connection) -> None:
         os.setpgrp()
     # No traceback when the sweep is over, or a signal comes between jobs.
     with suppress(EOFError, KeyboardInterrupt, ConnectionError):
-        from cnnbench.training.launch import start_or_go_on
+        from cnnbench.training.launch import resume
 
         while True:
             tree, path, command = connection.recv()
             reply = (0, "")
             try:
-                start_or_go_on(read_config(tree), RunDir(Path(path)), command)
+                resume(read_config(tree), RunDir(Path(path)), command)
             except CnnbenchError as error:
                 reply = (error.exit_code, str(error))
             except Exception as error:

@@ -110,8 +110,10 @@ class TensorBoard:
 
     def graph(self, module: nn.Module, example: torch.Tensor) -> None:
         """Write the traced graph in evaluation mode; the module and all random state stay."""
+        from cnnbench.geometry.observe import undisturbed
+
         try:
-            with _undisturbed(module):
+            with undisturbed(module):
                 graph = _trace(module, example)
         except Exception as error:  # whatever a network does that tracing cannot follow
             self._warn(f"TensorBoard shows no graph of this network: {reason_of(error)}")
@@ -292,20 +294,3 @@ def _trace(module: nn.Module, example: torch.Tensor) -> bytes:
         definition, _ = graph(module, example)
     serialized: bytes = definition.SerializeToString()
     return serialized
-
-
-@contextlib.contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Bring back each submodule's mode, which torch sets to the whole's, and random state."""
-    import torch
-
-    modes = {part: part.training for part in module.modules()}
-    tensor = next(module.parameters(), None)
-    devices = [] if tensor is None or tensor.device.type == "cpu" else [tensor.device]
-    kind = devices[0].type if devices else "cuda"
-    try:
-        with torch.random.fork_rng(devices, device_type=kind):
-            yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnbench.config.run_config import RunConfig
+from cnnbench.engine import Step, TrainState
+from cnnbench.engine.finite import check_step
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
-from cnnbench.models.build import Network
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
-from cnnbench.tracking import JsonLines, TensorBoard, Trackers, confusion_picture
-from cnnbench.training.data import RunData
+from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusion_picture
+from cnnbench.training.setup import Plan, Setup
 
 _GRID_IMAGES = 32
 # Columns of the HParams page, each a scalar of TensorBoard alone.
@@ -26,13 +26,14 @@ METRICS = (
 
 
 def open_trackers(
-    run: RunDir, step: int, *, is_epoch_open: bool, warn: Any
-) -> tuple[JsonLines, TensorBoard]:
+    run: RunDir, plan: Plan, step: int, *, is_epoch_open: bool, warn: Callable[[str], None]
+) -> tuple[Trackers, TensorBoard]:
     """Open a run's files of numbers, without what will be measured again.
 
     Args:
-        run: locked.
-        step: global step from which it goes on; 0 for a new one.
+        run: an existing directory that nobody else writes to.
+        plan: of its config.
+        step: global step from which it is resumed; 0 for a new one.
         is_epoch_open: whether that step's epoch was trained to its end, but not yet evaluated.
         warn: takes a message for the user.
 
@@ -40,44 +41,75 @@ def open_trackers(
         DiskError: ``metrics.jsonl`` cannot be written.
     """
 
-    def is_redone(names: Collection[str]) -> bool:
+    def is_written_again(names: Collection[str]) -> bool:
         if is_epoch_open:
             return "train/loss" in names
         # What is written at the very end; an epoch that is selected by test has such numbers too.
         return "train/loss" not in names and any(n.startswith(("test/", "results/")) for n in names)
 
     metrics = JsonLines(run.metrics)
-    metrics.truncate_after(step, is_redone)
-    return metrics, TensorBoard(run.path, goes_on_after=step, is_redone=is_redone, warn=warn)
+    metrics.truncate_after(step, is_written_again)
+    tensorboard = TensorBoard(run.path, goes_on_after=step, is_redone=is_written_again, warn=warn)
+    tensorboard.session_start(settings_shown(plan), METRICS, step)
+    return Trackers(metrics, tensorboard), tensorboard
 
 
-def introduction(config: RunConfig, data: RunData, network: Network) -> str:
-    """Return two lines that say what is trained on what."""
+def log_step(
+    step: Step, state: TrainState, screen: Console, trackers: Trackers, *, every: int
+) -> None:
+    """Count a step on the screen, and log its numbers where it is due or ends an epoch.
+
+    Only then are they fetched from the device.
+
+    Args:
+        step: as ``fit`` yielded it.
+        state: as the step left it.
+        screen: has a bar in a terminal.
+        trackers: get the numbers of every so many steps.
+        every: steps from one that is logged to the next.
+
+    Raises:
+        NonFiniteError: a number of the step is not finite, and no loss scaling explains it.
+    """
+    is_due = state.global_step % every == 0
+    if not is_due and not step.ends_epoch:
+        screen.step(step.num_images)
+        return
+    loss, grad_norm = step.loss.item(), step.grad_norm.item()
+    check_step(state, loss, grad_norm)
+    screen.step(step.num_images, loss=loss)
+    if is_due:
+        values = {"train/step_loss": loss, "optim/lr": step.lr, "optim/grad_norm": grad_norm}
+        trackers.scalars({"epoch": step.epoch, **values}, state.global_step)
+
+
+def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
+    """Return lines that say what is trained on what, and computed by what."""
+    data, network, config = setup.data, setup.plan.network, setup.plan.config
     args, size = config.model.args, config.data.image_size
     stem = f", stem {args['stem']}" if "stem" in args else ""
     return (
         f"{config.model.name} on {config.data.name}: {data.in_channels} x {size} x {size}{stem}, "
         f"{network.num_params:,} parameters, {network.macs:,} MACs\n"
-        f"train {data.num_train}, val {data.num_val}, test {data.num_test} images"
+        f"train {data.num_train}, val {data.num_val}, test {data.num_test} images\n"
+        + "".join(f"{note}\n" for note in data.notes)
+        + f"{effective['device_name']}, {effective['precision']}, "
+        f"{effective['num_threads']} threads; seed {config.seed}"
     )
 
 
-def show_start(trackers: Trackers, model: nn.Module, data: RunData, seed: int) -> None:
+def show_beginning(trackers: Trackers, setup: Setup) -> None:
     """Show the first training images, the same ones augmented, and the network's graph."""
-    plain, augmented = data.sample_grids(_GRID_IMAGES, derive_seed(seed, "augment", 0))
+    seed = derive_seed(setup.plan.config.seed, "augment", 0)
+    plain, augmented = setup.data.sample_grids(_GRID_IMAGES, seed)
     trackers.images("train/images", plain, 0)
     trackers.images("train/augmented", augmented, 0)
-    trackers.graph(model, data.example())
+    trackers.graph(setup.state.model, setup.example())
 
 
-def settings_shown(config: RunConfig, *, device: str, precision: str) -> dict[str, Any]:
-    """Return what the HParams page shows of a run: the same keys for every network and data set.
-
-    Args:
-        config: checked.
-        device: that computes, such as cuda.
-        precision: in force.
-    """
+def settings_shown(plan: Plan) -> dict[str, Any]:
+    """Return what the HParams page shows of a run: the same keys for every network and data set."""
+    config = plan.config
     return {
         "model": config.model.name,
         "data": config.data.name,
@@ -94,8 +126,8 @@ def settings_shown(config: RunConfig, *, device: str, precision: str) -> dict[st
         "num_epochs": config.num_epochs,
         "selection": config.selection,
         "seed": config.seed,
-        "device": device,
-        "precision": precision,
+        "device": plan.device.type,
+        "precision": plan.precision.name,
     }
 
 
@@ -109,19 +141,21 @@ def histograms(model: nn.Module) -> dict[str, Tensor]:
 
 
 def show_test(
-    board: TensorBoard,
+    tensorboard: TensorBoard,
     confusion: ConfusionMatrix,
     curves: CurveCounts,
     class_names: Sequence[str],
     step: int,
 ) -> None:
     """Draw the confusion matrix of the test set and each class's precision-recall curve."""
-    board.images("test/confusion", confusion_picture(confusion.read()), step)
-    board.pr_curves("test/pr", class_names, curves.read(), step)
+    tensorboard.images("test/confusion", confusion_picture(confusion.read()), step)
+    tensorboard.pr_curves("test/pr", class_names, curves.read(), step)
 
 
-def show_results(board: TensorBoard, results: dict[str, Any], num_params: int, step: int) -> None:
+def show_results(
+    tensorboard: TensorBoard, results: dict[str, Any], num_params: int, step: int
+) -> None:
     """Write the columns of the HParams page, those of them that the run has."""
     values = {**results, "num_params": num_params}
     tags = {tag: tag.removeprefix("results/") for tag in METRICS}
-    board.scalars({tag: values[key] for tag, key in tags.items() if key in values}, step)
+    tensorboard.scalars({tag: values[key] for tag, key in tags.items() if key in values}, step)

@@ -1,19 +1,25 @@
-"""What a run will take of disk and memory, reckoned before it takes it."""
+"""What a run will take of disk, memory and time, estimated before it takes it."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from cnnbench.device.device import memory_bytes
+from cnnbench.device.machine import memory_bytes
+from cnnbench.engine.loop import training_loss
 from cnnbench.errors import ResourceError
+from cnnbench.geometry.observe import undisturbed
+from cnnbench.rendering.text import format_megabytes
+from cnnbench.training.setup import Plan, Setup
 
 # Activations, their gradients, and what the kernels need beside them.
 _ACTIVATION_COPIES = 3
-_WHOLE = 3  # two checkpoints keep their state while the next is written
+_PROBE_MACS = 20e9
+_CHECKPOINTS_WITH_STATE = 3  # two keep theirs while the next is written
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -22,7 +28,7 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, *, has_average: bool) -> int:
-    """Return the bytes that going on needs beside the evaluated weights."""
+    """Return the bytes that resuming needs beside the evaluated weights."""
     options = optimizer.defaults
     copies = int(
         2 * ("betas" in options)
@@ -34,51 +40,82 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, *, has_avera
     return copies * learned + has_average * model_bytes(model)
 
 
-def disk_bytes(weights_bytes: int, going_on_bytes: int, num_epochs: int, keep: int | None) -> int:
+def disk_bytes(weights_bytes: int, resume_bytes: int, num_epochs: int, keep: int | None) -> int:
     """Return the most that a run's checkpoints take.
 
     Args:
         weights_bytes: of one epoch's weights.
-        going_on_bytes: as ``state_bytes`` gave them.
+        resume_bytes: as ``state_bytes`` gave them.
         num_epochs: epochs of the run.
         keep: how many epochs are kept beside the best; ``None`` keeps all.
     """
     kept = num_epochs if keep is None else min(num_epochs, max(keep, 2) + 1)
-    return (kept + 1) * weights_bytes + _WHOLE * going_on_bytes
+    return (kept + 1) * weights_bytes + _CHECKPOINTS_WITH_STATE * resume_bytes
 
 
 def training_bytes(
-    model: nn.Module, going_on_bytes: int, activation_bytes: int, batch_size: int
+    model: nn.Module, resume_bytes: int, activation_bytes: int, batch_size: int
 ) -> int:
     """Return about what training takes of the device's memory, the copy that is saved included."""
     weights = model_bytes(model)
-    learned = 2 * weights + going_on_bytes + max(weights, going_on_bytes)
+    learned = 2 * weights + resume_bytes + max(weights, resume_bytes)
     return learned + _ACTIVATION_COPIES * activation_bytes * batch_size
 
 
-def least_bytes(num_params: int, activation_bytes: int, batch_size: int) -> int:
-    """Return what training takes of memory in any case: less than this cannot do.
+def expected_bytes(setup: Setup) -> tuple[int, int]:
+    """Return the bytes that a run's checkpoints and its training will about take."""
+    state, config = setup.state, setup.plan.config
+    to_resume = state_bytes(state.model, state.optimizer, has_average=state.average is not None)
+    weights, keep_last = model_bytes(state.model), config.checkpoint.keep_last
+    activations = setup.plan.network.activation_bytes
+    return (
+        disk_bytes(weights, to_resume, config.num_epochs, keep_last),
+        training_bytes(state.model, to_resume, activations, config.data.batch_size),
+    )
 
-    Args:
-        num_params: of the network; each has a gradient.
-        activation_bytes: of one image in float32; half of them where they are kept in 16 bits.
-        batch_size: images in a step.
+
+def expected_epoch_seconds(setup: Setup) -> float:
+    """Time a forward and backward pass on a few images and scale it to an epoch.
+
+    The network stays as it was.
     """
-    return 2 * 4 * num_params + activation_bytes * batch_size // 2
+    data, model = setup.data, setup.state.model
+    count = int(max(2, min(data.batch_size, _PROBE_MACS // max(1, setup.plan.network.macs))))
+    raw_images, raw_targets = data.first_images(count)
+    seconds = []
+    with undisturbed(model):
+        model.train()
+        for _ in range(3):  # the first two also prepare kernels
+            started = time.perf_counter()
+            images, targets = data.prepare(raw_images, raw_targets)
+            with setup.plan.autocast():
+                loss, _logits = training_loss(model, images, targets)
+            loss.backward()
+            loss.item()
+            seconds.append(time.perf_counter() - started)
+    return min(seconds) / len(raw_targets) * data.num_train
 
 
-def check_memory(device: torch.device, least: int) -> None:
+def check_memory(plan: Plan) -> None:
     """Refuse what the device's memory cannot hold, before the system ends the process for it.
 
+    Counted is what training takes in any case: a gradient for each parameter, and the layers'
+    outputs for a batch, which take half as much where they are kept in 16 bits. No batch is larger
+    than the data, as far as its size is known without reading it.
+
     Raises:
-        ResourceError: it has less than ``least`` bytes.
+        ResourceError: the device has less.
     """
-    there = _memory_of(device)
-    if there is not None and least > there:
+    data, network = plan.config.data, plan.network
+    num_train = max(1, round(sum(plan.facts.train_counts) * (1 - data.val_fraction)))
+    batch_size = min(data.batch_size, num_train, data.limit or num_train)
+    least = 2 * 4 * network.num_params + network.activation_bytes * batch_size // 2
+    available = _memory_of(plan.device)
+    if available is not None and least > available:
         raise ResourceError(
-            f"training takes at least {_megabytes(least)} of memory and the device has "
-            f"{_megabytes(there)}; lower data.image_size or data.batch_size, or take a smaller "
-            "network"
+            f"training takes at least {format_megabytes(least)} of memory and the device has "
+            f"{format_megabytes(available)}; lower data.image_size or data.batch_size, or take a "
+            "smaller network"
         )
 
 
@@ -87,22 +124,25 @@ def _memory_of(device: torch.device) -> int | None:
 
 
 def shortages(path: Path, device: torch.device, *, disk: int, memory: int) -> list[str]:
-    """Return a sentence for each of disk and memory that will hardly do."""
-    found = []
+    """Return a sentence for each of disk and memory that will hardly do.
+
+    Args:
+        path: where the checkpoints go.
+        device: that trains.
+        disk: bytes that checkpoints may take.
+        memory: bytes that training may take.
+    """
+    sentences = []
     free = shutil.disk_usage(path).free
     if disk > free:
-        found.append(
-            f"{path}: checkpoints may take {_megabytes(disk)} and {_megabytes(free)} are free; "
-            "lower checkpoint.keep_last or choose another output_root"
+        sentences.append(
+            f"{path}: checkpoints may take {format_megabytes(disk)} and {format_megabytes(free)} "
+            "are free; lower checkpoint.keep_last or choose another output_root"
         )
-    there = _memory_of(device)
-    if there is not None and memory > there:
-        found.append(
-            f"training may take {_megabytes(memory)} of memory and the device has "
-            f"{_megabytes(there)}; lower data.batch_size or data.image_size"
+    available = _memory_of(device)
+    if available is not None and memory > available:
+        sentences.append(
+            f"training may take {format_megabytes(memory)} of memory and the device has "
+            f"{format_megabytes(available)}; lower data.batch_size or data.image_size"
         )
-    return found
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
+    return sentences

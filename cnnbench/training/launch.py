@@ -1,70 +1,96 @@
-"""Entry points of training: a checked config in, a trained run directory out."""
+"""The way into training: check a config, read its data, start a run, resume one."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from cnnbench.config.run_config import RunConfig, expand_path
-from cnnbench.device.device import check_compiler, resolve_device, resolve_precision
-from cnnbench.errors import CnnbenchError, DiskError, Interrupted, ResourceError, UsageError
+from cnnbench.data.splits import Splits
+from cnnbench.device.device import configure, resolve_channels_last, resolve_device
+from cnnbench.device.precision import resolve_precision
+from cnnbench.engine.compile import check_compiler
+from cnnbench.errors import (
+    CnnbenchError,
+    DataError,
+    DiskError,
+    Interrupted,
+    ResourceError,
+    UsageError,
+)
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as build
-from cnnbench.training import estimates
-from cnnbench.training import network as networks
-from cnnbench.training.data import RunData
-from cnnbench.training.stop import StopRequest, hush_dead_children
+from cnnbench.training.data import build_augment, describe_data, read_splits
+from cnnbench.training.estimates import check_memory
+from cnnbench.training.network import check_initial_weights, describe_network
+from cnnbench.training.setup import Plan, optimizer_of, schedule_of
+from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training, warn
 
 
-def check(config: RunConfig) -> None:
-    """Find what the config alone cannot show, before anything is read or written.
+def check(config: RunConfig) -> Plan:
+    """Find what the config alone cannot show, before an image is read or anything written.
 
     Raises:
         UsageError: no such device or compiler, images too small for the network, arguments that do
             not fit.
-        ResourceError: the device's memory cannot hold the network.
+        DataError: ``data=folder`` is not laid out as it must be.
+        ResourceError: the device's memory cannot hold the network and a batch.
     """
     device = resolve_device(config.device.name)
     if config.device.compile:
         check_compiler(device)
-    build.check_names(config)
-    network = networks.describe_network(config)
-    resolve_precision(config.device.precision, device, macs=network.macs)
-    # A batch is no larger than the data, which is not known yet.
-    least = estimates.least_bytes(network.num_params, network.activation_bytes, batch_size=1)
-    estimates.check_memory(device, least)
+    schedule = schedule_of(config)
+    optimizer_of(config, nn.Linear(1, 1))
+    build_augment(config)
+    facts = describe_data(config)
+    network = describe_network(config, facts)
+    plan = Plan(
+        config=config,
+        device=device,
+        facts=facts,
+        network=network,
+        precision=resolve_precision(config.device.precision, device, macs=network.macs),
+        channels_last=resolve_channels_last(config.device.channels_last, device),
+        schedule=schedule,
+    )
+    check_memory(plan)
+    return plan
 
 
-def read_data(config: RunConfig) -> RunData:
-    """Read the data of a checked config.
+def check_all(configs: Sequence[RunConfig]) -> list[Plan]:
+    """Check the configs of new runs, and the weights that they begin with.
+
+    Raises:
+        CnnbenchError: as ``check`` and ``check_initial_weights``.
+    """
+    plans = [check(config) for config in configs]
+    # The jobs of a sweep mostly begin with the same weights, which take long to read.
+    beginnings = {(repr(plan.config.model), repr(plan.network)): plan for plan in plans}
+    for plan in beginnings.values():
+        check_initial_weights(plan.config, plan.network)
+    return plans
+
+
+def read(plan: Plan) -> Splits:
+    """Read the data of a plan, and set the process up to compute on the plan's device.
 
     Raises:
         DataError: files are missing or damaged.
         UsageError: a loader option cannot act on this data.
-        ResourceError: the device's memory cannot hold a batch.
     """
-    data = build.build_data(config, warn)
-    network = networks.describe_network(config, data)
-    batch_size = min(data.batch_size, data.num_train)
-    least = estimates.least_bytes(network.num_params, network.activation_bytes, batch_size)
-    estimates.check_memory(resolve_device(config.device.name), least)
+    config, network = plan.config, plan.network
+    configure(plan.device, config.device.num_threads)
+    data = read_splits(config, warn, device=plan.device, channels_last=plan.channels_last)
+    if (data.in_channels, data.num_classes) != (network.in_channels, network.num_classes):
+        raise DataError(
+            f"data={config.data.name}: has {data.num_classes} classes and {data.in_channels} "
+            f"channels, expected {network.num_classes} and {network.in_channels} as described "
+            "before it was read"
+        )
     return data
-
-
-def check_all(configs: Sequence[RunConfig]) -> None:
-    """Check the configs of new runs, and the weights that they start from.
-
-    Raises:
-        CnnbenchError: as ``check`` and ``networks.check_start``.
-    """
-    for config in configs:
-        check(config)
-    # The jobs of a sweep mostly start from the same weights, which take long to read.
-    starts = {repr((c.model, c.data.name, c.data.args, c.data.image_size)): c for c in configs}
-    for config in starts.values():
-        networks.check_start(config)
 
 
 def start(config: RunConfig, command: Sequence[str], since: float | None = None) -> RunDir:
@@ -76,60 +102,85 @@ def start(config: RunConfig, command: Sequence[str], since: float | None = None)
         since: when what ``max_seconds`` counts began, by ``time.monotonic``; by default now.
 
     Raises:
-        CnnbenchError: as ``train_run``.
+        CnnbenchError: as ``_train``.
     """
     stop = StopRequest(config.max_seconds, since)
-    check_all([config])
-    data = read_data(config)
+    [plan] = check_all([config])
+    data = read(plan)
     run = RunDir.create_new(config, expand_path(config.output_root))
     try:
-        train_run(config, run, command, data, stop)
+        _train(plan, data, run, command, stop)
     except DiskError:
         run.remove_unless_begun()
         raise
     return run
 
 
-def start_or_go_on(
+def resume(
     config: RunConfig, run: RunDir, command: Sequence[str], since: float | None = None
 ) -> None:
     """Train in a given directory, from its newest checkpoint where there is one.
 
+    Args:
+        config: the recorded config with what may change changed; for a directory that is not there
+            yet, the config of its run.
+        run: the directory.
+        command: the command line, for the record.
+        since: when what ``max_seconds`` counts began, by ``time.monotonic``; by default now.
+
     Raises:
-        CnnbenchError: as ``train_run``.
+        CnnbenchError: as ``_train``, or ``extend_epochs`` cannot extend this run.
     """
     stop = StopRequest(config.max_seconds, since)
-    if run.has_checkpoints:
-        check(config)
-    else:
-        check_all([config])
-    data = read_data(config)
+    config = _resumed_config(config)
+    plan = check(config) if run.has_checkpoints else check_all([config])[0]
+    data = read(plan)
     if not run.path.exists():
         run = RunDir.create(run.path)
-    train_run(config, run, command, data, stop)
+    _train(plan, data, run, command, stop)
 
 
-def train_run(
-    config: RunConfig, run: RunDir, command: Sequence[str], data: RunData, stop: StopRequest
+def _resumed_config(config: RunConfig) -> RunConfig:
+    """Return the config with which a run is resumed, its new epochs counted in.
+
+    Raises:
+        UsageError: ``extend_epochs`` would change the learning rates of the epochs already run.
+    """
+    more = config.extend_epochs
+    if more is None:
+        return dataclasses.replace(config, resume=None)
+    if schedule_of(config).depends_on_length:
+        raise UsageError(
+            f"extend_epochs={more}: scheduler={config.scheduler.name} spreads over the run's "
+            f"{config.num_epochs} epochs, so a longer run is another one; "
+            "only scheduler=constant without warm-up can be extended"
+        )
+    return dataclasses.replace(
+        config, num_epochs=config.num_epochs + more, extend_epochs=None, resume=None
+    )
+
+
+def _train(
+    plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
 ) -> None:
     """Train until the last epoch, then read the test set once and write the results.
 
     Args:
-        config: checked.
-        run: an existing directory; training goes on from its newest checkpoint.
+        plan: of the config.
+        data: as ``read`` read it.
+        run: an existing directory; training is resumed from its newest checkpoint.
         command: the command line, for the record.
-        data: as ``build.build_data`` made it.
         stop: entered here, and asked throughout.
 
     Raises:
-        Interrupted: a signal came, or ``max_seconds`` are over; the state is saved.
+        Interrupted: a signal was received, or ``max_seconds`` are over; the state is saved.
         NonFiniteError: the loss or a gradient is not finite; the checkpoint before stands.
         ResourceError: memory ran out, or a loader worker died.
         DiskError: a file cannot be written; the checkpoint before stands.
         CheckpointError: checkpoints were there and none is whole.
     """
     with run.lock(), stop:
-        training = Training(config, run, command, data, stop)
+        training = Training(plan, data, run, command, stop)
         training.write_info("running")
         try:
             training.train()
@@ -137,8 +188,8 @@ def train_run(
             training.write_info("interrupted", str(error))
             raise
         except BaseException as error:
-            hush_dead_children()
-            plain = plain_error(error, config)
+            ignore_dead_children()
+            plain = plain_error(error, plan.config)
             training.write_info("failed", str(plain or f"{type(error).__name__}: {error}"))
             if plain is not None and plain is not error:
                 raise plain from error
@@ -155,7 +206,7 @@ def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None
     sizes = f"data.batch_size={config.data.batch_size} data.image_size={config.data.image_size}"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return ResourceError(f"out of memory with {sizes}; lower one of them")
-    # What a worker was handing over when it died ends in an error of the connection to it.
+    # A worker that dies while it hands over a batch shows as an error of the connection to it.
     is_cut_off = isinstance(error, (ConnectionError, EOFError)) and config.data.num_workers > 0
     if is_cut_off or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
         return ResourceError(

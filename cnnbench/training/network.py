@@ -1,82 +1,60 @@
-"""From a config or a checkpoint to a network: built, measured, and given its first weights."""
+"""The network of a config: measured, built, and given its first weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnbench.config.run_config import RunConfig, expand_path
-from cnnbench.data import describe
+from cnnbench.data import Facts
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.models import initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.torchvision_models import TorchvisionModel
 from cnnbench.runs.checkpoint import Checkpoints, read_tensors
+from cnnbench.seeds import derive_seed
 
 
-class Facts(Protocol):
-    """What a network must know of its images."""
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """Classes to tell apart."""
-        ...
-
-
-def facts_of(config: RunConfig) -> Facts:
-    """Return what is known of a config's data without reading its pictures.
-
-    Raises:
-        DataError: ``data=folder`` is not laid out as it must be.
-    """
-    root = expand_path(config.data.root) if config.data.root is not None else None
-    return describe(config.data.name, root, config.data.args)
-
-
-def describe_network(config: RunConfig, data: Facts | None = None) -> Network:
+def describe_network(config: RunConfig, facts: Facts) -> Network:
     """Measure the network of a config on the meta device, which takes no memory.
 
     Args:
         config: checked.
-        data: the data, where it was read; else what is known of it without reading.
+        facts: of its data.
 
     Raises:
         UsageError: an argument is impossible, or the images are too small.
-        DataError: ``data=folder`` is not laid out as it must be.
     """
-    facts = data if data is not None else facts_of(config)
-    model = config.model
     return measure_network(
-        model.name,
-        model.args,
+        config.model.name,
+        config.model.args,
         in_channels=facts.in_channels,
         num_classes=facts.num_classes,
         image_size=config.data.image_size,
     )
 
 
-def build_model(config: RunConfig, data: Facts) -> nn.Module:
-    """Return the network with its initial weights, from torch's global generator."""
-    sizes = {
-        "in_channels": data.in_channels,
-        "num_classes": data.num_classes,
-        "image_size": config.data.image_size,
-    }
-    model = create(config.model.name, config.model.args, sizes)
+def build_model(config: RunConfig, network: Network) -> nn.Module:
+    """Return the network with its initial weights, drawn from the config's seed.
+
+    It seeds torch's global generator.
+
+    Args:
+        config: checked.
+        network: as ``describe_network`` measured it.
+    """
+    torch.manual_seed(derive_seed(config.seed, "init"))
+    model = create(network.name, config.model.args, network.sizes)
     initialize(model, config.model.init, config.model.init_layers)
     return model
 
 
-def check_start(config: RunConfig) -> None:
-    """Find out, before a run is made, whether it can start from the weights it names.
+def check_initial_weights(config: RunConfig, network: Network) -> None:
+    """Find out, before a run is made, whether it can begin with the weights that it names.
 
     Published weights that are not on this machine are fetched.
 
@@ -85,49 +63,43 @@ def check_start(config: RunConfig) -> None:
         DataError: published weights are neither here nor to be had, or damaged.
         UsageError: there is no such file or run.
     """
-    model, facts = config.model, facts_of(config)
-    if model.args.get("pretrained", "none") != "none":
-        network = build_meta(
-            model.name,
-            model.args,
-            in_channels=facts.in_channels,
-            num_classes=facts.num_classes,
-            image_size=config.data.image_size,
-        )
-        assert isinstance(network, TorchvisionModel)
-        network.pretrained_state()
-    if model.weights is not None:
-        _start_weights(config, facts)
+    if config.model.args.get("pretrained", "none") != "none":
+        module = build_meta(network.name, config.model.args, **network.sizes)
+        assert isinstance(module, TorchvisionModel)
+        module.pretrained_state()
+    if config.model.weights is not None:
+        _read_initial_weights(config, network)
 
 
-def start(model: nn.Module, config: RunConfig, data: Facts) -> str | None:
-    """Give a new network the weights that its config starts from, if any.
+def load_initial_weights(model: nn.Module, config: RunConfig, network: Network) -> str | None:
+    """Give a new network the weights that its config names, if any.
 
     Args:
-        model: as ``build_model`` made it.
+        model: as ``build_model`` returned it.
         config: checked; ``model.pretrained`` or ``model.weights`` says which weights.
-        data: as ``build_model`` had it.
+        network: as ``build_model`` had it.
 
     Returns:
-        What is worth saying, in one line.
+        What is worth telling the user, in one line.
 
     Raises:
-        CnnbenchError: as ``check_start``.
+        CnnbenchError: as ``check_initial_weights``.
     """
     if isinstance(model, TorchvisionModel) and model.pretrained != "none":
         model.load_pretrained()
     if config.model.weights is None:
         return None
-    came, num_classes = _start_weights(config, data)
-    own = model.state_dict()
-    head = [name for name, tensor in own.items() if came[name].shape != tensor.shape]
-    model.load_state_dict({**came, **{name: own[name] for name in head}})
+    loaded, num_classes = _read_initial_weights(config, network)
+    random = model.state_dict()
+    head = [name for name, tensor in random.items() if loaded[name].shape != tensor.shape]
+    model.load_state_dict({**loaded, **{name: random[name] for name in head}})
     if not head:
         return None
-    return f"model.weights: made for {num_classes} classes; starts anew: {', '.join(head)}"
+    names = ", ".join(head)
+    return f"model.weights: made for {num_classes} classes; starts from random weights: {names}"
 
 
-def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], int]:
+def _read_initial_weights(config: RunConfig, network: Network) -> tuple[dict[str, Tensor], int]:
     """Return the tensors that ``model.weights`` names, and the classes they were made for."""
     assert config.model.weights is not None
     path = expand_path(config.model.weights)
@@ -135,20 +107,14 @@ def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], i
         raise UsageError(f"model.weights={path}: no run with checkpoints")
     payload = read_weights(path)
     try:
-        came: dict[str, Tensor] = payload["model"]
+        loaded: dict[str, Tensor] = payload["model"]
         num_classes = int(payload["network"]["num_classes"])
-        shapes = _shapes(came)
+        shapes = _shapes(loaded)
         # What the same network has for the other classes tells its head from another network.
-        peer = build_meta(
-            config.model.name,
-            config.model.args,
-            in_channels=data.in_channels,
-            num_classes=num_classes,
-            image_size=config.data.image_size,
-        )
+        sizes = {**network.sizes, "num_classes": num_classes}
+        expected = _shapes(build_meta(network.name, config.model.args, **sizes).state_dict())
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of ours: {error}") from None
-    expected = _shapes(peer.state_dict())
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
     if wrong:
         differences = "; ".join(
@@ -156,9 +122,9 @@ def _start_weights(config: RunConfig, data: Facts) -> tuple[dict[str, Tensor], i
             for name in wrong[:3]
         )
         raise CheckpointError(
-            f"{path}: weights of another network than model={config.model.name}: {differences}"
+            f"{path}: weights of another network than model={network.name}: {differences}"
         )
-    return came, num_classes
+    return loaded, num_classes
 
 
 def read_weights(path: Path) -> dict[str, Any]:

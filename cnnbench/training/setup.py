@@ -1,176 +1,198 @@
-"""From a config and its data to training steps: what ``train``, ``bench`` and benchmarks run."""
+"""What a run trains with: the ``Plan`` of a checked config, and the ``Setup`` ready to train."""
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnbench.config.run_config import RunConfig
-from cnnbench.device.device import (
-    Precision,
-    autocast,
-    grad_scaler,
-    resolve_channels_last,
-    synchronize,
-)
-from cnnbench.engine import Step, TrainState, fit
-from cnnbench.engine.loop import ComputeLoss, training_loss
-from cnnbench.errors import UsageError, reason_of
-from cnnbench.layers.cpu.products import use_products
-from cnnbench.layers.pooling import use_halving
+from cnnbench.data import Facts
+from cnnbench.data.splits import Splits, eval_batch_size
+from cnnbench.device.precision import Precision, autocast, grad_scaler
+from cnnbench.engine import Step, TrainState, evaluate, fit
+from cnnbench.engine.compile import compile_loss
+from cnnbench.engine.loop import ComputeLoss
+from cnnbench.layers.cpu import use_cpu_kernels
+from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
-from cnnbench.optim import Schedule
+from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.seeds import derive_seed
-from cnnbench.training.data import RunData, build_state
-
-_PROBE_MACS = 20e9
+from cnnbench.training.network import build_model
 
 
-def place(
-    config: RunConfig, model: nn.Module, data: RunData, device: torch.device, precision: Precision
-) -> tuple[TrainState, Schedule]:
-    """Bring network and data to the device, in the config's memory layout.
+@dataclass(frozen=True)
+class Plan:
+    """What the check of a config found, before anything is read or written.
 
-    Args:
+    Attributes:
         config: checked.
-        model: with the weights that training starts from.
-        data: as ``build.build_data`` made it.
-        device: that was resolved from the config.
-        precision: likewise.
-
-    Returns:
-        The state at the start of training, and the schedule.
+        device: that computes.
+        facts: what is known of the data.
+        network: what is trained, measured.
+        precision: the effective number format, never ``auto``.
+        channels_last: whether images and weights are laid out channels last.
+        schedule: of the learning rate.
     """
-    channels_last = resolve_channels_last(config.device.channels_last, device)
-    model = model.to(device)
-    on_plain_cpu = device.type == "cpu" and not config.device.compile
-    if on_plain_cpu:
-        use_halving(model)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-        if on_plain_cpu and precision.name == "bf16":
-            use_products(model)
-    data.to(device, channels_last=channels_last)
-    return build_state(config, model, device, grad_scaler(device, precision))
+
+    config: RunConfig
+    device: torch.device
+    facts: Facts
+    network: Network
+    precision: Precision
+    channels_last: bool
+    schedule: Schedule
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which the forward pass computes in the plan's precision."""
+        return autocast(self.device, self.precision)
 
 
-def training_steps(
-    config: RunConfig,
-    data: RunData,
-    state: TrainState,
-    schedule: Schedule,
-    device: torch.device,
-    precision: Precision,
-    compute_loss: ComputeLoss | None = None,
-) -> Iterator[Step]:
-    """Return the steps of a run from where its state stands; see ``engine.fit``.
+def schedule_of(config: RunConfig) -> Schedule:
+    """Return the learning-rate schedule of a config.
 
-    Args:
-        config: checked.
-        data: as ``place`` left it.
-        state: as ``place`` returned it.
-        schedule: likewise.
-        device: as ``place`` had it.
-        precision: likewise.
-        compute_loss: in place of ``training_loss``, such as a compiled one.
+    Raises:
+        UsageError: an argument has a value that makes no sense.
     """
-    return fit(
-        state,
-        data.train_batches,
-        data.prepare_train,
-        schedule,
-        num_epochs=config.num_epochs,
-        steps_per_epoch=data.steps_per_epoch,
-        seed=config.seed,
-        device=device,
-        autocast=functools.partial(autocast, device, precision),
-        compute_loss=compute_loss,
+    scheduler = config.scheduler
+    return build_schedule(
+        scheduler.name, warmup_fraction=scheduler.warmup_fraction, args=scheduler.args
     )
 
 
-def compile_loss(
-    model: nn.Module, data: RunData, device: torch.device, precision: Precision
-) -> tuple[ComputeLoss, float]:
-    """Compile forward and backward pass for the batches that an epoch has.
-
-    Evaluation stays as it is, so that its batches of other sizes need no compilation. The model's
-    parameters, buffers and state dict are those of the plain module.
+def optimizer_of(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of a config.
 
     Args:
-        model: on the device; left as it was.
-        data: likewise.
-        device: cpu, cuda or mps.
-        precision: of the forward pass.
-
-    Returns:
-        What ``training_steps`` takes, and the seconds that compiling took.
+        config: checked.
+        model: on its device and in its memory layout.
 
     Raises:
-        UsageError: torch cannot compile this network here.
+        UsageError: an argument has a value that makes no sense, or nothing is trainable.
     """
-    # Else the earlier networks of a sweep would fill torch's cache, and it would stop compiling.
-    torch.compiler.reset()
-    compiled: ComputeLoss = torch.compile(training_loss, dynamic=False)
-    generator = torch.Generator(device).manual_seed(derive_seed(0, "augment", 0))
-    started = time.perf_counter()
-    with undisturbed(model):
-        for size in data.batch_sizes():
-            images, targets = data.prepare_train(*data.first_images(size), generator)
-            try:
-                with autocast(device, precision):
-                    loss, _logits = compiled(model, images, targets)
-                loss.backward()
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                raise UsageError(
-                    f"device.compile=true: torch cannot compile this network here: "
-                    f"{type(error).__name__}: {reason_of(error)}; use device.compile=false"
-                ) from error
-    synchronize(device)
-    return compiled, time.perf_counter() - started
+    optimizer = config.optimizer
+    return build_optimizer(
+        optimizer.name,
+        model,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        decay_norms_and_biases=optimizer.decay_norms_and_biases,
+        args=optimizer.args,
+    )
 
 
-def expected_epoch_seconds(
-    model: nn.Module,
-    data: RunData,
-    network: Network,
-    make_autocast: Callable[[], AbstractContextManager[object]],
-) -> float:
-    """Time a forward and backward pass on a few images and scale it to an epoch.
+@dataclass
+class Setup:
+    """All that training needs, on its device: what ``train``, ``bench`` and benchmarks run.
 
-    The network's weights and running statistics stay as they were; its gradients are dropped.
+    Attributes:
+        plan: that it was made by.
+        data: splits, prepared on the plan's device.
+        state: what training changes; at its start.
+        compute_loss: a compiled loss, or None for the plain one.
+
+    Example:
+        >>> setup = set_up(plan, read(plan))
+        >>> for step in setup.steps():
+        ...     print(step.epoch, step.loss.item())
     """
-    count = int(max(2, min(data.batch_size, _PROBE_MACS // max(1, network.macs))))
-    count = min(count, data.num_train)
-    raw_images, raw_targets = data.first_images(count)
-    seconds = []
-    with undisturbed(model):
-        for _ in range(3):  # the first two also prepare kernels
-            started = time.perf_counter()
-            images, targets = data.prepare(raw_images, raw_targets)
-            with make_autocast():
-                loss, _logits = training_loss(model, images, targets)
-            loss.backward()
-            loss.item()
-            seconds.append(time.perf_counter() - started)
-    return min(seconds) / count * data.num_train
+
+    plan: Plan
+    data: Splits
+    state: TrainState
+    compute_loss: ComputeLoss | None = None
+
+    def steps(self, num_epochs: int | None = None) -> Iterator[Step]:
+        """Yield training steps from where the state stands; see ``engine.fit``.
+
+        Args:
+            num_epochs: in all; by default those of the config. Another number stretches the
+                schedule to it.
+        """
+        config = self.plan.config
+        return fit(
+            self.state,
+            self.data.train_batches,
+            self.data.prepare_train,
+            self.plan.schedule,
+            num_epochs=config.num_epochs if num_epochs is None else num_epochs,
+            steps_per_epoch=self.data.steps_per_epoch,
+            seed=config.seed,
+            device=self.plan.device,
+            autocast=self.plan.autocast,
+            compute_loss=self.compute_loss,
+        )
+
+    def evaluate(self, split: str, sums: Sums) -> Iterator[tuple[Tensor, Tensor]]:
+        """Add the scores of each batch of a split to ``sums``, and yield its outputs.
+
+        Args:
+            split: train, val or test.
+            sums: on the plan's device.
+
+        Yields:
+            Logits (n, num_classes) in float32 and targets (n,), in the split's order.
+        """
+        batches = self.data.batches(split, eval_batch_size(self.plan.network.activation_bytes))
+        for logits, targets in evaluate(
+            self.state.evaluated_model, batches, self.data.prepare, autocast=self.plan.autocast
+        ):
+            sums.add(F.cross_entropy(logits, targets, reduction="sum"), logits, targets)
+            yield logits, targets
+
+    def example(self) -> Tensor:
+        """Return network input of two training images, on the device."""
+        return self.data.prepare(*self.data.first_images(2))[0]
+
+    def compile(self) -> float:
+        """Compile what ``steps`` computes, and return the seconds that it took.
+
+        Raises:
+            UsageError: torch cannot compile this network here.
+        """
+        data, device = self.data, self.plan.device
+        generator = torch.Generator(device).manual_seed(derive_seed(0, "augment", 0))
+        batches = (
+            data.prepare_train(*data.first_images(size), generator) for size in data.batch_sizes()
+        )
+        self.compute_loss, seconds = compile_loss(
+            self.state.model, batches, device, self.plan.autocast
+        )
+        return seconds
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put a network into training mode; its buffers stay as they were, its gradients go."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.train()
-    try:
-        yield
-    finally:
-        model.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
+    """Bring a network to the plan's device and make its optimizer.
+
+    Args:
+        plan: of the config.
+        data: as ``launch.read`` read it for this plan.
+        model: with the weights that training begins with; by default those that the seed draws.
+    """
+    config, device = plan.config, plan.device
+    model = model if model is not None else build_model(config, plan.network)
+    model.to(device)
+    if device.type == "cpu" and not config.device.compile:
+        use_cpu_kernels(model, plan.precision, channels_last=plan.channels_last)
+    if plan.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = optimizer_of(config, model)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    decay = config.optimizer.ema_decay
+    average = None
+    if decay is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    state = TrainState(
+        model=model,
+        optimizer=optimizer,
+        sums=Sums(device),
+        average=average,
+        scaler=grad_scaler(device, plan.precision),
+    )
+    return Setup(plan, data, state)

@@ -22,7 +22,7 @@ class StopRequest:
         since: a reading of ``time.monotonic``; by default now.
 
     Attributes:
-        signum: the signal that came, 0 before.
+        signum: the signal that was received, 0 before.
     """
 
     def __init__(self, max_seconds: float | None = None, since: float | None = None) -> None:
@@ -62,11 +62,11 @@ class StopRequest:
         return time.monotonic() - self._since > self._max_seconds
 
 
-def hush_dead_children() -> None:
-    """Hear no more of child processes that die.
+def ignore_dead_children() -> None:
+    """Let no further signal of a dead child process interrupt this process.
 
     torch answers a loader worker's death with an error in whatever code runs just then, which may
-    be the one that writes down why the run failed.
+    be the code that writes down why the run failed.
     """
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""One process's work on one run: drives the loop, logs, saves, stops, goes on."""
+"""One process's work on one run: drives the loop, logs, evaluates, saves, stops, resumes."""
 
 from __future__ import annotations
 
@@ -9,36 +9,24 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console as RichConsole
-from torch import nn
 
-from cnnbench.config.run_config import RunConfig, to_tree
-from cnnbench.device.device import (
-    autocast,
-    configure,
-    resolve_channels_last,
-    resolve_device,
-    resolve_precision,
-    synchronize,
-)
-from cnnbench.engine import Step, evaluate, profiled
-from cnnbench.engine.finite import check_loss, check_step, check_weights
-from cnnbench.engine.loop import ComputeLoss
-from cnnbench.errors import Interrupted
+from cnnbench.config.run_config import to_tree
+from cnnbench.data.splits import Splits
+from cnnbench.device.device import effective_settings, synchronize
+from cnnbench.engine import Progress, Step, TrainState, profiled
+from cnnbench.engine.finite import check_loss, check_weights
+from cnnbench.errors import CheckpointError, Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import check_same_data, provenance
-from cnnbench.seeds import derive_seed
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
-from cnnbench.training import data as build
-from cnnbench.training import display as board
-from cnnbench.training import estimates
-from cnnbench.training import network as networks
-from cnnbench.training import setup as steps
-from cnnbench.training.data import RunData
-from cnnbench.training.progress import Progress, epoch_name, restore
+from cnnbench.training import display, estimates
+from cnnbench.training.data import data_fingerprint
+from cnnbench.training.display import log_step
+from cnnbench.training.network import build_model, load_initial_weights
+from cnnbench.training.setup import Plan, Setup, set_up
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -51,86 +39,79 @@ class Training:
     """One process's work on one run.
 
     Args:
-        config: checked.
+        plan: of the run's config.
+        data: as ``launch.read`` read it for the plan.
         run: locked by the caller.
         command: the command line, for the record.
-        data: splits and loaders.
         stop: asked after every step and evaluated batch.
+
+    Attributes:
+        setup: what trains; from the beginning of ``train`` on.
+        progress: what is remembered from checkpoint to checkpoint.
     """
 
+    setup: Setup
+
     def __init__(
-        self,
-        config: RunConfig,
-        run: RunDir,
-        command: Sequence[str],
-        data: RunData,
-        stop: StopRequest,
+        self, plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
     ) -> None:
-        self.config, self.run, self.data, self.stop = config, run, data, stop
+        self.plan, self.data, self.run, self.stop = plan, data, run, stop
+        self.config, self.network = plan.config, plan.network
         self.command = list(command)
-        self.device = resolve_device(config.device.name)
-        self.in_force = configure(self.device, config.device.num_threads)
-        self.network = networks.describe_network(config, data)
-        self.precision = resolve_precision(
-            config.device.precision, self.device, macs=self.network.macs
-        )
+        self.effective = {
+            **effective_settings(plan.device),
+            "precision": plan.precision.name,
+            "channels_last": plan.channels_last,
+        }
         self.screen = Console(RichConsole(file=sys.stdout))
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
+        config = plan.config
         before = run.info if (run.path / "run.json").exists() else {}
         check_same_data(before, name=config.data.name, sha256=data.sha256, source=data.source)
         self.earlier_test_reads = int(before.get("results", {}).get("test_reads", 0))
-        # A count is kept where the run goes on; what it counted is measured again.
+        # A count is kept where the run is resumed; what it counted is measured again.
         reads = {"test_reads": self.earlier_test_reads} if self.earlier_test_reads else {}
         self.results: dict[str, Any] = reads
         self.confusion: list[list[int]] | None = None
         self.trackers = Trackers()
-        self.board: TensorBoard | None = None
+        self.tensorboard: TensorBoard | None = None
         self.provenance = provenance(
             before,
             config,
             command=self.command,
-            data_fingerprint=data.fingerprint,
-            in_force={
-                **self.in_force,
-                "precision": self.precision.name,
-                "channels_last": resolve_channels_last(config.device.channels_last, self.device),
-            },
+            data_fingerprint=data_fingerprint(config),
+            in_force=self.effective,
         )
+
+    @property
+    def state(self) -> TrainState:
+        """What training changes."""
+        return self.setup.state
 
     def _prepare(self) -> None:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        for message in filter(None, (*self.data.warnings, self.precision.warning)):
+        for message in filter(None, (*self.data.warnings, self.plan.precision.warning)):
             warn(message)
-        torch.manual_seed(derive_seed(config.seed, "init"))
-        model = networks.build_model(config, self.data)
-        if not run.has_checkpoints and (note := networks.start(model, config, self.data)):
+        model = build_model(config, self.network)
+        if not run.has_checkpoints and (note := load_initial_weights(model, config, self.network)):
             self.screen.print(note)
-        self.state, self.schedule = steps.place(
-            config, model, self.data, self.device, self.precision
-        )
-        progress = restore(self.checkpoints, self.state, warn)
+        self.setup = set_up(self.plan, self.data, model)
+        progress = restore(self.checkpoints, self.state)
         if progress is not None:
             self.progress = progress
-            self.saved_at = self._place()
+            self.saved_at = self._position()
             self.screen.print(
-                f"goes on after epoch {self.state.epoch}, step {self.state.global_step}, "
+                f"resumed after epoch {self.state.epoch}, step {self.state.global_step}, "
                 f"in {run.path}"
             )
-        self._open_trackers()
-
-    def _open_trackers(self) -> None:
-        """Open the files of numbers without what will be measured again."""
-        step, is_open = self.state.global_step, self.state.epoch > self.progress.ended_epoch
-        metrics, self.board = board.open_trackers(self.run, step, is_epoch_open=is_open, warn=warn)
-        self.trackers = Trackers(metrics, self.board)
-        settings = board.settings_shown(
-            self.config, device=self.device.type, precision=self.precision.name
+        is_open = self.state.epoch > self.progress.ended_epoch
+        self.trackers, self.tensorboard = display.open_trackers(
+            run, self.plan, self.state.global_step, is_epoch_open=is_open, warn=warn
         )
-        self.board.session_start(settings, board.METRICS, step)
 
     def train(self) -> None:
         """Train the epochs that are left, then test."""
@@ -139,12 +120,15 @@ class Training:
             self._introduce()
         if self.state.epoch > self.progress.ended_epoch:
             self._end_epoch()  # stopped while it was being evaluated
-        loss = self._compiled_loss() if self.config.device.compile else None
+        if self.config.device.compile:
+            self._compile()
         self._start_epoch()
-        for step in self._steps(loss):
-            self._log_step(step)
+        for step in self._steps():
+            log_step(
+                step, self.state, self.screen, self.trackers, every=self.config.log_every_steps
+            )
             if step.ends_epoch:
-                synchronize(self.device)
+                synchronize(self.plan.device)
                 self._count_seconds()
                 self._show_histograms()
                 self._end_epoch()
@@ -157,42 +141,29 @@ class Training:
 
     def _introduce(self) -> None:
         """Say what is about to happen, and show TensorBoard the network and its images."""
-        data = self.data
-        disk, memory = build.expected_bytes(self.config, self.state, self.network)
-        shortages = estimates.shortages(self.run.path, self.device, disk=disk, memory=memory)
+        disk, memory = estimates.expected_bytes(self.setup)
+        shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
         for message in shortages:
             warn(message)
-        seconds = steps.expected_epoch_seconds(self.state.model, data, self.network, self._autocast)
-        computes = (
-            f"{self.in_force['device_name']}, {self.precision.name}, "
-            f"{self.in_force['num_threads']} threads"
-        )
+        seconds = estimates.expected_epoch_seconds(self.setup)
         self.screen.print(
-            f"{board.introduction(self.config, data, self.network)}\n{computes}; "
-            f"seed {self.config.seed}\nexpected: about {format_seconds(seconds)} per epoch, "
-            f"up to {disk / 1e6:,.1f} MB of checkpoints\n"
+            f"{display.introduction(self.setup, self.effective)}\nexpected: about "
+            f"{format_seconds(seconds)} per epoch, up to {disk / 1e6:,.1f} MB of checkpoints\n"
             f"run: {self.run.path}"
         )
-        board.show_start(self.trackers, self.state.model, data, self.config.seed)
+        display.show_beginning(self.trackers, self.setup)
 
-    def _autocast(self) -> Any:
-        return autocast(self.device, self.precision)
-
-    def _compiled_loss(self) -> ComputeLoss:
-        loss, seconds = steps.compile_loss(self.state.model, self.data, self.device, self.precision)
+    def _compile(self) -> None:
+        seconds = self.setup.compile()
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
         self.provenance["processes"][-1]["compile_seconds"] = seconds
         self.write_info("running")
-        return loss
 
-    def _steps(self, compute_loss: ComputeLoss | None) -> Iterator[Step]:
-        state, schedule, count = self.state, self.schedule, self.config.profile_steps
-        run = steps.training_steps(
-            self.config, self.data, state, schedule, self.device, self.precision, compute_loss
-        )
+    def _steps(self) -> Iterator[Step]:
+        steps, count = self.setup.steps(), self.config.profile_steps
         if count is None:
-            return run
-        return profiled(run, self.run.path / TRACE, count, self.device, self.screen.print)
+            return steps
+        return profiled(steps, self.run.path / TRACE, count, self.plan.device, self.screen.print)
 
     def _start_epoch(self) -> None:
         if self.state.epoch < self.config.num_epochs:
@@ -210,22 +181,10 @@ class Training:
         self.progress.train_seconds += now - self.clock
         self.clock = now
 
-    def _log_step(self, step: Step) -> None:
-        count = self.state.global_step
-        if count % self.config.log_every_steps and not step.ends_epoch:
-            self.screen.step(self.config.data.batch_size)
-            return
-        loss, grad_norm = step.loss.item(), step.grad_norm.item()
-        check_step(self.state, loss, grad_norm)
-        self.screen.step(self.config.data.batch_size, loss=loss)
-        if count % self.config.log_every_steps == 0:
-            values = {"train/step_loss": loss, "optim/lr": step.lr, "optim/grad_norm": grad_norm}
-            self.trackers.scalars({"epoch": step.epoch, **values}, count)
-
     def _show_histograms(self) -> None:
         every, state = self.config.histograms_every_epochs, self.state
-        if self.board is not None and every is not None and state.epoch % every == 0:
-            self.board.histograms(board.histograms(state.model), state.global_step)
+        if self.tensorboard is not None and every is not None and state.epoch % every == 0:
+            self.tensorboard.histograms(display.histograms(state.model), state.global_step)
 
     def _is_save_due(self) -> bool:
         every = self.config.save_every_steps
@@ -283,17 +242,9 @@ class Training:
         return test.accuracy
 
     def _evaluate(self, split: str, *counted: ConfusionMatrix | CurveCounts) -> Scores:
-        """Return the exact scores of the current weights on a split, and count what is asked."""
-        sums = Sums(self.device)
-        batches = evaluate(
-            self.state.evaluated_model,
-            self.data.batches(split, build.eval_batch_size(self.network.activation_bytes)),
-            self.data.prepare,
-            autocast=self._autocast,
-        )
-        for logits, targets in batches:
-            loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
-            sums.add(loss, logits, targets)
+        """Return the exact scores of the current weights on a split, and fill what else counts."""
+        sums = Sums(self.plan.device)
+        for logits, targets in self.setup.evaluate(split, sums):
             for counts in counted:
                 counts.add(logits, targets)
             self._stop_if_asked()
@@ -305,24 +256,24 @@ class Training:
         reason = self.stop.reason()
         if reason is None:
             return
-        if self.saved_at != self._place():
+        if self.saved_at != self._position():
             if self.state.epoch_step:
                 self._count_seconds()
             self._save(f"step_{self.state.global_step:08d}")
         raise Interrupted(
             f"{reason} after epoch {self.state.epoch}, step {self.state.global_step}; the state is "
-            f"saved. Go on with:\ncnnbench train resume={shlex.quote(str(self.run.path))}",
+            f"saved. Resume with:\ncnnbench train resume={shlex.quote(str(self.run.path))}",
             self.stop.signum,
             self.run.path,
         )
 
-    def _place(self) -> tuple[int, int]:
+    def _position(self) -> tuple[int, int]:
         """Return what tells one state worth saving from another."""
         return self.state.global_step, self.progress.ended_epoch
 
     def _save(self, name: str, *, is_best: bool = False) -> None:
         check_weights(self.state)
-        self.trackers.flush()  # a run that goes on from here finds its numbers up to here
+        self.trackers.flush()  # a run resumed from here finds its numbers up to here
         self.checkpoints.save(
             name,
             {
@@ -339,7 +290,7 @@ class Training:
             is_best=is_best,
             keep_last=self.config.checkpoint.keep_last,
         )
-        self.saved_at = self._place()
+        self.saved_at = self._position()
 
     def _finish(self) -> None:
         """Read the test set once, with the selected epoch's weights, and write the results."""
@@ -347,8 +298,8 @@ class Training:
         best = self.checkpoints.load("best")
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
-        confusion = ConfusionMatrix(num_classes, self.device)
-        curves = CurveCounts(num_classes, self.device)
+        confusion = ConfusionMatrix(num_classes, self.plan.device)
+        curves = CurveCounts(num_classes, self.plan.device)
         test = self._evaluate("test", confusion, curves)
         self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + 1
         epoch = self.progress.best_epoch
@@ -367,10 +318,10 @@ class Training:
         )
         if num_classes <= _MAX_RECORDED_CLASSES:
             self.confusion = confusion.read().tolist()
-        if self.board is not None:
+        if self.tensorboard is not None:
             step = self.state.global_step
-            board.show_test(self.board, confusion, curves, self.data.class_names, step)
-            board.show_results(self.board, self.results, self.network.num_params, step)
+            display.show_test(self.tensorboard, confusion, curves, self.data.class_names, step)
+            display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
         self.write_info("done")
         self.screen.print(
@@ -381,8 +332,8 @@ class Training:
 
     def write_info(self, status: str, reason: str | None = None) -> None:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""
-        if self.board is not None and status != "running":
-            self.board.session_end(status, self.state.global_step)
+        if self.tensorboard is not None and status != "running":
+            self.tensorboard.session_end(status, self.state.global_step)
         self.run.write_info(
             {
                 "status": status,
@@ -402,6 +353,43 @@ class Training:
         """Take the bar off the screen and close the files."""
         self.screen.stop()
         self.trackers.close()
+
+
+def restore(checkpoints: Checkpoints, state: TrainState) -> Progress | None:
+    """Take over the newest whole checkpoint, if there is one, and forget what came after it.
+
+    Args:
+        checkpoints: of the run.
+        state: gets what was saved.
+
+    Raises:
+        CheckpointError: checkpoints were there and none is whole, or they are another run's.
+    """
+    newest = checkpoints.load_newest()
+    if newest is None:
+        if checkpoints.forget_unfinished():
+            warn("the first checkpoint was never finished; training starts from the beginning")
+        return None
+    weights, saved, messages = newest
+    for message in messages:
+        warn(message)
+    try:
+        state.load_state_dict(weights["model"], saved["train_state"])
+        names = [item.name for item in dataclasses.fields(Progress)]
+        progress = Progress(**{name: saved["progress"][name] for name in names})
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoints.directory}: holds the state of another run "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    best = progress.best_epoch
+    checkpoints.forget_after(state.global_step, epoch_name(best) if best else None)
+    return progress
+
+
+def epoch_name(epoch: int) -> str:
+    """Return the name of the checkpoint at an epoch's end."""
+    return f"epoch_{epoch:04d}"
 
 
 def warn(message: str) -> None:

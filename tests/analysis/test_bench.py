@@ -16,11 +16,13 @@ from torch import nn
 
 import cnnbench
 from cnnbench.analysis import bench as measuring
-from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, prepare, train_rate
+from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, train_rate
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
-from cnnbench.device.device import BF16
+from cnnbench.device.precision import BF16
 from cnnbench.sweeps.expand import single_config
+from cnnbench.training.launch import check, read
+from cnnbench.training.setup import Setup, set_up
 
 SECONDS = 0.2
 KEYS = {
@@ -53,9 +55,10 @@ def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "PEAK_SIDES", (64, 128))
 
 
-def subject(root: Path, *more: str) -> measuring.Subject:
+def ready(root: Path, *more: str) -> Setup:
     composer = Composer()
-    return prepare(single_config(composer, composer.parse(tiny(root, *more))))
+    plan = check(single_config(composer, composer.parse(tiny(root, *more))))
+    return set_up(plan, read(plan))
 
 
 def test_python_gives_what_the_docstring_promises(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_the_work_is_three_times_the_forward_pass_without_the_images_gradient(
     tmp_path: Path,
 ) -> None:
     """A plain chain of layers: forward, both gradients, but no gradient of the images."""
-    found = subject(tmp_path, "model=mlp", "model.hidden=[20,10]")
+    found = ready(tmp_path, "model=mlp", "model.hidden=[20,10]")
     sizes = [16 * 16, 20, 10, 3]
     macs = [a * b for a, b in itertools.pairwise(sizes)]
     assert flops_per_image(found) == 2 * (3 * sum(macs) - macs[0])
@@ -88,7 +91,7 @@ def test_it_times_the_loss_the_run_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A forward pass and an update that sleep are seen, each where it belongs."""
-    slow = subject(tmp_path)
+    slow = ready(tmp_path)
     forward, update = nn.Module.forward, slow.state.optimizer.step
     model_forward = slow.state.model.forward
 
@@ -113,18 +116,18 @@ def test_it_times_the_loss_the_run_computes(
 
 def test_images_are_counted_and_not_batches(tmp_path: Path) -> None:
     """72 training images: four batches of 16 and one of 8."""
-    found = subject(tmp_path)
+    found = ready(tmp_path)
     sizes = []
     for step in found.steps():
-        sizes.append(found.batch_size_of(step))
+        sizes.append(step.num_images)
         if step.ends_epoch:
             break
     assert sizes == [16, 16, 16, 16, 8]
     assert found.state.sums.read().count == sum(sizes)
 
 
-def test_hooks_are_gone_and_the_steps_go_on(tmp_path: Path) -> None:
-    found = subject(tmp_path)
+def test_hooks_are_gone_and_the_steps_were_made(tmp_path: Path) -> None:
+    found = ready(tmp_path)
     before = found.state.global_step
     part_seconds(found, SECONDS)
     assert found.state.global_step > before

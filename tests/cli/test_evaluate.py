@@ -14,10 +14,12 @@ import torch
 from tiny import info, train
 
 import cnnbench
+from cnnbench.analysis.evaluate import evaluation
 from cnnbench.cli.main import run as cli
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as build
+from cnnbench.training import data as data_of_a_run
+from cnnbench.training.data import read_splits
 
 SIZES = {"train": 72, "val": 8, "test": 30}
 
@@ -36,7 +38,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def predictions(run: Path, split: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Return targets, predictions and logits, by way of the public model alone."""
     module = cnnbench.load(run)
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches(split)
     with torch.no_grad():
         logits = module(data.prepare(images, targets)[0])
@@ -93,13 +95,13 @@ def test_json_is_all_there_is_on_standard_output(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What takes long is told, but not there.
-    read = build.read_dataset
+    read = data_of_a_run.read_dataset
 
     def talkative(name, *, report, **more):
         report("this takes long")
         return read(name, report=report, **more)
 
-    monkeypatch.setattr(build, "read_dataset", talkative)
+    monkeypatch.setattr(data_of_a_run, "read_dataset", talkative)
     assert cli(["evaluate", str(run), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == cnnbench.evaluate(run)
@@ -190,7 +192,7 @@ def test_changed_pictures_are_measured_exactly(run: Path) -> None:
     assert len(rows) == len(result["robustness"])
     assert set(rows) == {(name, v) for name, kind in KINDS.items() for v in (0, *kind.levels)}
     module = cnnbench.load(run)
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
     for (name, level), accuracy in rows.items():
         if level == 0:
@@ -222,7 +224,7 @@ def test_changes_are_made_before_a_networks_own_size(
     batches = []
     for size in (16, 33):
         run = train(tmp_path, "num_epochs=1", f"data.image_size={size}")
-        monkeypatch.setattr(build, "eval_batch_size", lambda _, size=size: size)
+        monkeypatch.setattr(evaluation, "eval_batch_size", lambda _, size=size: size)
         result = cnnbench.evaluate(run, robustness=True)
         assert result["robustness"][1]["accuracy"] == result["accuracy"]
         assert result["accuracy"] == info(run)["results"]["test/accuracy"]

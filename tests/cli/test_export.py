@@ -24,7 +24,7 @@ from cnnbench.models import MODELS, create_model
 from cnnbench.models.densenet import DenseNet
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork
-from cnnbench.training import data as build
+from cnnbench.training.data import read_splits
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_it_answers_like_the_run_on_test_images(
     assert result["input"] == {"dtype": "uint8", "shape": ["batch", 1, 28, 28]}
     assert not list(run.glob("*.tmp-*"))
 
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     images, targets = next(iter(data.batches("test")))
     with torch.no_grad():
         expected = cnnbench.load(run)(data.prepare(images, targets)[0]).numpy()

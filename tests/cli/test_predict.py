@@ -17,7 +17,7 @@ import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.errors import CheckpointError, DataError, UsageError
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as build
+from cnnbench.training.data import read_splits
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def pictures(run: Path, tmp_path: Path) -> list[Path]:
     """Write the test images as files of their own size."""
-    [(images, _)] = build.build_data(RunDir(run).config, print).batches("test")
+    [(images, _)] = read_splits(RunDir(run).config, print).batches("test")
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, image in enumerate(images.numpy()):
@@ -42,7 +42,7 @@ def pictures(run: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_files_folders_and_tensors_agree_with_the_module(run: Path, pictures: list[Path]) -> None:
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
     with torch.no_grad():
         expected = cnnbench.load(run)(data.prepare(images, targets)[0]).softmax(1)
@@ -96,15 +96,15 @@ def test_every_format(run: Path, pictures: list[Path], capsys: pytest.CaptureFix
 
 def test_what_is_no_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     empty = tmp_path / "empty"
     empty.mkdir()
     cut = tmp_path / "cut.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     for path, words in (
-        (text, "not a picture"),
-        (cut, "not a picture"),
+        (text, "not an image"),
+        (cut, "not an image"),
         (tmp_path / "missing.png", "there is no such file"),
         (empty, "holds no pictures"),
     ):

@@ -12,6 +12,7 @@ import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -250,8 +251,9 @@ def test_a_run_from_before_a_key_is_one_with_the_older_value(key: str, tmp_path:
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    pattern = before.choices.replace("*", "11") if before.choices != "*" else "auto"
-    config = to_tree(composed(f"{group}={pattern}", f"{key}={json.dumps(before.value)}"))
+    choice = next(name for name in COMPOSER.choices(group) if fnmatch(name, before.choices))
+    settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
+    config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
     del older[group][name]
     run = write_run(tmp_path / "read", change={"config": older})

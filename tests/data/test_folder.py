@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnbench.data import decode_image, describe, fingerprint, read_dataset, sample_grid
+from cnnbench.data import (
+    decode_image,
+    describe,
+    fingerprint,
+    read_dataset,
+    sample_grid,
+    split_train,
+)
 from cnnbench.data.arrays import ImageArrays, ImageFiles
 from cnnbench.data.readers.folder import list_folder, read_folder
 from cnnbench.errors import DataError, UsageError
@@ -28,7 +35,7 @@ def root(tmp_path: Path) -> Path:
         for number in range(5):
             save(tmp_path / name / f"{number}.png", seed=10 * label + number)
     save(tmp_path / "cat" / "deeper" / "x.JPG")
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden").mkdir()
     return tmp_path
 
@@ -38,7 +45,8 @@ def test_classes_and_order_are_those_of_image_folder(root: Path) -> None:
 
     (root / ".hidden").rmdir()
     theirs = ImageFolder(str(root))
-    train, test = list_folder(root)
+    listing = list_folder(root)
+    train, test = listing.train, listing.test
     assert list(train.class_names) == theirs.classes
     ours = dict(zip(train.paths + test.paths, [*train.targets, *test.targets], strict=True))
     assert ours == {Path(path): label for path, label in theirs.samples}
@@ -60,14 +68,16 @@ def test_train_and_test_folders(root: Path, tmp_path_factory: pytest.TempPathFac
         save(base / "train" / name / "1.png")
     save(base / "test" / "c" / "1.png")
     save(base / "test" / "a" / "1.png")
-    save(base / "val" / "d" / "1.png")
+    save(base / "val" / "b" / "1.png")
     arrays = read_dataset("folder", root=base, args={"in_channels": 1}, image_size=5)
     assert arrays.class_names == ("a", "b", "c")
     assert arrays.test.targets.tolist() == [0, 2]
     assert isinstance(arrays.train, ImageArrays)
-    assert arrays.train.images.shape == (3, 1, 5, 5)
+    assert arrays.train.images.shape == (4, 1, 5, 5)
+    assert [part.tolist() for part in split_train(arrays, 0.1, 0)] == [[0, 1, 2], [3]]
+    assert [part.tolist() for part in split_train(arrays, 0, 0)] == [[0, 1, 2], []]
     save(base / "test" / "e" / "1.png")
-    with pytest.raises(DataError, match="without training pictures: e"):
+    with pytest.raises(DataError, match="without training images: e"):
         list_folder(base)
 
 
@@ -76,8 +86,8 @@ def test_train_and_test_folders(root: Path, tmp_path_factory: pytest.TempPathFac
     [
         (lambda root: None, "no|none"),
         (lambda root: save(root / "only" / "1.png"), "at least two"),
-        (lambda root: (save(root / "a" / "1.png"), (root / "b").mkdir()), "without pictures"),
-        (lambda root: save(root / "train" / "a" / "1.png"), "has no test/"),
+        (lambda root: (save(root / "a" / "1.png"), (root / "b").mkdir()), "without images"),
+        (lambda root: save(root / "test" / "a" / "1.png"), "has no train/"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path: Path, make, words: str) -> None:
@@ -109,15 +119,16 @@ def test_facts_and_fingerprint_follow_the_files(root: Path) -> None:
 
 def test_a_file_that_is_no_picture_is_named(root: Path) -> None:
     (root / "dog" / "bad.png").write_text("<html>")
-    with pytest.raises(DataError, match=r"bad\.png.*not a picture") as caught:
+    with pytest.raises(DataError, match=r"bad\.png.*not an image") as caught:
         read_dataset("folder", root=root, args=COLOUR, image_size=8)
     assert caught.value.exit_code == 66
 
 
 def test_links_that_lead_upwards_end(root: Path) -> None:
     (root / "dog" / "loop").symlink_to(root / "dog")
-    train, test = list_folder(root)
-    assert len(train.paths) + len(test.paths) == 21
+    listing = list_folder(root)
+    assert len(listing.train.paths) + len(listing.test.paths) == 21
+    assert any("that a link reaches again" in note for note in listing.notes)
 
 
 def test_what_does_not_fit_is_decoded_by_batch(root: Path) -> None:

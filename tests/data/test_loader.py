@@ -169,3 +169,30 @@ def test_what_readers_give_can_be_loaded(name: str) -> None:
         images, targets = ImageDataset(part, 12)[torch.arange(10)]
         assert images.shape == (10, 1, 12, 12)
         assert targets.dtype == torch.int64
+
+
+def test_the_indices_of_an_epoch_are_on_the_images_device() -> None:
+    order = BatchOrder(10, 4, shuffle=True, seed=3)
+    there = BatchOrder(10, 4, shuffle=True, seed=3, device="meta")
+    assert [len(indices) for indices in there] == [len(indices) for indices in order] == [4, 4, 2]
+    assert all(indices.device.type == "meta" for indices in there)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "drop_last", "sizes"),
+    [
+        (10, 4, False, [4, 4, 2]),
+        (9, 4, False, [4, 5]),
+        (8, 4, False, [4, 4]),
+        (10, 4, True, [4, 4]),
+        (3, 8, False, [3]),
+        (1, 8, False, [1]),
+        (1, 1, False, [1]),
+    ],
+)
+def test_the_size_of_the_last_batch_is_known_before_it_is_made(
+    images: int, batch: int, drop_last: bool, sizes: list[int]
+) -> None:
+    order = BatchOrder(images, batch, drop_last=drop_last)
+    assert [len(indices) for indices in order] == sizes
+    assert order.last_batch_size == sizes[-1]

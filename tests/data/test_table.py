@@ -53,7 +53,7 @@ def test_yaml_shows_every_key(name: str) -> None:
     tree = yaml.safe_load(text)
     assert text.startswith("# ")
     assert tree["name"] == name
-    own = {"folder": {"in_channels"}, "synthetic": set(SYNTHETIC)}.get(name, set())
+    own = {"folder": {"in_channels", "split_by"}, "synthetic": set(SYNTHETIC)}.get(name, set())
     assert set(tree) == COMMON | own
     for key in own:
         read_value(ARGUMENTS["data", key], tree[key])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
-from cnnbench.device.device import BF16, autocast
+from cnnbench.device.precision import BF16, autocast
 from cnnbench.models import MODELS
 from cnnbench.models.build import build_meta
 from cnnbench.sweeps.expand import single_config

@@ -40,7 +40,10 @@ def test_other_classes_get_a_new_head_and_one_line_says_so(first, tmp_path, caps
     more = ("data.num_classes=5", *STILL)
     run = train(tmp_path, f"model.weights={first}", *more)
     said = capsys.readouterr().out
-    assert "model.weights: made for 3 classes; starts anew: head.weight, head.bias" in said
+    assert (
+        "model.weights: made for 3 classes; starts from random weights: head.weight, head.bias"
+        in said
+    )
     ours, theirs = weights(run), weights(first, "best")
     assert {name for name in ours if not same(ours[name], theirs[name])} == {
         "head.weight",

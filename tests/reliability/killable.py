@@ -140,7 +140,7 @@ def watch(shown: Shown) -> None:
     wrap(Checkpoints, "_prune", lambda *args: "prune")
     wrap(TensorBoard, "flush", lambda *args: "event flush")
     wrap(training.Training, "_evaluate", lambda *args: "evaluate")
-    wrap(training.Training, "_log_step", lambda *args: "train")
+    wrap(training, "log_step", lambda *args: "train")
 
 
 def die_at(file: str, call: str, count: int) -> None:

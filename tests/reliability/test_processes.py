@@ -72,7 +72,7 @@ PLACES = {
     "writing weights": ("cnnbench.runs.checkpoint:atomic_write", 1),
     "writing a manifest": ("cnnbench.runs.checkpoint:atomic_write", 3),
     "pruning": ("cnnbench.runs.checkpoint:Checkpoints._prune", 3),
-    "building": ("cnnbench.training.network:build_model", 1),
+    "building": ("cnnbench.training.trainer:build_model", 1),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_signal_ends_an_evaluation_of_a_run(
 ) -> None:
     before = (whole[0] / "run.json").read_bytes()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        preamble = signal_at("cnnbench.training.data:RunData.prepare", 1, signum)
+        preamble = signal_at("cnnbench.data.splits:Splits.prepare", 1, signum)
         answer = forks.run("evaluate", str(whole[0]), preamble=preamble)
         assert answer["code"] == 128 + signum
         assert "Traceback" not in answer["err"]
@@ -157,16 +157,16 @@ KILL_A_WORKER = """
 import multiprocessing, os
 from cnnbench.training import trainer as training
 
-log, told = training.Training._log_step, []
+log, told = training.log_step, []
 
-def log_and_kill(self, step):
+def log_and_kill(*args, **keywords):
     workers = [child.pid for child in multiprocessing.active_children()]
     if not told:
         told.append(print("workers", *workers, flush=True))
         os.kill(workers[0], 9)
-    log(self, step)
+    log(*args, **keywords)
 
-training.Training._log_step = log_and_kill
+training.log_step = log_and_kill
 """
 
 

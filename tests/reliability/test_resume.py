@@ -29,11 +29,10 @@ from tiny import (
 )
 
 import cnnbench
-from cnnbench.engine import TrainState
+from cnnbench.engine import Progress, TrainState
 from cnnbench.errors import CheckpointError, DataError, Interrupted
 from cnnbench.metrics import Scores, Sums
 from cnnbench.runs.checkpoint import Checkpoints
-from cnnbench.training.progress import Progress
 from cnnbench.training.trainer import Training
 
 # A network with dropout, augmentation, and an epoch of 5 steps.

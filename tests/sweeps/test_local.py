@@ -91,13 +91,13 @@ def test_a_study_with_a_job_that_breaks(
     with monkeypatch.context() as patch:
         stop_when(patch, lambda training: training.state.global_step == 3)
         with pytest.raises(Interrupted):
-            cnnbench.training.launch.start_or_go_on(config, RunDir(runs[2]), ["a", "test"])
+            cnnbench.training.launch.resume(config, RunDir(runs[2]), ["a", "test"])
     before = [(run / "run.json").read_bytes() for run in runs]
     second = command(*words, cwd=tmp_path)
     assert second.returncode == 1, second.stderr
     assert Path(second.stdout.splitlines()[-1]) == root
     assert "[1/3] optimizer.lr=0.01: done before" in second.stdout
-    assert "goes on after epoch 0, step 3" in second.stdout
+    assert "resumed after epoch 0, step 3" in second.stdout
     assert second.stderr.count("failed: epoch 1, step 2") == 1
     after = [(run / "run.json").read_bytes() for run in runs]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
@@ -211,7 +211,7 @@ def test_a_sweep_that_is_done_starts_nothing(
             pass
 
         def run(self, job, run, words) -> tuple[int, str]:
-            cnnbench.training.launch.start_or_go_on(job.config, run, words)
+            cnnbench.training.launch.resume(job.config, run, words)
             return 0, ""
 
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.errors import UsageError
 from cnnbench.sweeps.expand import Job, expand
+from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 
 COMPOSER = Composer()
@@ -44,7 +45,7 @@ def test_the_small_form_of_a_study_is_small_and_still_compares(name: str) -> Non
         # Runs where nothing was downloaded, and leaves checkpoints of a few megabytes.
         assert (job.config.num_epochs, job.config.data.limit) == (1, 16)
         assert job.config.data.name == "synthetic"
-        network = describe_network(job.config)
+        network = describe_network(job.config, describe_data(job.config))
         assert network.num_params < 3_000_000
         assert network.macs < 200_000_000
 
@@ -68,20 +69,23 @@ def test_the_small_forms_run_through_to_the_table(
 
 
 def test_sizes_of_the_family() -> None:
-    came = {job.config.model.name: describe_network(job.config) for job in jobs("study=family")}
-    assert {name: network.num_params for name, network in came.items()} == {
+    networks = [
+        describe_network(job.config, describe_data(job.config)) for job in jobs("study=family")
+    ]
+    assert {network.name: network.num_params for network in networks} == {
         "alexnet": 46_764_746,
         "vgg11": 128_806_154,
         "vgg16": 134_300_362,
         "nin": 1_992_166,
         "googlenet": 5_977_530,
     }
-    assert {network.image_size for network in came.values()} == {224}
+    assert {network.image_size for network in networks} == {224}
 
 
 def test_sizes_of_the_resolutions() -> None:
     pair = jobs("study=resolution")[:2]
-    assert [describe_network(job.config).num_params for job in pair] == [128_806_154, 44_920_074]
+    sizes = [describe_network(job.config, describe_data(job.config)).num_params for job in pair]
+    assert sizes == [128_806_154, 44_920_074]
     assert [job.config.data.image_size for job in pair] == [224, 96]
 
 

@@ -13,10 +13,6 @@ import torch
 from tiny import differences, environment, info, series, tiny, train, weights
 
 from cnnbench.cli.main import run as cli
-from cnnbench.config.compose import Composer
-from cnnbench.data.loader import BatchOrder
-from cnnbench.sweeps.expand import single_config
-from cnnbench.training import data as build
 
 SMALL = ("model=mlp", "model.hidden=[8]", "num_epochs=2")
 
@@ -132,51 +128,6 @@ def test_a_run_starts_and_ends_without_torchs_compiler(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-def run_data(root: Path, *more: str) -> build.RunData:
-    composer = Composer()
-    return build.build_data(single_config(composer, composer.parse(tiny(root, *more))), print)
-
-
-def test_splits_that_share_memory_share_it_on_a_device_too(tmp_path: Path) -> None:
-    data = run_data(tmp_path)
-    moved: dict[int, torch.Tensor] = {}
-    device = torch.device("meta")
-    train_part, val_part = (data.splits[name].to(device, moved) for name in ("train", "val"))
-    assert train_part._images is val_part._images
-    assert len(moved) == 4  # pictures, targets, and the rows of each
-    images, targets = train_part[torch.arange(5)]
-    assert (images.shape, images.device, targets.device) == ((5, 1, 16, 16), device, device)
-    assert data.splits["train"][torch.arange(2)][0].device.type == "cpu"
-
-
-def test_the_places_of_an_epoch_are_on_the_pictures_device() -> None:
-    order = BatchOrder(10, 4, shuffle=True, seed=3)
-    there = BatchOrder(10, 4, shuffle=True, seed=3)
-    there.device = torch.device("meta")
-    assert [len(places) for places in there] == [len(places) for places in order] == [4, 4, 2]
-    assert all(places.device.type == "meta" for places in there)
-
-
-@pytest.mark.parametrize(
-    ("images", "batch", "drop_last", "sizes"),
-    [
-        (10, 4, False, [4, 4, 2]),
-        (9, 4, False, [4, 5]),
-        (8, 4, False, [4, 4]),
-        (10, 4, True, [4, 4]),
-        (3, 8, False, [3]),
-        (1, 8, False, [1]),
-        (1, 1, False, [1]),
-    ],
-)
-def test_the_last_batch_is_foretold(
-    images: int, batch: int, drop_last: bool, sizes: list[int]
-) -> None:
-    order = BatchOrder(images, batch, drop_last=drop_last)
-    assert [len(places) for places in order] == sizes
-    assert order.last_batch_size == sizes[-1]
 
 
 def test_a_batch_larger_than_the_data_is_said_and_trains(

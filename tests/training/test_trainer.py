@@ -14,7 +14,9 @@ from tiny import differences, info, records, same, series, tiny, train, weights
 
 import cnnbench
 from cnnbench.cli.main import run as cli
+from cnnbench.data.splits import Splits
 from cnnbench.errors import NonFiniteError, ResourceError, UsageError
+from cnnbench.training import trainer
 from cnnbench.training.display import METRICS
 from cnnbench.training.trainer import Training
 
@@ -114,11 +116,11 @@ def test_logged_numbers_are_those_of_a_recomputation(tmp_path: Path) -> None:
     from cnnbench.runs import network as recorded
     from cnnbench.runs.checkpoint import Checkpoints
     from cnnbench.runs.directory import RunDir
-    from cnnbench.training import data as build
+    from cnnbench.training.data import read_splits
 
     run = train(tmp_path, "num_epochs=1", "data.shuffle=false", "optimizer.lr=1e-12")
     network = recorded.load_network(Checkpoints(run / "checkpoints").load("best"), run)
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     logged = info(run)["results"] | records(run)[-2]
     for split in ("train", "val", "test"):
         [(images, targets)] = data.batches(split)
@@ -238,7 +240,7 @@ def test_looking_on_changes_nothing(
     with monkeypatch.context() as patch:
         for name in ("scalars", "images", "graph"):
             patch.setattr(f"cnnbench.tracking.TensorBoard.{name}", lambda *args: None)
-        patch.setattr("cnnbench.training.setup.expected_epoch_seconds", lambda *args: 0.0)
+        patch.setattr("cnnbench.training.estimates.expected_epoch_seconds", lambda *args: 0.0)
         dark = train(tmp_path, *augmented)
     assert differences(plain, dark) == []
     terminal = functools.partial(rich.console.Console, force_terminal=True)
@@ -251,13 +253,13 @@ def test_looking_on_changes_nothing(
 
 def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
-    original = cnnbench.training.data.RunData.prepare_train
+    original = Splits.prepare_train
 
     def prepare(self, images, targets, generator):
         sizes.append(len(targets))
         return original(self, images, targets, generator)
 
-    monkeypatch.setattr(cnnbench.training.data.RunData, "prepare_train", prepare)
+    monkeypatch.setattr(Splits, "prepare_train", prepare)
     return sizes
 
 
@@ -384,15 +386,15 @@ def test_a_dead_loader_worker_ends_in_one_sentence(
     import os
     import signal
 
-    original = Training._log_step
+    original = trainer.log_step
 
-    def log_and_kill(self: Training, step: object) -> None:
+    def log_and_kill(*args: object, **keywords: object) -> None:
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
             child.join()
-        original(self, step)
+        original(*args, **keywords)
 
-    monkeypatch.setattr(Training, "_log_step", log_and_kill)
+    monkeypatch.setattr(trainer, "log_step", log_and_kill)
     with pytest.raises(ResourceError, match=r"loader worker died with data\.batch_size=2") as found:
         train(tmp_path, "data.batch_size=2", "data.num_workers=1")
     assert found.value.exit_code == 75

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnbench.data import decode_image
-from cnnbench.data.arrays import Images
+from cnnbench.data.images import Images
+from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.device import configure, resolve_device
 from cnnbench.engine import evaluate
 from cnnbench.engine.loop import Batches
@@ -32,7 +33,7 @@ from cnnbench.metrics import (
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_network
-from cnnbench.training import data as build
+from cnnbench.training.data import read_splits
 
 # (uint8 pictures (n, C, H, W), their places in the split) -> pictures of the same shape
 Change = Callable[[Tensor, range], Tensor]
@@ -86,14 +87,14 @@ class OpenSplit:
     run: RunDir
     name: str
     network: LoadedNetwork
-    data: build.RunData
+    data: Splits
     device: torch.device
     batch_size: int
 
     @property
     def num_images(self) -> int:
         """Images in the split."""
-        return len(self.data.splits[self.name])
+        return len(self.data.parts[self.name])
 
     def outputs(self, change: Change | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logits (n, num_classes) and targets (n,) of each batch, in the split's order.
@@ -118,7 +119,7 @@ class OpenSplit:
 
     def pictures(self, places: Sequence[int]) -> Images:
         """Return the pictures at some places of the split, uint8 (len(places), C, H, W)."""
-        images, _targets = self.data.splits[self.name][torch.tensor(places, dtype=torch.int64)]
+        images, _targets = self.data.parts[self.name][torch.tensor(places, dtype=torch.int64)]
         return images.cpu().numpy()
 
 
@@ -171,18 +172,17 @@ def open_split(
     config, info = run.config, run.info
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
-    data = build.build_data(config, report, resize_once=False)
+    data = read_splits(config, report, device=device, resize_once=False)
     recorded = info.get("data", {}).get("sha256")
     if recorded is not None and recorded != data.sha256:
         raise DataError(
             f"{config.data.name}: {data.source} is not the data this run was trained on "
             f"(SHA-256 {data.sha256[:12]}, recorded {str(recorded)[:12]})"
         )
-    if not len(data.splits[split]):
+    if not len(data.parts[split]):
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
-    data.to(device, channels_last=False)
     shape = (network.in_channels, config.data.image_size, config.data.image_size)
-    batch_size = build.eval_batch_size(analyze(network.module, shape).activation_bytes)
+    batch_size = eval_batch_size(analyze(network.module, shape).activation_bytes)
     network.module.to(device)
     return OpenSplit(run, split, network, data, device, batch_size)
 

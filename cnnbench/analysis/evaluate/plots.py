@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.analysis.compare.where import setting_text
+from cnnbench.data.images import Images
 from cnnbench.metrics import CALIBRATION_BINS
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cnnbench.analysis.evaluate.evaluation import Measured
-    from cnnbench.data.arrays import Images
 
     Places = NDArray[np.int64]
     PicturesAt = Callable[[Sequence[int]], Images]

@@ -1,10 +1,10 @@
-"""The user's own pictures: ``root/class/image.png``, torchvision's ImageFolder layout."""
+"""The user's own images: ``root/class/image.png``, torchvision's ImageFolder layout."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cnnbench.data.arrays import (
     DatasetArrays,
     ImageArrays,
     ImageFiles,
+    Indices,
     Part,
     Targets,
     combine_hashes,
@@ -23,8 +24,11 @@ from cnnbench.data.arrays import (
     survey,
 )
 from cnnbench.data.images import SUFFIXES
+from cnnbench.data.readers.content import content_hashes
+from cnnbench.data.readers.parts import find_parts, refuse_inner_classes, sub_folders
 from cnnbench.data.readers.sources import Facts
-from cnnbench.data.split import stratified_split
+from cnnbench.data.readers.walk import ImageWalk, find_images
+from cnnbench.data.split import hashed_split, stratified_split
 from cnnbench.errors import DataError, UsageError
 
 _TEST_FRACTION = 0.2
@@ -33,7 +37,7 @@ NATIVE_SIZE = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """The picture files below a folder, in ImageFolder's order.
+    """The images of one part, in ImageFolder's order.
 
     Attributes:
         class_names: sorted names of the class folders.
@@ -45,81 +49,133 @@ class Listing:
     paths: tuple[Path, ...]
     targets: Targets
 
+    def take(self, indices: Indices) -> Listing:
+        """Return the images at these indices."""
+        paths = tuple(self.paths[index] for index in indices)
+        return Listing(self.class_names, paths, self.targets[indices])
 
-def _class_folders(root: Path) -> list[str]:
-    try:
-        entries = list(os.scandir(root))
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read as a folder: {error.strerror}") from error
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    def with_classes(self, class_names: tuple[str, ...], folder: Path) -> Listing:
+        """Return the same images with their targets by other class names.
+
+        Raises:
+            DataError: one of the classes is not among them.
+        """
+        if strange := sorted(set(self.class_names) - set(class_names)):
+            raise DataError(f"{folder}: classes without training images: {', '.join(strange)}")
+        targets = np.array([class_names.index(name) for name in self.class_names])
+        return Listing(class_names, self.paths, targets[self.targets])
 
 
-def list_pictures(root: Path) -> Listing:
-    """Return the pictures of all class folders below ``root``.
+@dataclass(frozen=True)
+class FolderListing:
+    """All images of a folder by part.
+
+    Attributes:
+        train: the training images; those that validate are not among them.
+        val: a validation part of the folder's own, or None.
+        test: the test images.
+        notes: what was passed over, and how the parts were found.
+    """
+
+    train: Listing
+    val: Listing | None
+    test: Listing
+    notes: tuple[str, ...]
+
+
+def list_images(root: Path, walk: ImageWalk, fewest: int = 2) -> Listing:
+    """Return the images of all class folders below ``root``.
+
+    Args:
+        root: the folder.
+        walk: what is passed over is counted here.
+        fewest: class folders that there must be.
 
     Raises:
-        DataError: there are fewer than two class folders, or one holds no picture.
+        DataError: there are fewer class folders, or one holds no image.
     """
-    class_names = _class_folders(root)
-    if len(class_names) < 2:
+    folders = sub_folders(root)
+    if len(folders) < fewest:
+        inner = "".join(
+            f"; did you mean data.root={folder}?" for folder in folders if sub_folders(folder)
+        )
         raise DataError(
-            f"{root}: expected at least two class folders with pictures in them "
-            f"(root/class/image.png), found {', '.join(class_names) or 'none'}"
+            f"{root}: expected at least two class folders with images in them "
+            f"(root/class/image.png), found {', '.join(f.name for f in folders) or 'none'}{inner}"
         )
     paths: list[Path] = []
     targets: list[int] = []
-    for target, name in enumerate(class_names):
-        found = list(_pictures_below(root / name))
-        if not found:
+    for target, folder in enumerate(folders):
+        found = find_images(folder)
+        if not found.files:
+            reasons = "; ".join(found.notes())
             raise DataError(
-                f"{root / name}: a class folder without pictures ({' '.join(sorted(SUFFIXES))})"
+                f"{folder}: a class folder without images ({' '.join(sorted(SUFFIXES))})"
+                + (f": {reasons}" if reasons else "")
             )
-        paths += found
-        targets += [target] * len(found)
-    return Listing(tuple(class_names), tuple(paths), np.array(targets, dtype=np.int64))
+        kept = [path for path in found.files if _is_first(path, walk)]
+        walk.add(found)
+        paths += kept
+        targets += [target] * len(kept)
+    refuse_inner_classes(root, folders)
+    names = tuple(folder.name for folder in folders)
+    return Listing(names, tuple(paths), np.array(targets, dtype=np.int64))
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
-    found = []
-    for parent, names, files in os.walk(folder, followlinks=True):
-        # A link to a folder above would be walked without end.
-        real = os.path.realpath(parent)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        found += [(parent, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
-    return (Path(parent) / name for parent, name in sorted(found) if not name.startswith("."))
+def list_folder(root: Path, split_by: str = "path") -> FolderListing:
+    """Return the images of a folder by part.
 
-
-def list_folder(root: Path) -> tuple[Listing, Listing]:
-    """Return the training and the test pictures.
+    Args:
+        root: the folder.
+        split_by: how a part that the folder lacks is drawn: ``path`` by a hash of each relative
+            path, ``position`` by each image's index in its class, as versions before 0.2 did.
 
     Raises:
         DataError: the folder has not the layout.
     """
-    folders = _class_folders(root)
-    if "train" not in folders and "test" not in folders:
-        return _split(list_pictures(root))
-    if not {"train", "test"} <= set(folders):
-        lacking = "test" if "train" in folders else "train"
-        raise DataError(
-            f"{root}: has no {lacking}/: expected both train/ and test/, or class folders alone"
-        )
-    train, test = list_pictures(root / "train"), list_pictures(root / "test")
-    if strange := sorted(set(test.class_names) - set(train.class_names)):
-        raise DataError(f"{root / 'test'}: classes without training pictures: {', '.join(strange)}")
-    places = np.array([train.class_names.index(name) for name in test.class_names])
-    return train, Listing(train.class_names, test.paths, places[test.targets])
-
-
-def _split(listing: Listing) -> tuple[Listing, Listing]:
-    train, test = (
-        Listing(listing.class_names, tuple(listing.paths[i] for i in rows), listing.targets[rows])
-        for rows in stratified_split(listing.targets, _TEST_FRACTION, seed=0)
+    walk = ImageWalk()
+    parts, notes = find_parts(root)
+    listings = {
+        name: list_images(folder, walk, 2 if name == "train" else 1)
+        for name, folder in parts.items()
+    }
+    if not parts:
+        listings["train"] = list_images(root, walk)
+    train = listings["train"]
+    val, test = (
+        listings[name].with_classes(train.class_names, parts[name]) if name in parts else None
+        for name in ("val", "test")
     )
-    return train, test
+    if test is None:
+        # Drawn without a seed: the test part is the same for every run.
+        first, second = (
+            stratified_split(train.targets, _TEST_FRACTION, seed=0)
+            if split_by == "position"
+            else hashed_split(train.targets, relative_names(root, train), _TEST_FRACTION, "test")
+        )
+        train, test = train.take(first), train.take(second)
+        notes.append(f"no test folder: a fixed fifth, {len(second)} images, is the test part")
+    if val is not None:
+        notes.append(f"{parts['val'].name}/ validates: data.val_fraction draws nothing")
+    return FolderListing(train, val, test, (*notes, *walk.notes()))
+
+
+def relative_names(root: Path, listing: Listing) -> list[str]:
+    """Return each image's path below the folder, the same on every system."""
+    return [
+        unicodedata.normalize("NFC", path.relative_to(root).as_posix()) for path in listing.paths
+    ]
+
+
+def _is_first(path: Path, walk: ImageWalk) -> bool:
+    """Tell whether no other class holds the same file by a link."""
+    status = path.stat()
+    identity = status.st_dev, status.st_ino
+    if identity in walk.seen:
+        walk.pass_over(path, "links to an image of another class")
+        return False
+    walk.seen.add(identity)
+    return True
 
 
 def folder_facts(root: Path | None, args: Mapping[str, Any]) -> Facts:
@@ -128,26 +184,35 @@ def folder_facts(root: Path | None, args: Mapping[str, Any]) -> Facts:
     Raises:
         DataError: the folder has not the layout.
     """
-    train, test = list_folder(required_root(root))
-    num_classes = len(train.class_names)
+    listing = list_folder(required_root(root), _split_by(args))
+    num_classes = len(listing.train.class_names)
+
+    def counts(part: Listing) -> tuple[int, ...]:
+        return tuple(np.bincount(part.targets, minlength=num_classes).tolist())
+
     return Facts(
         num_classes=num_classes,
         in_channels=_channels(args),
         image_size=NATIVE_SIZE,
-        class_names=train.class_names,
-        train_counts=tuple(np.bincount(train.targets, minlength=num_classes).tolist()),
-        test_counts=tuple(np.bincount(test.targets, minlength=num_classes).tolist()),
+        class_names=listing.train.class_names,
+        train_counts=counts(listing.train),
+        test_counts=counts(listing.test),
     )
 
 
 def folder_fingerprint(root: Path | None, args: Mapping[str, Any]) -> str:
-    """Return a hash over the pictures' names and sizes, without reading them."""
+    """Return a hash over the images' names and contents, without decoding them."""
     base = required_root(root)
-    lines = [f"in_channels={args['in_channels']}"]
-    for part in list_folder(base):
-        for path in part.paths:
-            status = path.stat()
-            lines.append(f"{path.relative_to(base)}\0{status.st_size}")
+    listing = list_folder(base, _split_by(args))
+    parts = [part for part in (listing.train, listing.val, listing.test) if part is not None]
+    digests = content_hashes(base, [path for part in parts for path in part.paths])
+    lines = [f"in_channels={args['in_channels']} split_by={_split_by(args)}"]
+    for part in parts:
+        lines.append(f"{len(part.paths)} images")
+        lines += [
+            f"{name}\0{digests[path]}"
+            for name, path in zip(relative_names(base, part), part.paths, strict=True)
+        ]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -158,7 +223,7 @@ def required_root(root: Path | None) -> Path:
         DataError: none was named.
     """
     if root is None:
-        raise DataError("data=folder: name the folder of pictures: data.root=FOLDER")
+        raise DataError("data=folder: name the folder of images: data.root=FOLDER")
     return root.expanduser().absolute()
 
 
@@ -169,15 +234,19 @@ def _channels(args: Mapping[str, Any]) -> int:
     return channels
 
 
+def _split_by(args: Mapping[str, Any]) -> str:
+    return str(args.get("split_by", "path"))
+
+
 def read_folder(
     root: Path | None,
     args: Mapping[str, Any],
     image_size: int,
     limit_bytes: int = MEMORY_LIMIT_BYTES,
 ) -> DatasetArrays:
-    """Decode a folder's pictures, into memory where they fit.
+    """Decode a folder's images, into memory where they fit.
 
-    Beyond ``limit_bytes`` every picture is still decoded once, for its checksum and the
+    Beyond ``limit_bytes`` every image is still decoded once, for its checksum and the
     normalisation constants, and later again whenever its batch is made.
 
     Args:
@@ -187,31 +256,42 @@ def read_folder(
         limit_bytes: what both splits together may take in memory.
 
     Raises:
-        DataError: the folder has not the layout, or a file is no picture.
+        DataError: the folder has not the layout, or a file is no image.
     """
     base = required_root(root)
-    listings = list_folder(base)
+    listing = list_folder(base, _split_by(args))
+    train, num_val = listing.train, 0
+    if listing.val is not None:
+        num_val = len(listing.val.paths)
+        train = Listing(
+            train.class_names,
+            train.paths + listing.val.paths,
+            np.concatenate([train.targets, listing.val.targets]),
+        )
     channels = _channels(args)
     files = [
-        ImageFiles(listing.paths, listing.targets, channels, image_size) for listing in listings
+        ImageFiles(part.paths, part.targets, channels, image_size) for part in (train, listing.test)
     ]
     total = sum(len(part) for part in files) * channels * image_size**2
     parts: list[Part] = [*files]
     if total <= limit_bytes:
         parts = [ImageArrays(part.decode(range(len(part))), part.targets) for part in files]
-    train, test = parts
     surveys = [survey(part) for part in parts]
     hashes = [
         text
         for seen, part in zip(surveys, parts, strict=True)
         for text in (seen.sha256, hash_targets(part.targets))
     ]
+    by_path = _split_by(args) == "path"
     return DatasetArrays(
-        train=train,
-        test=test,
-        class_names=listings[0].class_names,
+        train=parts[0],
+        test=parts[1],
+        class_names=train.class_names,
         mean=surveys[0].mean,
         std=surveys[0].std,
         sha256=combine_hashes(hashes),
         source=f"folder {base}",
+        notes=listing.notes,
+        train_names=tuple(relative_names(base, train)) if by_path else None,
+        num_val=num_val,
     )

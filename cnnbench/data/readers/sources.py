@@ -119,9 +119,14 @@ def data_root(root: Path | None) -> Path:
         return root.expanduser().absolute()
     if chosen := os.environ.get("CNNBENCH_DATA"):
         return Path(chosen).expanduser().absolute()
+    return cache_root() / "data"
+
+
+def cache_root() -> Path:
+    """Return where the user's caches of ours are."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return base / "cnnbench" / "data"
+    return base / "cnnbench"
 
 
 def places(published: Published, root: Path) -> Iterator[Place]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.arrays import ImageArrays, Images
+from cnnbench.data.arrays import ImageArrays
+from cnnbench.data.images import Images
 from cnnbench.errors import DataError
 
 # A generator is asked for pictures of at most this size at once.

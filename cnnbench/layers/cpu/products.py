@@ -85,25 +85,25 @@ class _Convolution(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         wants_images, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         kernel_size, sides = weight.shape[2:], images.shape[2:]
-        # At stride 1 the input's gradient is a convolution with the kernels turned around.
-        turned_padding = tuple(k - 1 - p for k, p in zip(kernel_size, ctx.padding, strict=True))
-        is_turned = wants_images and (
+        # At stride 1 the input's gradient is a convolution with the kernels flipped.
+        flipped_padding = tuple(k - 1 - p for k, p in zip(kernel_size, ctx.padding, strict=True))
+        is_flipped = wants_images and (
             ctx.stride == (1, 1)
-            and min(turned_padding) >= 0
+            and min(flipped_padding) >= 0
             and grad.shape[1] >= 16 * sides[0] * sides[1]
         )
         is_product = wants_weight and images.shape[1] >= grad.shape[2] * grad.shape[3]
-        left = [wants_images and not is_turned, wants_weight and not is_product, False]
+        left = [wants_images and not is_flipped, wants_weight and not is_product, False]
         to_images = to_weight = None
         if any(left):
             to_images, to_weight, _ = torch.ops.aten.convolution_backward(
                 grad, images, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, left
             )
-        if is_turned:
-            windows = _windows(grad, kernel_size, sides, (1, 1), turned_padding)
+        if is_flipped:
+            windows = _windows(grad, kernel_size, sides, (1, 1), flipped_padding)
             # Rows of kernel pixels and output channels: input channels stay together in memory.
-            turned = weight.permute(2, 3, 0, 1).flip(0, 1).reshape(-1, weight.shape[1])
-            to_images = _maps(windows @ turned, len(grad), sides)
+            flipped = weight.permute(2, 3, 0, 1).flip(0, 1).reshape(-1, weight.shape[1])
+            to_images = _maps(windows @ flipped, len(grad), sides)
         if is_product:
             to_weight = _weight_gradient(images, grad, kernel_size, ctx.stride, ctx.padding)
         to_bias = grad.sum((0, 2, 3)) if ctx.has_bias and wants_bias else None

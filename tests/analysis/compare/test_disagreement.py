@@ -17,7 +17,7 @@ import cnnbench
 from cnnbench.analysis.compare.disagreement import mcnemar
 from cnnbench.cli.main import run as cli
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as build
+from cnnbench.training.data import read_splits
 from tests.tiny import info, train
 
 
@@ -37,7 +37,7 @@ def pair(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 def predicted(run: Path) -> tuple[list[str], list[str]]:
     """Return the classes of the test images, and what a run takes them for."""
-    data = build.build_data(RunDir(run).config, print)
+    data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
     with torch.no_grad():
         guesses = cnnbench.load(run)(data.prepare(images, targets)[0]).argmax(1)

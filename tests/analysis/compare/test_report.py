@@ -23,6 +23,7 @@ from cnnbench.analysis.compare.plots import pareto_front
 from cnnbench.analysis.compare.report import render_report, write_report
 from cnnbench.config.compose import Composer
 from cnnbench.sweeps.expand import single_config
+from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 from tests.recorded_runs import CLASSES, write_run
 from tests.tiny import command, train
@@ -367,7 +368,7 @@ def test_a_hundred_runs_are_a_small_file(tmp_path: Path) -> None:
     """All differ, are deep and long, and have as many classes as a matrix is drawn for."""
     composer = Composer()
     config = single_config(composer, composer.parse(["model=mlp"]))
-    facts = describe_network(config).to_dict()
+    facts = describe_network(config, describe_data(config)).to_dict()
     counts = matrix(np.random.default_rng(2), 20).tolist()
     for number in range(100):
         write_run(

@@ -9,7 +9,7 @@ import torch
 from tiny import train
 from torch import Tensor, nn
 
-from cnnbench.layers.pooling import HalvingMaxPool2d, use_halving
+from cnnbench.layers.cpu.pools import HalvingMaxPool2d, use_halving
 
 
 def both(images: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,319 @@
+"""The training, validation and test images of a data set, as batches on a device."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, DatasetArrays, Indices, Targets
+from cnnbench.data.augment import Augment
+from cnnbench.data.images import sample_grid
+from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
+from cnnbench.data.notes import split_notes
+from cnnbench.data.split import split_train, stratified_sample
+from cnnbench.data.transforms import InputTransform
+from cnnbench.errors import UsageError
+
+# What the outputs of all layers may take while a batch is evaluated.
+_EVAL_BYTES = 256 << 20
+_MAX_EVAL_BATCH = 1024
+# What the images may take of a GPU's free memory; the rest is for training.
+_DATA_SHARE = 0.25
+_CPU = torch.device("cpu")
+
+
+class Splits:
+    """The images of a data set, split, with their batches and what turns them into network input.
+
+    On a GPU with room for them the images themselves are kept there, and no step waits for a copy.
+
+    Args:
+        name: of the data set, for the record.
+        arrays: as ``read_dataset`` returned them.
+        image_size: pixels of a side of the network's input; >= 1.
+        batch_size: training images in a batch; >= 1.
+        augment: of the training images; by default none.
+        val_fraction: of the training file that validates; in [0, 1).
+        split_seed: draws the validation images and those within ``limit``; in [0, 2**63).
+        limit: most images of each split, drawn class by class; None for all.
+        normalize: whether channels are brought to mean 0 and deviation 1; else pixels in [0, 1].
+        shuffle: whether each epoch has an order of its own.
+        drop_last: whether the last images of an epoch are left out where they fill no batch.
+        num_workers: processes that make batches, unless the images are on a GPU; >= 0.
+        seed: of the run; decides the order of each epoch.
+        device: where batches are prepared.
+        channels_last: whether network input is laid out channels last.
+        resize_once: whether images in memory are resized now, where they fit; else batches have
+            them at their own size, and ``prepare`` resizes them, to the same bits.
+
+    Attributes:
+        parts: the images of ``train``, ``val`` and ``test``, each a data set of whole batches.
+        batch_size: as given.
+        class_names: the name of each target value.
+        in_channels: channels of an image.
+        num_classes: number of classes.
+        mean: per channel, what is subtracted from pixels in [0, 1].
+        std: per channel, what is divided by.
+        sha256: over the decoded images and targets of the data set.
+        source: where they were read from.
+        steps_per_epoch: training batches of a whole epoch.
+        last_batch_size: images in an epoch's last batch.
+        warnings: what the user should know.
+        notes: what is worth a line before training.
+
+    Raises:
+        UsageError: ``limit`` leaves no training image, or ``drop_last`` no batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arrays: DatasetArrays,
+        *,
+        image_size: int,
+        batch_size: int,
+        augment: Augment | None = None,
+        val_fraction: float = 0.0,
+        split_seed: int = 0,
+        limit: int | None = None,
+        normalize: bool = True,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+        device: torch.device = _CPU,
+        channels_last: bool = False,
+        resize_once: bool = True,
+    ) -> None:
+        self.name, self.batch_size = name, batch_size
+        self._augment = augment if augment is not None else Augment()
+        self._image_size, self._split_seed, self._device = image_size, split_seed, device
+        self.sha256, self.source = arrays.sha256, arrays.source
+        self.class_names = arrays.class_names
+        self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
+        self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
+        self.std = arrays.std if normalize else (1.0,) * self.in_channels
+        rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
+        self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
+        limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
+        self.parts = _divided(arrays, rows, image_size, limit_bytes)
+        self._is_resident = device.type == "cuda" and _fit(self.parts, device)
+        if self._is_resident:
+            moved: dict[int, Tensor] = {}
+            self.parts = {split: part.to(device, moved) for split, part in self.parts.items()}
+        self._num_workers = 0 if self._is_resident else num_workers
+        self._order = self._batch_order(
+            "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
+        )
+        self.steps_per_epoch = len(self._order)
+        self.last_batch_size = self._order.last_batch_size
+        self._eval_loaders: dict[tuple[str, int], Batches] = {}
+        self._transform = InputTransform(
+            image_size=image_size,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            channels_last=channels_last,
+        )
+        self.warnings = list(arrays.warnings)
+        if batch_size > self.num_train:
+            self.warnings.append(
+                f"data.batch_size={batch_size} is more than the {self.num_train} training "
+                "images; each epoch is one step"
+            )
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.parts["train"])
+
+    @property
+    def num_val(self) -> int:
+        """Validation images, drawn from the training file."""
+        return len(self.parts["val"])
+
+    @property
+    def num_test(self) -> int:
+        """Test images."""
+        return len(self.parts["test"])
+
+    def _batch_order(self, split: str, batch_size: int, **options: Any) -> BatchOrder:
+        device = self._device if self._is_resident else _CPU
+        return BatchOrder(len(self.parts[split]), batch_size, device=device, **options)
+
+    @cached_property
+    def _train_loader(self) -> Batches:
+        return make_loader(
+            self.parts["train"],
+            self._order,
+            num_workers=self._num_workers,
+            pin_memory=self._device.type == "cuda" and not self._is_resident,
+        )
+
+    def train_batches(self, epoch: int, first_batch: int) -> Batches:
+        """Return an epoch's raw training batches, for ``prepare_train``.
+
+        Args:
+            epoch: from 1.
+            first_batch: how many batches at its start are left out.
+        """
+        self._order.set_epoch(epoch, first_batch)
+        return self._train_loader
+
+    def batches(self, split: str, batch_size: int = _MAX_EVAL_BATCH) -> Batches:
+        """Return a split's raw batches in order, every image once, for ``prepare``."""
+        key = split, batch_size
+        if key not in self._eval_loaders:  # made once: workers live as long as their loader
+            order = self._batch_order(split, min(batch_size, _MAX_EVAL_BATCH))
+            self._eval_loaders[key] = make_loader(
+                self.parts[split], order, num_workers=self._num_workers
+            )
+        return self._eval_loaders[key]
+
+    def prepare(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
+    ) -> Batch:
+        """Turn raw images into network input on the device, unaugmented.
+
+        Args:
+            images: uint8, (N, C, H, W).
+            targets: classes, (N,).
+            generator: unused; augmentation has one.
+
+        Returns:
+            float32 (N, C, image_size, image_size), and the targets (N,).
+        """
+        return self._transform(self._to_device(images)), self._to_device(targets)
+
+    def prepare_train(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> Batch:
+        """Turn raw training images into augmented network input on the device.
+
+        Args:
+            images: uint8, (N, C, H, W).
+            targets: classes, (N,).
+            generator: where the draws of augmentation come from.
+
+        Returns:
+            float32 (N, C, image_size, image_size), and targets: classes (N,), or where images are
+            mixed probabilities (N, num_classes).
+        """
+        assert generator is not None
+        images = self._transform.resize(self._to_device(images))
+        inputs = self._transform(self._augment.images(images, generator))
+        return self._augment.mix(inputs, self._to_device(targets), self.num_classes, generator)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    def first_images(self, count: int) -> Batch:
+        """Return the first so many training images and their targets, as a raw batch."""
+        return self.parts["train"][torch.arange(min(count, self.num_train))]
+
+    def sample_grids(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a grid of the first training images, and of the same images augmented.
+
+        Mixing is left out: it acts on network input, which cannot be shown.
+
+        Args:
+            count: images in a grid, where there are as many.
+            seed: of the augmentation.
+
+        Returns:
+            Two uint8 tensors (C, H, W).
+        """
+        images = self._transform.resize(self.first_images(count)[0].to(self._device))
+        generator = torch.Generator(self._device).manual_seed(seed)
+        augmented = self._augment.images(images, generator)
+        plain, changed = (
+            torch.from_numpy(sample_grid(part.cpu().numpy(), 8)) for part in (images, augmented)
+        )
+        return plain, changed
+
+    def batch_sizes(self) -> list[int]:
+        """Return the sizes that an epoch's batches have, the most usual first."""
+        return list(dict.fromkeys((min(self.batch_size, self.num_train), self.last_batch_size)))
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what turns an image into network input, and a logit into a name."""
+        return {
+            "class_names": list(self.class_names),
+            "preprocessing": {
+                "image_size": self._image_size,
+                "in_channels": self.in_channels,
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of the data."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "num_train": self.num_train,
+            "num_val": self.num_val,
+            "num_test": self.num_test,
+            "split_seed": self._split_seed,
+        }
+
+
+def _rows(
+    arrays: DatasetArrays, *, val_fraction: float, split_seed: int, limit: int | None
+) -> tuple[Indices, Indices, Indices]:
+    """Return the indices of the training, validation and test images."""
+
+    def limited(targets: Targets, rows: Indices) -> Indices:
+        if limit is None or limit >= len(rows):
+            return rows
+        return rows[stratified_sample(targets[rows], limit, split_seed)]
+
+    targets = arrays.train.targets
+    train, val = (limited(targets, rows) for rows in split_train(arrays, val_fraction, split_seed))
+    test = limited(arrays.test.targets, np.arange(len(arrays.test)))
+    if not len(train):
+        raise UsageError(
+            f"data.limit={limit} leaves no training image of {len(arrays.class_names)} classes; "
+            "raise it"
+        )
+    return train, val, test
+
+
+def _divided(
+    arrays: DatasetArrays,
+    rows: tuple[Indices, Indices, Indices],
+    image_size: int,
+    limit_bytes: int,
+) -> dict[str, ImageDataset]:
+    """Return the images of each split; training and validation images share their memory."""
+    train, val, test = rows
+    kept = np.sort(np.concatenate([train, val]))
+    shared = ImageDataset(arrays.train, image_size, rows=kept, limit_bytes=limit_bytes)
+    return {
+        "train": shared.select(np.searchsorted(kept, train)),
+        "val": shared.select(np.searchsorted(kept, val)),
+        "test": ImageDataset(arrays.test, image_size, rows=test, limit_bytes=limit_bytes),
+    }
+
+
+def _fit(parts: dict[str, ImageDataset], device: torch.device) -> bool:
+    """Return whether a GPU has room for all images; those decoded from files have no size."""
+    sizes = {part.in_memory_bytes() for part in parts.values()}
+    return 0 not in sizes and sum(sizes) <= torch.cuda.mem_get_info(device)[0] * _DATA_SHARE
+
+
+def eval_batch_size(activation_bytes: int) -> int:
+    """Return how many images to evaluate at once: many, unless their activations are large.
+
+    Args:
+        activation_bytes: of all layers' outputs for one image.
+    """
+    return max(1, min(_MAX_EVAL_BATCH, _EVAL_BYTES // max(1, activation_bytes)))
