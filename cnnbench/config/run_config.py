@@ -69,6 +69,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_classes"): Annotated[int, Range(ge=2)],
     ("data", "num_test"): Count,
     ("data", "num_train"): Count,
+    # Folders were divided by position before there was a choice.
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
     ("model", "arch"): str,

@@ -112,7 +112,7 @@ def _scaled(values: NDArray[Any]) -> Images:
     """
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" and 0 <= low <= high <= 1:
-        return np.rint(values * 255).astype(np.uint8)
+        return np.asarray(np.rint(values * 255), dtype=np.uint8)
     limits = (255,) if values.dtype.kind == "f" else _FULL_SCALES
     full = next((scale for scale in limits if high <= scale), None)
     if full is None or not low >= 0:
@@ -120,9 +120,9 @@ def _scaled(values: NDArray[Any]) -> Images:
         expected = "0 to 1 or 0 to 255" if kind == "floating-point" else "0 to 65535"
         raise DataError(f"{kind} values from {low:g} to {high:g}; expected {expected}")
     if values.dtype.kind == "f":
-        return np.rint(values).astype(np.uint8)
+        return np.asarray(np.rint(values), dtype=np.uint8)
     exact = values.astype(np.int64) * 255
-    return ((exact + full // 2) // full).astype(np.uint8)
+    return np.asarray((exact + full // 2) // full, dtype=np.uint8)
 
 
 def sample_grid(images: Images, columns: int, gap: int = 2) -> Images:
