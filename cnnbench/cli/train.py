@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.config.compose import Composer
+from cnnbench.config.compose import Composer, read_file
+from cnnbench.config.groups import Groups
 from cnnbench.config.run_config import (
     GROUPS,
     PRESET_GROUPS,
@@ -49,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def help_text(parser: argparse.ArgumentParser) -> str:
     """Return usage, groups with their choices, keys and examples."""
-    composer = Composer()
+    groups = Groups()
     lines = ["usage: cnnbench train [key=value ...] [flags]", "", "Groups, as GROUP=CHOICE:"]
     for group in (*GROUPS, *PRESET_GROUPS):
-        choices = " ".join(composer.choices(group)) or "(none yet)"
+        choices = " ".join(groups.choices(group)) or "(none yet)"
         lines.append(f"  {group:<10} {choices}")
     lines += [
         "",
@@ -179,7 +180,7 @@ def _over_file(composer: Composer, file: str | Path, settings: Sequence[Setting]
             f"{preset}: a saved config has a value for every key already, which a preset would "
             "not change; give the keys instead"
         )
-    below = composer.read_file(file)
+    below = read_file(file)
     code = next((s.values[0] for s in below if s.key == "model.path"), None)
     merged = over(below, settings)
     if code is not None and any(s.key == "model.path" and s in below for s in merged):

@@ -55,7 +55,7 @@ def row_settings(
     Args:
         tree: the recorded config, from a file: a key that is unknown counts as one that decides.
         effective: what the process that trained computed with, by the last part of the key;
-            ``device_name`` is what ``device`` came to.
+            ``device_name`` is the device that was used.
         files: the hashes of what the network was made from: ``path``, ``weights``.
 
     Returns:
@@ -74,7 +74,7 @@ def row_settings(
         elif row == "value":
             settings[_typed(key)] = value
     settings["device"] = effective.get("device_name", effective.get("device"))
-    if settings["device.channels_last"] == "auto":  # older runs did not record what it came to
+    if settings["device.channels_last"] == "auto":  # older runs did not record the outcome
         settings["device.channels_last"] = effective.get("device") != "mps"
     return settings | {f"model.{name}": str(digest)[:12] for name, digest in files.items()}
 
