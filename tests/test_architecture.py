@@ -28,12 +28,17 @@ FLOORS = (
     ("analysis",),
     ("sweeps",),
     ("api",),
-    ("cli", "__main__", "__init__"),
+    ("cli", "__init__"),
+    ("__main__",),
 )
 LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     "cnnbench",
     "cnnbench.__main__",
+    "cnnbench.api",
+    "cnnbench.config.command",
+    "cnnbench.notices",
+    "cnnbench.runs.resume",
     "cnnbench.analysis.compare.comparison",
     "cnnbench.analysis.evaluate.plots",
     "cnnbench.rendering.figures",
@@ -53,6 +58,9 @@ WITHOUT_TORCH = (
     "cnnbench.files",
     "cnnbench.registry",
     "cnnbench.runs.directory",
+    "cnnbench.runs.provenance",
+    "cnnbench.runs.prune",
+    "cnnbench.runs.record",
     "cnnbench.config.schema",
     "cnnbench.seeds",
     "cnnbench.config.settings",
@@ -62,7 +70,8 @@ WITHOUT_TORCH = (
     *(f"cnnbench.cli.{path.stem}" for path in sorted((PACKAGE / "cli").glob("[a-z]*.py"))),
 )
 # Longer than the 400 lines that a file should have; these may only shrink.
-LARGE: dict[str, int] = {}
+# Every public function with its documentation, in one file.
+LARGE: dict[str, int] = {"cnnbench.api": 690}
 HEAVY = ("torch", "torchvision", "tensorboard", "matplotlib", "sklearn", "scipy", "PIL")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -101,10 +110,7 @@ def test_nothing_imports_upwards_or_from_the_next_room() -> None:
     wrong = [
         f"{module} imports {target}"
         for module, target in IMPORTS
-        if unit_of(module) != unit_of(target)
-        and LEVELS[unit_of(target)] >= LEVELS[unit_of(module)]
-        # The command and the public names are each one line above the room that they open.
-        and (unit_of(module), unit_of(target)) not in (("__main__", "cli"), ("__init__", "cli"))
+        if unit_of(module) != unit_of(target) and LEVELS[unit_of(target)] >= LEVELS[unit_of(module)]
     ]
     assert not wrong
 

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.analysis.evaluate.evaluation import load_run, open_split
+from cnnbench.analysis.evaluate.evaluation import open_split
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.network import LoadedNetwork
+from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.version import __version__
 
 # Largest difference of a logit from the network's, as a fraction of its largest logit (or of 1).

@@ -8,18 +8,19 @@ from cnnbench.config.groups import Groups
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.rendering.text import render_table
 
+DESCRIPTION = "List the choices of a group, or without one all groups with their choices."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("group", nargs="?", metavar="GROUP")
-
-
-def help_text(parser: argparse.ArgumentParser) -> str:
-    """Return usage and groups."""
-    return (
-        "usage: cnnbench ls [GROUP] [--format text|markdown|csv|json]\n\n"
-        f"Groups: {' '.join((*GROUPS, *PRESET_GROUPS))}\n"
+    parser.add_argument(
+        "group", nargs="?", metavar="GROUP", help=" ".join((*GROUPS, *PRESET_GROUPS))
     )
+
+
+def epilog() -> str:
+    """Return an example."""
+    return "Example: cnnbench ls model\n"
 
 
 def main(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.groups import ALL_GROUPS, Groups, conf_dir
-from cnnbench.config.run_config import GROUPS, RunConfig, all_keys, expand_path, read_config
+from cnnbench.config.run_config import GROUPS, RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import (
     Setting,
@@ -27,6 +27,7 @@ from cnnbench.config.settings import (
     unknown_key,
 )
 from cnnbench.errors import UsageError, did_you_mean
+from cnnbench.files import expand_path, read_regular
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
@@ -221,11 +222,9 @@ def read_file(path: str | Path) -> list[Setting]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    file = expand_path(str(path))
+    file = expand_path(path)
     try:
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UsageError(f"{path}: larger than any run config")
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file, _MAX_CONFIG_BYTES).decode()
         # A few lines of aliases to aliases would fill the memory; a saved config has none.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise UsageError(f"{path}: YAML aliases are not read; write the values out")

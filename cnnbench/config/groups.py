@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, expand_path
+from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 from cnnbench.registry import plugins
 
 ALL_GROUPS = (*GROUPS, *PRESET_GROUPS)
@@ -37,7 +38,7 @@ class Groups:
     """
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
-        self.own = expand_path(str(config_dir)) if config_dir is not None else None
+        self.own = expand_path(config_dir)
         self._choices: dict[str, dict[str, str]] = {}
         if self.own is None:
             return

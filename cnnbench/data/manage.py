@@ -14,7 +14,8 @@ from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
 from cnnbench.data.readers.sources import data_root, places, read_place
 from cnnbench.data.table import dataset_row, read_dataset
-from cnnbench.errors import DataError
+from cnnbench.errors import DataError, UsageError
+from cnnbench.files import writing
 
 Row = dict[str, Any]
 
@@ -129,3 +130,26 @@ def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
     train = arrays.train
     images = train.images[chosen] if isinstance(train, ImageArrays) else train.decode(chosen)
     return images, [arrays.class_names[targets[i]] for i in chosen]
+
+
+def save_samples(arrays: DatasetArrays, path: Path) -> None:
+    """Save a row of training images, one of each class and its name above it, ten at most.
+
+    Raises:
+        UsageError: the file's ending is no image's.
+        DiskError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    images, names = samples(arrays, 10)
+    figure = Figure(figsize=(1.3 * len(images), 1.7), layout="constrained")
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    for axis, image, name in zip(axes, images, names, strict=True):
+        pixels = image.transpose(1, 2, 0)
+        axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray")
+        axis.set_title(name, fontsize=9)
+        axis.axis("off")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
+        raise UsageError(f"--output {path}: expected a file ending in .png, .svg, .pdf or .jpg")
+    with writing(path):
+        figure.savefig(path, dpi=120)

@@ -22,6 +22,7 @@ from torch import nn
 
 from cnnbench.config.schema import expectation, read_value
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path, file_sha256, read_regular
 
 _GIVEN = ("in_channels", "num_classes", "image_size")
 _PLAIN = (int, float, bool, str, NoneType)
@@ -50,20 +51,20 @@ def split_path(text: str) -> tuple[Path, str]:
     file, _, name = text.rpartition(":")
     if not (file and name.isidentifier()):
         raise UsageError(f"model.path={text}: expected FILE:CLASS, such as {_EXAMPLE}")
-    path = Path(file).expanduser().absolute()
+    path = expand_path(file)
     if not path.is_file():
         raise UsageError(f"model.path={text}: there is no file {path}")
     return path, name
 
 
-def file_sha256(text: str) -> str:
+def code_sha256(text: str) -> str:
     """Return the SHA-256 of the file of `FILE:CLASS`, without running it.
 
     Raises:
         UsageError: it is not of that form, or the file cannot be read.
     """
     path, _ = split_path(text)
-    return hashlib.sha256(_read(path)).hexdigest()
+    return file_sha256(path, "model.path")
 
 
 def load_custom(text: str) -> CustomNetwork:
@@ -193,7 +194,7 @@ def _is_network(value: Any) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 

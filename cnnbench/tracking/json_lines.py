@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import DiskError
-from cnnbench.files import atomic_write
+from cnnbench.files import atomic_write, check_regular, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +102,7 @@ class JsonLines:
 
     def _open(self) -> io.FileIO:
         try:
+            check_regular(self._path)
             return io.FileIO(self._path, "a")
         except OSError as error:
             raise self._failure(error) from error
@@ -118,7 +119,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: the file cannot be read.
     """
-    return list(_records(path.read_bytes().split(b"\n")[:-1]))
+    return list(_records(read_regular(path).split(b"\n")[:-1]))
 
 
 def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +169,34 @@ def test_a_network_in_half_precision_is_measured_in_full(tmp_path: Path) -> None
 NAMES = ["confusion_matrix", "class_accuracy", "calibration", "mistakes", "robustness"]
 
 
+def test_a_reading_is_counted_while_another_one_is_being_counted(run: Path) -> None:
+    held, lock = threading.Event(), RunDir(run).lock()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    evaluation._count_test_read(RunDir(run))
+    other.join()
+    assert info(run)["results"]["test_reads"] == 2
+
+
+def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert cnnbench.evaluate(run)["num_images"] == SIZES["test"]
+    assert "this reading of the test set is not counted" in capsys.readouterr().err
+    assert info(run)["results"]["test_reads"] == 1
+
+
 def test_pictures_lie_in_the_run_and_are_named_on_standard_error(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,7 +293,7 @@ def test_several_runs_share_one_table(
         ends = [f"{a['accuracy']:.4f}", f"{b['accuracy']:.4f}"]
         start = [a["kind"], f"{a['level']:g}"]
         assert any(line[:2] == start and line[-2:] == ends for line in lines)
-    assert out.count("accuracy on changed pictures") == 1
+    assert out.count("accuracy on corrupted images") == 1
 
 
 def test_runs_of_one_network_are_numbered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +310,7 @@ def test_runs_of_other_data_are_warned_of(
     other = train(tmp_path, "model=softmax", "num_epochs=1", "data.data_seed=1")
     for paths, warns in (([run, run], False), ([run, other], True)):
         assert cli(["evaluate", *map(str, paths), "--robustness"]) == 0
-        assert ("warning: the runs have other pictures" in capsys.readouterr().err) == warns
+        assert ("warning: the runs have different images" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize(

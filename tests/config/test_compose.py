@@ -10,12 +10,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer, read_file
 from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.config.schema import ConfigError
 from cnnbench.data import describe
 from cnnbench.errors import UsageError
-from cnnbench.sweeps.expand import Job, expand, single_config
+from cnnbench.sweeps.expand import Job, expand
 
 COMPOSER = Composer()
 
@@ -327,7 +328,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (b"{a: " * 600 + b"1" + b"}" * 600, "not readable as YAML"),
         (b"\xff\xfe", "not readable as YAML"),
         (b"\x00", "not readable as YAML"),
-        (b"a: " + b"x" * 70_000, "larger than any run config"),
+        (b"a: " + b"x" * 70_000, "larger than 65,536 bytes"),
         (b"~: 1", "not readable as YAML"),
         (b"model: null", "model=null: expected a choice"),
     ],

@@ -144,7 +144,7 @@ def num_rows(root: Path, *runs: Mapping[str, Any]) -> int:
         runs: of each what differs from a usual one, with its ``config``.
     """
     for seed, run in enumerate(runs):
-        processes = [{"started": f"2026-01-01T00:00:0{seed}", "in_force": run["effective"]}]
+        processes = [{"started": f"2026-01-01T00:00:0{seed}", "effective": run["effective"]}]
         provenance = {"processes": processes, "model_files": run.get("files", {})}
         results = {"selection": run["config"]["selection"]}
         change = {"config": run["config"], "provenance": provenance, "results": results}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import (
@@ -23,7 +24,6 @@ from cnnbench.config.run_config import (
 )
 from cnnbench.config.schema import ConfigError, read_value
 from cnnbench.config.settings import settings_of
-from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
 CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.groups.choices(group)]

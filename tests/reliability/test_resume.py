@@ -306,7 +306,7 @@ def test_no_number_is_logged_twice(
     def die(*args: object, **keywords: object) -> None:
         raise Death
 
-    write = Training.write_info
+    write = Training.write_record
 
     def die_at_the_end(self: Training, status: str, reason: str | None = None) -> None:
         if status != "running":
@@ -315,7 +315,7 @@ def test_no_number_is_logged_twice(
 
     with monkeypatch.context() as patch:
         if place == "before the end":
-            patch.setattr(Training, "write_info", die_at_the_end)
+            patch.setattr(Training, "write_record", die_at_the_end)
         else:
             patch.setattr(Checkpoints, "save", die)
         with pytest.raises(Death):
@@ -332,7 +332,7 @@ def test_other_data_than_before_is_refused(tmp_path: Path, monkeypatch: pytest.M
     content = info(run)
     content["data"]["sha256"] = "0" * 64
     (run / "run.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="is not the data this run was started on"):
+    with pytest.raises(DataError, match="is not the data this run was trained on"):
         cnnbench.train([f"resume={run}"])
     assert info(run) == content
 

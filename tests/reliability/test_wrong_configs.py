@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from tiny import command
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import ARGUMENTS, GROUPS, RunConfig
 from cnnbench.config.schema import ConfigError, Range, expectation
-from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
 MAX_SECONDS = 3  # that one wrong config may take

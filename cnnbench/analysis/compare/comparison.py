@@ -12,8 +12,8 @@ from typing import Any
 
 from cnnbench.analysis.compare.records import FACTS, METRICS, LeftOut, Record, read_runs
 from cnnbench.analysis.compare.where import parse_where, setting_text
-from cnnbench.config.run_config import expand_path
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
 
 # What two rows must share for their accuracies to be set side by side.
 _SHARED = ("data.split_seed", "data.val_fraction", "data.limit", "num_epochs", "device.precision")
@@ -267,6 +267,13 @@ def _mark(rows: Sequence[Row], base: Row | None) -> None:
             row.not_comparable.append(
                 f"code version {names}, not {_version_text(version)} "
                 f"({number} of {len(row.records)} runs)"
+            )
+        resumed = [record for record in row.records if record.resumed_with]
+        if resumed:
+            texts = dict.fromkeys("; ".join(record.resumed_with) for record in resumed)
+            row.not_comparable.append(
+                f"resumed with other {' and '.join(map(setting_text, texts))} "
+                f"({len(resumed)} of {len(row.records)} runs)"
             )
         if row.values["selection"] == "test":
             row.not_comparable.append("epoch selected on test")

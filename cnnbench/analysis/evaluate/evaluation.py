@@ -1,12 +1,10 @@
-"""What a trained run does on images: exact metrics of a split, classes of pictures."""
+"""What a trained run does on one split of its data: exact metrics."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnbench.data import decode_image
 from cnnbench.data.images import Images
 from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.device import configure, resolve_device
 from cnnbench.engine import evaluate
 from cnnbench.engine.loop import Batches
-from cnnbench.errors import DataError, UsageError
+from cnnbench.errors import DiskError, UsageError
 from cnnbench.geometry.trace import analyze
 from cnnbench.metrics import (
     Calibration,
@@ -30,43 +27,16 @@ from cnnbench.metrics import (
     per_class,
     top_k_correct,
 )
-from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.notices import notice, warn
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.network import LoadedNetwork, load_network
+from cnnbench.runs.network import LoadedNetwork, load_run
+from cnnbench.runs.provenance import check_same_data
 from cnnbench.training.data import read_splits
 
 # (uint8 pictures (n, C, H, W), their places in the split) -> pictures of the same shape
 Change = Callable[[Tensor, range], Tensor]
-_PREDICT_BATCH = 256
-_PICTURE_SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-}
-
-
-def load_run(run: RunDir, model_path: str | None = None) -> LoadedNetwork:
-    """Return a run's network with the selected epoch's weights, on the CPU.
-
-    Args:
-        run: an existing run; its data set is not needed.
-        model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
-
-    Raises:
-        UsageError: the network is custom, and ``model_path`` is missing or cannot be used.
-        CheckpointError: there is no checkpoint, or it is damaged or foreign.
-    """
-    checkpoints = Checkpoints(run.checkpoints)
-    manifest = checkpoints.manifest()
-    name = manifest["best"] or manifest["last"]
-    return load_network(checkpoints.load(name), run.checkpoints / f"{name}.pt", model_path)
+# Another evaluation that counts its reading takes far less.
+_MAX_WAIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -169,16 +139,11 @@ def open_split(
         DataError: its data is missing or damaged, or not the data it was trained on.
     """
     network = load_run(run, model_path)
-    config, info = run.config, run.info
+    config, record = run.config, run.record
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
-    data = read_splits(config, report, device=device, resize_once=False)
-    recorded = info.get("data", {}).get("sha256")
-    if recorded is not None and recorded != data.sha256:
-        raise DataError(
-            f"{config.data.name}: {data.source} is not the data this run was trained on "
-            f"(SHA-256 {data.sha256[:12]}, recorded {str(recorded)[:12]})"
-        )
+    data = read_splits(config, notice, device=device, resize_once=False)
+    check_same_data(record, sha256=data.sha256, source=data.source)
     if not len(data.parts[split]):
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
     shape = (network.in_channels, config.data.image_size, config.data.image_size)
@@ -225,100 +190,14 @@ def measure(opened: OpenSplit) -> Measured:
     return Measured(result, true, predictions, probabilities, calibrated)
 
 
-def report(message: str) -> None:
-    """Tell the person at the keyboard, beside what the command prints."""
-    print(f"cnnbench: {message}", file=sys.stderr, flush=True)
-
-
 def _count_test_read(run: RunDir) -> None:
     """Record one more reading of the test set; a run that is being written keeps its own count."""
-    if run.is_held():
+    try:
+        with run.lock(_MAX_WAIT_SECONDS):
+            record = run.record
+            results = {**record.results, "test_reads": record.test_reads + 1}
+            replace(record, results=results).write(run.record_file)
+    except UsageError:
         return
-    info = run.info
-    results = info.get("results", {})
-    results["test_reads"] = results.get("test_reads", 0) + 1
-    run.write_info({**info, "results": results})
-
-
-def picture_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the picture files that paths name; a folder gives those in it and below, sorted.
-
-    Raises:
-        DataError: a path does not exist, or a folder holds no picture.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _PICTURE_SUFFIXES
-            )
-            if not found:
-                raise DataError(f"{path}: holds no pictures")
-            files.extend(found)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: there is no such file")
-    return files
-
-
-def predict_files(
-    run: RunDir, paths: Sequence[str | Path], top: int = 3, model_path: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in picture files.
-
-    Args:
-        run: an existing run; its data set is not needed.
-        paths: picture files of any size, colour or grey, or folders of them.
-        top: how many of the likeliest classes to return.
-        model_path: as ``load_run`` takes it.
-
-    Returns:
-        For each file ``file``, ``class``, ``probability``, and ``top``, a list of class and
-        probability, likeliest first.
-
-    Raises:
-        CheckpointError: the run is damaged or foreign.
-        DataError: a file is missing or no picture.
-    """
-    files = picture_files(paths)
-    network = load_run(run, model_path)
-    size = network.transform.image_size
-    results = []
-    for start in range(0, len(files), _PREDICT_BATCH):
-        chunk = files[start : start + _PREDICT_BATCH]
-        pictures = np.stack([decode_image(file, network.in_channels, size) for file in chunk])
-        rows = _ranked(network, torch.from_numpy(pictures), top)
-        results += [{"file": str(file), **row} for file, row in zip(chunk, rows, strict=True)]
-    return results
-
-
-def predict_tensors(
-    run: RunDir, images: Tensor, top: int = 3, model_path: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
-
-    Raises:
-        UsageError: the images are not of that type and shape.
-    """
-    network = load_run(run, model_path)
-    if images.dtype != torch.uint8 or images.shape[1:2] != (network.in_channels,):
-        raise UsageError(
-            f"images are {images.dtype} {tuple(images.shape)}, "
-            f"expected torch.uint8 (N, {network.in_channels}, H, W)"
-        )
-    return _ranked(network, images, top)
-
-
-def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:
-    """Return the likeliest classes of uint8 images (N, C, H, W)."""
-    with torch.inference_mode():
-        probabilities = network.module(network.transform(images)).float().softmax(dim=1)
-    ranked = []
-    for values, places in zip(*probabilities.topk(min(top, probabilities.shape[1])), strict=True):
-        best = [
-            {"class": network.class_names[place], "probability": value}
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        ]
-        ranked.append({**best[0], "top": best})
-    return ranked
+    except DiskError as error:
+        warn(f"this reading of the test set is not counted: {error}")

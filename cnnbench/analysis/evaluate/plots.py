@@ -97,6 +97,30 @@ def plot_robustness(
         return save(figure, stem)
 
 
+def plot_robustness_of(results: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write the curves of some runs into the first one's ``plots``.
+
+    Args:
+        results: as ``cnnbench.evaluate`` returned them, with ``robustness``, of one split.
+
+    Raises:
+        DiskError: a file cannot be written.
+    """
+    split = results[0]["split"]
+    rows = [result["robustness"] for result in results]
+    curves = dict(zip(run_names(results), rows, strict=True))
+    stem = Path(results[0]["run"]) / "plots" / f"{split}_robustness"
+    return plot_robustness(curves, f"{split} accuracy on corrupted images", stem)
+
+
+def run_names(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a short name for each run: its network's, numbered where that is not enough."""
+    names = [str(result["model"]) for result in results]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number} {name}" for number, name in enumerate(names, start=1)]
+
+
 def mistakes_grid(measured: Measured, wrong: Places, pictures: PicturesAt, title: str) -> Figure:
     """Draw the surest of some mistakes: picture, true class, prediction and its probability.
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnbench.analysis.evaluate.evaluation import OpenSplit, report
+from cnnbench.analysis.evaluate.evaluation import OpenSplit
 from cnnbench.data.augment import cut, turn
 from cnnbench.metrics import Sums
+from cnnbench.notices import notice
 from cnnbench.seeds import derive_seed
 
 # SciPy's: a Gaussian's filter ends so many standard deviations from its middle.
@@ -120,7 +121,7 @@ def measure_robustness(opened: OpenSplit, accuracy: float) -> list[dict[str, Any
         ``kind``, ``level`` and ``accuracy``, a fraction.
     """
     num_passes = sum(len(kind.levels) for kind in KINDS.values())
-    report(f"robustness: {num_passes} passes over {opened.num_images} images")
+    notice(f"robustness: {num_passes} passes over {opened.num_images} images")
     rows: list[dict[str, Any]] = []
     for name, kind in KINDS.items():
         started = perf_counter()
@@ -130,7 +131,7 @@ def measure_robustness(opened: OpenSplit, accuracy: float) -> list[dict[str, Any
             for logits, targets in opened.outputs(partial(_at, kind, level)):
                 sums.add(logits.new_zeros(()), logits, targets)
             rows.append({"kind": name, "level": level, "accuracy": sums.read().accuracy})
-        report(f"{name}: {perf_counter() - started:.1f} s")
+        notice(f"{name}: {perf_counter() - started:.1f} s")
     return rows
 
 

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnbench.analysis.evaluate.evaluation import load_run, picture_files, report
 from cnnbench.analysis.features.compute import Features, look_at
 from cnnbench.analysis.features.plots import Seen, draw_side_by_side, figures
+from cnnbench.analysis.predict import image_files
 from cnnbench.data import decode_image
 from cnnbench.errors import UsageError
 from cnnbench.files import writing
+from cnnbench.notices import notice
 from cnnbench.rendering.figures import save, style
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.network import LoadedNetwork
+from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.tracking import TensorBoard
 
 _TOP = 5
@@ -76,7 +77,7 @@ def write_features(
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("a run is given twice; once is enough")
-    files = picture_files(paths)
+    files = image_files(paths)
     subjects = [
         _open(run, number if len(runs) > 1 else None, files, output, model_path)
         for number, run in enumerate(runs, 1)
@@ -147,7 +148,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 def _board(directory: Path) -> Iterator[TensorBoard]:
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    board = TensorBoard(directory, warn=report)
+    board = TensorBoard(directory, warn=notice)
     try:
         yield board
     finally:
