@@ -1,9 +1,9 @@
-"""From settings to a checked, frozen run config.
+"""From settings, ``key=value``, to one checked config.
 
-``run_config`` has the keys with their types, and ``roles`` what each key does to a run's identity.
-``schema`` reads values by types and knows no key. ``groups`` finds the choices of ``conf/``,
-``settings`` handles ``key=value`` and trees of plain values, and ``compose``, the only file with
-Hydra, turns settings into configs. Nothing here builds an object or reads a run: what a config
-leads to belongs to ``training``, lists of jobs to ``sweeps``. Imports ``errors``, ``files`` and
-``registry``, never torch.
+``run_config`` has the keys with their types, ``roles`` what each does to a run, and ``schema``
+reads values by their types and knows no key. ``groups`` finds the choices of ``conf/``,
+``settings`` handles settings and trees of plain values, ``compose`` makes a config of them, and
+``command`` is what a verb asks for. Defaults are in ``conf/``, not here, and what a key means for
+training belongs to ``training``. ``compose`` is the only file that imports Hydra; nothing loads
+torch. Imports the ground alone: ``errors``, ``files``, ``registry``.
 """

@@ -1,4 +1,10 @@
-"""Blocks, checks and size arithmetic shared by the networks."""
+"""Blocks and size arithmetic that several networks share.
+
+Here belongs what more than one family is made of: units, blocks, pools, heads, and how sizes shrink
+on the way; ``cpu/`` has faster forms of torch's own layers. A block of one family stays in that
+family's file in ``models``. Files here import torch and ``errors``, and never see a
+configuration or the name of a network.
+"""
 
 from __future__ import annotations
 

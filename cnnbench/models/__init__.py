@@ -1,4 +1,14 @@
-"""The networks, by name."""
+"""The networks, by name: one file for each family, and what builds and names them.
+
+Here belongs what a network is: its layers, its arguments with their types and defaults, its card.
+A new network is a file like the others with a ``MODELS`` mapping, which is imported here,
+``conf/model/<name>.yaml``, and a row in ``tests/goldens/models.json``. What a network is trained
+on, and where its weights are kept, belongs elsewhere. Files here import ``config.schema`` for the
+types of arguments, ``layers``, ``geometry`` and the ground floors, and never see a configuration.
+
+`create_model` checks every argument against the annotations of the constructor. Who calls a
+constructor directly relies on a type checker: it takes values as they are.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Many runs from one command.
 
-``expand`` turns settings with lists of values into checked jobs, ``study`` reads a comparison's
-list of jobs, and ``local`` runs jobs one after another. What one job does belongs to ``training``,
-what its config may be to ``config``. Imports all rooms below; loads torch in the workers alone.
+``jobs`` makes jobs of settings with lists, all checked before the first starts; ``study`` reads a
+whole comparison's list of them; ``local`` runs those that are not done. What one job does belongs
+to ``training``. Imports ``training``, ``runs``, ``config`` and the ground, and may show what
+``analysis`` finds.
 """

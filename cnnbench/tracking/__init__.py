@@ -1,4 +1,9 @@
-"""Where numbers and pictures of a run go: one small protocol and its sinks."""
+"""Where numbers and images of a run go: one small protocol and its sinks.
+
+``tracker`` has the protocol, ``json_lines`` the file that is the source of truth, ``tensorboard``
+and ``events`` a view of it, ``console`` the screen. What is logged, and when, belongs to
+``training``. Imports ``metrics``, ``geometry`` and ``files``.
+"""
 
 from __future__ import annotations
 

@@ -79,10 +79,17 @@ def wrong_values(kind: Any) -> dict[str, str]:
     return wrong
 
 
+def value_of(kind: Any) -> Any:
+    """Return a type without marks that no value has to meet, such as its role."""
+    if get_origin(kind) is Annotated and not any(isinstance(m, Range) for m in kind.__metadata__):
+        return value_of(get_args(kind)[0])
+    return kind
+
+
 def fields(group: str) -> dict[str, Any]:
     """Return the types of a group's keys in the default choice and of its choices' own."""
     hints = typing.get_type_hints(HINTS[group], include_extras=True)
-    return {name: kind for name, kind in hints.items() if name not in ("name", "args")}
+    return {name: value_of(kind) for name, kind in hints.items() if name not in ("name", "args")}
 
 
 def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
@@ -99,7 +106,7 @@ def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
             is_open = name in ("args", "path")
             if kind is not None and name not in seen and not is_open:
                 seen.add(name)
-                yield choice, name, kind
+                yield choice, name, value_of(kind)
 
 
 def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
