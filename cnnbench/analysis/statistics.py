@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from cnnbench.analysis.families import (
-    FLIPS,
     FOLDS,
     IMAGES,
     LEVEL,

@@ -15,7 +15,7 @@ from scipy import stats
 
 import cnnbench
 from cnnbench import build
-from cnnbench.analysis.disagreement import mcnemar
+from cnnbench.analysis.image_tests import mcnemar
 from cnnbench.cli import run as cli
 from cnnbench.rundir import RunDir
 from tests.tiny import info, train
