@@ -229,7 +229,7 @@ def test_equivalent_within_margin_and_better_within_margin() -> None:
 
 
 def test_undecided_says_how_many_seeds_would_decide() -> None:
-    gaps = np.array([-0.3, 0.4, 1.2, 2.3])
+    gaps = np.array([0.4, 1, 2.2, 3.4])
     verdict = judge([row(0, 0, 0, 0), row(*gaps)], 0)[1]
     assert verdict.verdict == "undecided"
     needed, more = verdict.seeds_needed, verdict.more_seeds
