@@ -11,6 +11,7 @@ import numpy as np
 
 from cnnbench.analysis.evaluate.measure import OpenSplit, measure, open_split
 from cnnbench.analysis.evaluate.plots import mistakes_grid
+from cnnbench.analysis.statistics.image_tests import mcnemar
 from cnnbench.errors import UsageError
 from cnnbench.rendering.figures import save, style
 from cnnbench.rendering.text import render_json, render_table
@@ -110,22 +111,6 @@ def _digest(opened: OpenSplit) -> str:
     for images, _targets in opened.data.batches(opened.name, opened.batch_size):
         digest.update(images.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test (McNemar, 1947).
-
-    How likely are counts that are at least as unequal, where either run is as often the one that
-    is right?
-
-    Args:
-        only_a: images that only the first gets right.
-        only_b: images that only the second gets right.
-    """
-    from scipy.special import bdtr
-
-    # The tails of a fair coin are alike; where both hold the middle, their sum is above 1.
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def errors_text(result: Mapping[str, Any], output_format: str) -> str:
