@@ -1,4 +1,4 @@
-"""The moving average of the weights, warmed up so that short runs end with a network that learnt."""
+"""The moving average of the weights, warmed up so that a short run ends with what it learnt."""
 
 from __future__ import annotations
 
