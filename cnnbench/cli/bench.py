@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.cli.train import config_text
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import RunConfig, read_config, to_tree
+from cnnbench.config.run_config import RunConfig, config_text, read_config, to_tree
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.sweeps.expand import expand, single_config

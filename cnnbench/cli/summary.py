@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.cli.train import config_text, over
+from cnnbench.cli.train import over
 from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import config_text
 from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
 from cnnbench.rendering.text import render_json, render_table

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RESUMABLE, RunConfig, to_tree
+from cnnbench.config.run_config import (
+    GROUPS,
+    PRESET_GROUPS,
+    RunConfig,
+    config_text,
+    resumable_keys,
+    role_of,
+    to_tree,
+)
 from cnnbench.config.settings import Setting, settings_of
 from cnnbench.errors import CheckpointError, Interrupted, UsageError
 from cnnbench.rendering.text import render_json
@@ -204,11 +212,10 @@ def _run_and_config(
     others = [setting for setting in settings if setting.key != "resume"]
     allowed = _check_code(run, others)
     for setting in others:
-        group = setting.key.partition(".")[0]
-        if setting.key not in (*RESUMABLE, *allowed) and group not in RESUMABLE:
+        if setting.key not in allowed and not role_of(setting.key).may_change:
             raise UsageError(
                 f"{setting.key}: a run goes on with its recorded config; "
-                f"only {', '.join(RESUMABLE)} may change"
+                f"only {', '.join(resumable_keys())} may change"
             )
     recorded = settings_of(to_tree(run.config))
     resume = Setting("resume", (str(run.path),))
@@ -248,10 +255,3 @@ def _train(run: RunDir | None, config: RunConfig, since: float) -> Path:
         return run.path
     launch.resume(config, run, sys.argv, since)
     return run.path
-
-
-def config_text(config: RunConfig) -> str:
-    """Return a config as ``--cfg`` prints it."""
-    import yaml
-
-    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))

@@ -15,9 +15,9 @@ from typing import Any
 
 from cnnbench.config.run_config import (
     GROUPS,
-    PATH_KEYS,
     PRESET_GROUPS,
     RunConfig,
+    all_keys,
     expand_path,
     read_config,
 )
@@ -131,7 +131,7 @@ class Composer:
         key = key.strip().lstrip("+")
         if not (key and equals):
             raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
-        if key in PATH_KEYS:
+        if key in all_keys() and all_keys()[key].is_path:
             # A path is taken as it stands: commas, spaces and brackets in it are no grammar.
             if is_interpolated(value):
                 raise fail(key, f"={value}: '${{' cannot stand in a path")

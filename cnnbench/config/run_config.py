@@ -2,36 +2,55 @@
 
 Defaults live in ``conf/`` alone; a field here has none. A group's choices share the fields of one
 dataclass, and each choice's own keys are its ``args``, whose types are the rows of ``ARGUMENTS``.
+
+Each key's role is a mark on its type; ``config/roles.py`` says what the roles mean. A new key says
+its role, where it is not its group's, and the value that runs recorded before it had.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from cnnbench.config.schema import ConfigError, OpenArgs, Problem, Range, Ratio, read_node
+from cnnbench.config.roles import (
+    COMPUTATION,
+    CONTENT,
+    FALLBACK,
+    LOCATION,
+    MACHINE,
+    MOVABLE_CONTENT,
+    RECORDING,
+    REPETITION,
+    RESULT,
+    Before,
+    Key,
+    Role,
+    read_keys,
+)
+from cnnbench.config.schema import (
+    ConfigError,
+    Count,
+    Fraction,
+    OpenArgs,
+    PathText,
+    Positive,
+    Probability,
+    Problem,
+    Range,
+    RatioNumber,
+    Seed,
+    Size,
+    read_node,
+)
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
-# Values that are paths of the user's: nothing in them is grammar.
-PATH_KEYS = ("resume", "data.root", "model.path", "model.weights", "output_root")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
-
-
-Count = Annotated[int, Range(ge=1)]
-Size = Annotated[int, Range(ge=0)]
-Positive = Annotated[float, Range(gt=0)]
-RatioNumber = Annotated[float, Range(gt=0), Ratio()]
-Fraction = Annotated[float, Range(ge=0, le=1)]
-Probability = Annotated[float, Range(ge=0, lt=1)]
-Seed = Annotated[int, Range(ge=0, lt=2**63)]
 
 # The types of the arguments that only some choices of a group have. One name has one meaning
 # throughout a group; a test holds the choices' YAML and constructors to these rows.
@@ -50,7 +69,8 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_classes"): Annotated[int, Range(ge=2)],
     ("data", "num_test"): Count,
     ("data", "num_train"): Count,
-    ("data", "split_by"): Literal["path", "position"],
+    # Folders were divided by position before there was a choice.
+    ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,
@@ -66,9 +86,10 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("model", "head"): Literal["linear", "gap", "replace", "append"],
     ("model", "head_size"): Count,
     ("model", "hidden"): tuple[Count, ...],
-    ("model", "norm"): Literal["none", "conv", "block"],
+    # VGG had no norm at first; other networks always recorded theirs.
+    ("model", "norm"): Annotated[Literal["none", "conv", "block"], Before("none", "vgg*")],
     ("model", "padding"): Size,
-    ("model", "path"): str,
+    ("model", "path"): Annotated[PathText, CONTENT],
     ("model", "pool"): Literal["max", "avg"],
     ("model", "pool_ceil_mode"): bool,
     ("model", "pretrained"): str,
@@ -98,11 +119,11 @@ class ModelConfig:
     """Which network, and how it starts."""
 
     name: str
-    image_size: Count | None
-    adam_lr: Positive | None
+    image_size: Annotated[Count | None, FALLBACK]  # of data.image_size
+    adam_lr: Annotated[Positive | None, FALLBACK]  # of optimizer.lr
     init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal"]
     init_layers: Literal["all", "linear"]
-    weights: str | None
+    weights: Annotated[PathText | None, CONTENT]
     args: Mapping[str, Any]
 
 
@@ -111,13 +132,13 @@ class DataConfig:
     """Which data set, how it is split, and how its batches are made."""
 
     name: str
-    root: str | None
+    root: Annotated[PathText | None, MOVABLE_CONTENT]
     batch_size: Count
     image_size: Count
     val_fraction: Probability
     split_seed: Seed
     limit: Count | None
-    num_workers: Size
+    num_workers: Annotated[Size, COMPUTATION]
     shuffle: bool
     drop_last: bool
     normalize: Literal["dataset", "none"]
@@ -157,11 +178,11 @@ class SchedulerConfig:
 class DeviceConfig:
     """What computes, and in which precision."""
 
-    name: str
+    name: Annotated[str, MACHINE]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     num_threads: Count | None
     channels_last: bool | Literal["auto"]
-    compile: bool
+    compile: Annotated[bool, Before(False)]
     args: Mapping[str, Any]
 
 
@@ -183,39 +204,57 @@ class SweepConfig:
 class RunConfig:
     """Everything one training run depends on, checked and frozen."""
 
-    model: ModelConfig
-    data: DataConfig
-    augment: AugmentConfig
-    optimizer: OptimizerConfig
-    scheduler: SchedulerConfig
-    device: DeviceConfig
-    checkpoint: CheckpointConfig
-    sweep: SweepConfig
-    seed: Seed
-    num_epochs: Count
-    selection: Literal["val/accuracy", "last", "test"]
-    max_seconds: Positive | None
-    output_root: str
-    resume: str | None
-    extend_epochs: Count | None
-    log_every_steps: Count
-    eval_every_epochs: Count
-    save_every_steps: Count | None
-    profile_steps: Count | None
-    histograms_every_epochs: Count | None
+    model: Annotated[ModelConfig, RESULT]
+    data: Annotated[DataConfig, RESULT]
+    augment: Annotated[AugmentConfig, RESULT]
+    optimizer: Annotated[OptimizerConfig, RESULT]
+    scheduler: Annotated[SchedulerConfig, RESULT]
+    device: Annotated[DeviceConfig, COMPUTATION]
+    checkpoint: Annotated[CheckpointConfig, RECORDING]
+    sweep: Annotated[SweepConfig, LOCATION]
+    seed: Annotated[Seed, REPETITION]
+    num_epochs: Annotated[Count, RESULT]
+    selection: Annotated[Literal["val/accuracy", "last", "test"], RESULT]
+    max_seconds: Annotated[Positive | None, RECORDING]
+    output_root: Annotated[PathText, LOCATION]
+    resume: Annotated[PathText | None, LOCATION]
+    # A run that was extended has other num_epochs, which decide.
+    extend_epochs: Annotated[Count | None, RECORDING]
+    log_every_steps: Annotated[Count, RECORDING]
+    # It says which epochs can be selected.
+    eval_every_epochs: Annotated[Count, RESULT]
+    save_every_steps: Annotated[Count | None, RECORDING]
+    profile_steps: Annotated[Count | None, RECORDING]
+    histograms_every_epochs: Annotated[Count | None, RECORDING]
 
 
-# Keys that may change when a run goes on: they alter how it is computed or kept, not what it is.
-RESUMABLE = (
-    "device",
-    "log_every_steps",
-    "save_every_steps",
-    "profile_steps",
-    "histograms_every_epochs",
-    "checkpoint",
-    "max_seconds",
-    "extend_epochs",
-)
+@cache
+def all_keys() -> dict[str, Key]:
+    """Return what is said of each key and group, by dotted name."""
+    return read_keys(RunConfig, ARGUMENTS)
+
+
+def role_of(key: str) -> Role:
+    """Return the role of a key or group; a key below an open node, as ``data.args``, has its."""
+    keys = all_keys()
+    while key not in keys:
+        key, _, _ = key.rpartition(".")
+        if not key:
+            # What only a later version or a stranger's file knows may decide the result.
+            return RESULT
+    return keys[key].role
+
+
+@cache
+def resumable_keys() -> tuple[str, ...]:
+    """Return the keys that may change when a run is resumed; a group stands for its keys."""
+    keys = all_keys()
+    return tuple(
+        key
+        for key, facts in keys.items()
+        if facts.role.may_change
+        and not ("." in key and keys[key.partition(".")[0]].role.may_change)
+    )
 
 
 def read_config(tree: Mapping[str, Any]) -> RunConfig:
@@ -275,48 +314,19 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
         return [plain(part) for part in value] if isinstance(value, tuple) else value
 
     tree = plain(config)
-    for key in ("image_size", "adam_lr"):
-        if tree["model"][key] is None:
-            # Absent is what lets another group's own value stand in place of the network's wish.
-            del tree["model"][key]
+    for key, facts in all_keys().items():
+        group, _, name = key.rpartition(".")
+        if facts.role == FALLBACK and tree[group][name] is None:
+            # Absent is what lets the other key's own default count.
+            del tree[group][name]
     return typing.cast(dict[str, Any], tree)
 
 
-def run_key(
-    config: RunConfig,
-    *,
-    data_fingerprint: str,
-    code_version: str,
-    model_files: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """Return the SHA-256 of all that decides a run's result.
+def config_text(config: RunConfig) -> str:
+    """Return a config as YAML, as ``--cfg`` prints it."""
+    import yaml
 
-    Paths, logging, the device's name and what is kept are left out: the same run under another
-    output root, with other log lines, is the same run. The contents of files that the network is
-    made from count, by their hashes, not their paths.
-    """
-    tree = to_tree(config)
-    device = tree.pop("device")
-    kept = {key: device[key] for key in ("precision", "num_threads", "compile")}
-    tree["data"].pop("root")
-    tree["model"].pop("path", None)
-    tree["model"]["weights"] = None
-    tree["model"] |= model_files
-    for name in (
-        "checkpoint",
-        "sweep",
-        "max_seconds",
-        "output_root",
-        "resume",
-        "extend_epochs",
-        "log_every_steps",
-        "save_every_steps",
-        "profile_steps",
-        "histograms_every_epochs",
-    ):
-        tree.pop(name)
-    parts = {"config": tree, "device": kept, "data": data_fingerprint, "code": code_version}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))
 
 
 def expand_path(text: str) -> Path:

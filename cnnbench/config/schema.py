@@ -1,4 +1,8 @@
-"""A small typed schema over dataclasses: types, ranges, and a reader that finds every mistake."""
+"""A small typed schema: types with ranges, and a reader that finds every mistake.
+
+It reads trees of plain values into dataclasses, and keyword arguments into what a constructor's
+annotations say. It knows nothing of the keys themselves, so that models may use it too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -44,6 +48,21 @@ OpenArgs = Mapping[str, Any]
 
 class Ratio:
     """Marks a float that may also be written as a fraction, such as ``1/16``."""
+
+
+class IsPath:
+    """Marks text that is a path of the user's: nothing in it is grammar."""
+
+
+Count = Annotated[int, Range(ge=1)]
+Size = Annotated[int, Range(ge=0)]
+Positive = Annotated[float, Range(gt=0)]
+RatioNumber = Annotated[float, Range(gt=0), Ratio()]
+Fraction = Annotated[float, Range(ge=0, le=1)]
+Probability = Annotated[float, Range(ge=0, lt=1)]
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+PathText = Annotated[str, IsPath()]
+_SIMPLE = (int, float, bool, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -201,13 +220,7 @@ def read_node(
         elif value == "???":
             problems.append(Problem(key, f": missing; expected {_without_null(kind)}"))
         else:
-            try:
-                (values if name in kinds else args)[name] = read_value(kind, value)
-            except ValueError:
-                near = did_you_mean(str(value), _choices(kind))
-                problems.append(
-                    Problem(key, f"={_show(value)}: expected {expectation(kind)}{near}")
-                )
+            (values if name in kinds else args)[name] = _read(kind, value, key, problems)
     for name, kind in kinds.items():
         if name not in tree and type(None) in get_args(kind):
             values[name] = None
@@ -217,9 +230,94 @@ def read_node(
     return None if problems else node(**values)
 
 
+def _read(kind: Any, value: Any, key: str, problems: list[Problem]) -> Any:
+    """Return a value as its type has it; ``None``, and a problem more, where it does not fit."""
+    try:
+        return read_value(kind, value)
+    except ValueError:
+        near = did_you_mean(str(value), _choices(kind))
+        problems.append(Problem(key, f"={_show(value)}: expected {expectation(kind)}{near}"))
+        return None
+
+
+def read_arguments(
+    constructor: Callable[..., Any], args: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Return keyword arguments as a constructor's annotations have them.
+
+    Whether the constructor takes and needs an argument is not checked here. Values pass as they
+    are where the annotation is missing, cannot be resolved, or is no type of plain values.
+
+    Args:
+        constructor: a class or function, annotated with such types as ``Count``, ``Probability``
+            or ``Literal["relu", "tanh"]``.
+        args: values by name.
+        prefix: of the keys in messages, such as ``model.args.``.
+
+    Raises:
+        ConfigError: every value of another type or out of range, together.
+
+    Example:
+        >>> def network(*, dropout: Probability = 0.5, widths: tuple[Count, ...] = (8,)): ...
+        >>> read_arguments(network, {"dropout": 0, "widths": [16, 32]})
+        {'dropout': 0.0, 'widths': (16, 32)}
+    """
+    called = (
+        typing.cast(Any, constructor).__init__ if isinstance(constructor, type) else constructor
+    )
+    try:
+        hints = get_type_hints(called, include_extras=True)
+    except Exception:  # a stranger's annotations may name anything
+        return dict(args)
+    problems: list[Problem] = []
+    read = {
+        name: _read(hints[name], value, f"{prefix}{name}", problems)
+        if _is_readable(hints.get(name))
+        else value
+        for name, value in args.items()
+    }
+    if problems:
+        raise ConfigError(problems)
+    return read
+
+
+def _is_readable(kind: Any) -> bool:
+    """Tell whether ``read_value`` knows a type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _is_readable(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_is_readable, parts))
+    if origin is tuple:
+        return len({*parts} - {...}) == 1 and _is_readable(parts[0])
+    return origin is Literal or kind in _SIMPLE
+
+
+def marks(kind: Any) -> Iterator[Any]:
+    """Yield the marks of a type, the outer ones first, those of a union's members included."""
+    if get_origin(kind) is Annotated:
+        base, *found = get_args(kind)
+        # Where one Annotated is in another, Python lists the marks of the inner one first.
+        yield from reversed(found)
+        yield from marks(base)
+    elif get_origin(kind) in (typing.Union, types.UnionType):
+        for part in get_args(kind):
+            yield from marks(part)
+
+
 @cache
 def _hints(node: Hashable) -> dict[str, Any]:
-    return get_type_hints(node, include_extras=True)
+    """Return the types of a dataclass's fields, with those marks alone that a value must meet."""
+    hints = get_type_hints(node, include_extras=True)
+    return {name: _with_bounds_alone(kind) for name, kind in hints.items()}
+
+
+def _with_bounds_alone(kind: Any) -> Any:
+    if get_origin(kind) is not Annotated:
+        return kind
+    base, *found = get_args(kind)
+    bounds = [mark for mark in found if isinstance(mark, (Range, Ratio))]
+    return Annotated[(base, *bounds)] if bounds else base
 
 
 def _choices(kind: Any) -> list[str]:

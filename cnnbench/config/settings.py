@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnbench.config.run_config import GROUPS
+from cnnbench.config.roles import with_older_values
+from cnnbench.config.run_config import GROUPS, all_keys, role_of
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.errors import did_you_mean
 
@@ -36,9 +37,45 @@ def settings_of(tree: Mapping[str, Any]) -> list[Setting]:
     for key, value in leaves(tree):
         if is_interpolated([key, value]):
             raise ConfigError([Problem(key, ": is an interpolation; a saved config has none")])
-        group, _, rest = key.partition(".")
-        settings.append(Setting(group if rest == "name" and group in GROUPS else key, (value,)))
+        settings.append(Setting(_typed(key), (value,)))
     return settings
+
+
+def _typed(key: str) -> str:
+    """Return the key that a person types: ``model``, not ``model.name``."""
+    group, _, rest = key.partition(".")
+    return group if rest == "name" and group in GROUPS else key
+
+
+def row_settings(
+    tree: Mapping[str, Any], *, effective: Mapping[str, Any], files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings that make a run another row of a comparison, by the roles of the keys.
+
+    Args:
+        tree: the recorded config, from a file: a key that is unknown counts as one that decides.
+        effective: what the process that trained computed with, by the last part of the key;
+            ``device_name`` is what ``device`` came to.
+        files: the hashes of what the network was made from: ``path``, ``weights``.
+
+    Returns:
+        Values by the key that a person types: ``model``, not ``model.name``.
+    """
+    # A key of every choice that an older run lacks is null, as it is where a config is read.
+    recorded = {
+        key: None for key, facts in all_keys().items() if not (facts.is_group or facts.is_argument)
+    }
+    settings: dict[str, Any] = {}
+    for key, value in {**recorded, **dict(leaves(with_older_values(tree, all_keys())))}.items():
+        row = role_of(key).row
+        if row == "effective":
+            settings[_typed(key)] = effective.get(key.rpartition(".")[2], value)
+        elif row == "value":
+            settings[_typed(key)] = value
+    settings["device"] = effective.get("device_name", effective.get("device"))
+    if settings["device.channels_last"] == "auto":  # older runs did not record what it came to
+        settings["device.channels_last"] = effective.get("device") != "mps"
+    return settings | {f"model.{name}": str(digest)[:12] for name, digest in files.items()}
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Single pictures: decoding a file of any size and mode, and a grid of many for the eye."""
+"""Single images: decoding a file of any size and mode, and a grid of many for the eye."""
 
 from __future__ import annotations
 
@@ -35,15 +35,20 @@ SUFFIXES = frozenset(
 )
 # Formats whose decoders start no other program.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-_MAX_PIXELS = 100_000_000
+# Of one decoded image, all channels together: a few hundred kilobytes of PNG can hold gigabytes.
+_MAX_VALUES = 192_000_000
+# The largest values of the usual depths; an image has the smallest of them that holds its own.
+_FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 _MODES = {1: "L", 3: "RGB"}
 
 
 def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
-    """Read a picture file as the networks see it.
+    """Read an image file as the networks see it.
 
-    The camera's rotation is applied; transparency is laid on white; 16-bit levels are scaled to 8;
-    the largest centred square is cut out and resized bilinearly with antialias.
+    The camera's rotation is applied; transparency is laid on white; values of more than 8 bits are
+    scaled to 8 by the usual depth that holds them (10, 12, 14 or 16 bits; floating-point ones lie
+    in [0, 1] or [0, 255]); the largest centred square is cropped and resized bilinearly with
+    antialias.
 
     Args:
         path: a JPEG, PNG, PPM/PGM, BMP, TIFF, WebP or GIF file (the first frame).
@@ -54,13 +59,13 @@ def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
         uint8, (in_channels, image_size, image_size).
 
     Raises:
-        DataError: there is no such file, or it is no picture.
+        DataError: there is no such file, or it is no image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if in_channels not in _MODES:
         raise DataError(
-            f"{path}: a picture file has 1 or 3 channels, the network takes {in_channels}"
+            f"{path}: an image file has 1 or 3 channels, the network takes {in_channels}"
         )
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
@@ -69,47 +74,64 @@ def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
             # Broken metadata and size warnings: the pixels decide, and the limit below.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as file:
-                if file.width * file.height > _MAX_PIXELS:
+                if file.width * file.height * len(file.getbands()) > _MAX_VALUES:
                     raise DataError(f"{file.width}x{file.height} pixels are too many")
                 upright = ImageOps.exif_transpose(file)
-                picture = _eight_bit(upright).convert(_MODES[in_channels])
+                image = _eight_bit(upright).convert(_MODES[in_channels])
     # Decoders raise nearly anything on a damaged file.
     except Exception as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"{path}: not a picture that can be read: {reason}") from error
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
+        raise DataError(f"{path}: not an image that can be read: {reason}") from error
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
     pixels = np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
     return np.array(pixels.reshape(image_size, image_size, in_channels).transpose(2, 0, 1))
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode L, RGB or CMYK, without transparency."""
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return the image in mode L, RGB or CMYK, without transparency."""
     from PIL import Image
 
-    if picture.mode.startswith("I"):
-        # 32-bit integers are how Pillow holds some 16-bit files.
-        levels = np.clip(np.asarray(picture, dtype=np.int64), 0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if picture.mode == "F":
-        return Image.fromarray(np.rint(np.clip(np.asarray(picture), 0, 255)).astype(np.uint8))
-    if picture.has_transparency_data:
-        layers = picture.convert("RGBA")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_scaled(np.asarray(image)))
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
         white = Image.new("RGBA", layers.size, "white")
         return Image.alpha_composite(white, layers).convert("RGB")
-    if picture.mode == "P":
-        return picture.convert("RGB")
-    return picture
+    if image.mode == "P":
+        return image.convert("RGB")
+    return image
+
+
+def _scaled(values: NDArray[Any]) -> Images:
+    """Return grey values of more than 8 bits as 8 bits, by the range that they use.
+
+    Raises:
+        DataError: no usual range holds them.
+    """
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" and 0 <= low <= high <= 1:
+        return np.asarray(np.rint(values * 255), dtype=np.uint8)
+    limits = (255,) if values.dtype.kind == "f" else _FULL_SCALES
+    full = next((scale for scale in limits if high <= scale), None)
+    if full is None or not low >= 0:
+        kind = "floating-point" if values.dtype.kind == "f" else "integer"
+        expected = "0 to 1 or 0 to 255" if kind == "floating-point" else "0 to 65535"
+        raise DataError(f"{kind} values from {low:g} to {high:g}; expected {expected}")
+    if values.dtype.kind == "f":
+        return np.asarray(np.rint(values), dtype=np.uint8)
+    exact = values.astype(np.int64) * 255
+    return np.asarray((exact + full // 2) // full, dtype=np.uint8)
 
 
 def sample_grid(images: Images, columns: int, gap: int = 2) -> Images:
-    """Lay pictures out in rows, on white.
+    """Lay images out in rows, on white.
 
     Args:
         images: uint8, (N, C, H, W), N >= 1.
-        columns: pictures in a row, >= 1.
-        gap: white pixels around each picture.
+        columns: images in a row, >= 1.
+        gap: white pixels around each image.
 
     Returns:
         uint8, (C, rows * (H + gap) + gap, columns * (W + gap) + gap).
@@ -120,8 +142,8 @@ def sample_grid(images: Images, columns: int, gap: int = 2) -> Images:
     rows = -(-count // columns)
     shape = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
     grid: np.ndarray[Any, np.dtype[np.uint8]] = np.full(shape, 255, dtype=np.uint8)
-    for place, image in enumerate(images):
-        top = place // columns * (height + gap) + gap
-        left = place % columns * (width + gap) + gap
+    for index, image in enumerate(images):
+        top = index // columns * (height + gap) + gap
+        left = index % columns * (width + gap) + gap
         grid[:, top : top + height, left : left + width] = image
     return grid

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import RunConfig, expand_path, read_config
+from cnnbench.config.roles import with_older_values
+from cnnbench.config.run_config import RunConfig, all_keys, expand_path, read_config
 from cnnbench.config.schema import ConfigError
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import atomic_write, remove_litter, writing
@@ -101,7 +102,8 @@ class RunDir:
         """
         tree = self.info.get("config")
         try:
-            return read_config(_with_later_keys(tree) if isinstance(tree, Mapping) else {})
+            known = with_older_values(tree, all_keys()) if isinstance(tree, Mapping) else {}
+            return read_config(known)
         except ConfigError as error:
             raise CheckpointError(f"{self.path}/run.json: not a config of ours:\n{error}") from None
 
@@ -155,19 +157,6 @@ class RunDir:
             return True
         lock.release()
         return False
-
-
-def _with_later_keys(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recorded config with the keys that came after it, as its run did without them."""
-    later: dict[str, dict[str, Any]] = {"device": {"compile": False}}
-    model = tree.get("model")
-    if isinstance(model, Mapping) and str(model.get("name")).startswith("vgg"):
-        later["model"] = {"norm": "none"}
-    data = tree.get("data")
-    if isinstance(data, Mapping) and data.get("name") == "folder":
-        later["data"] = {"split_by": "position"}
-    groups = {name: tree[name] for name in later if isinstance(tree.get(name), Mapping)}
-    return {**tree, **{name: {**later[name], **group} for name, group in groups.items()}}
 
 
 def open_run(path: str | Path) -> RunDir:

@@ -1,15 +1,46 @@
-"""What ``run.json`` says of where a run's numbers come from."""
+"""What ``run.json`` says of where a run's numbers come from, and what makes two runs the same."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from cnnbench.config.run_config import RunConfig, run_key
-from cnnbench.device.machine import describe_machine
+from cnnbench.config.run_config import RunConfig, role_of, to_tree
+from cnnbench.config.settings import leaves
 from cnnbench.errors import DataError
 from cnnbench.runs.directory import code_version, model_files
+
+
+def run_key(
+    config: RunConfig,
+    *,
+    data_fingerprint: str,
+    code_version: str,
+    model_files: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the SHA-256 of all that decides a run's result.
+
+    Which keys count follows from their roles (``config/roles.py``): the same run under another
+    output root, with other log lines, is the same run.
+
+    Args:
+        config: of the run.
+        data_fingerprint: of the data's files.
+        code_version: of the package.
+        model_files: hashes of the files that the network is made from, by their keys in ``model``.
+    """
+    values = leaves(to_tree(config))
+    parts = {
+        "config": {key: value for key, value in values if role_of(key).in_run_key},
+        "data": data_fingerprint,
+        "code": code_version,
+        "model_files": dict(model_files),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_same_data(before: Mapping[str, Any], *, name: str, sha256: str, source: str) -> None:
@@ -49,6 +80,9 @@ def provenance(
         data_fingerprint: of the data's files.
         in_force: what this process computes with.
     """
+    # Imported here: the run key of a sweep's jobs needs no torch.
+    from cnnbench.device.machine import describe_machine
+
     recorded = before.get("provenance", {})
     # What a run was started from may be gone by the time it goes on.
     files = recorded.get("model_files") or model_files(config)

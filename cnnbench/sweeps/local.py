@@ -19,11 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cnnbench.config.run_config import expand_path, read_config, run_key, to_tree
+from cnnbench.config.run_config import expand_path, read_config, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, writing
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir, code_version, model_files
+from cnnbench.runs.provenance import run_key
 from cnnbench.sweeps.expand import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1

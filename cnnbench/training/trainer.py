@@ -58,7 +58,11 @@ class Training:
         self.plan, self.data, self.run, self.stop = plan, data, run, stop
         self.config, self.network = plan.config, plan.network
         self.command = list(command)
-        self.effective = {**effective_settings(plan.device), "precision": plan.precision.name}
+        self.effective = {
+            **effective_settings(plan.device),
+            "precision": plan.precision.name,
+            "channels_last": plan.channels_last,
+        }
         self.screen = Console(RichConsole(file=sys.stdout))
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()

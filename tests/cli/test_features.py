@@ -189,7 +189,7 @@ def test_refusals(
         ([str(picture), run], 2, "not a run"),
         ([run, str(picture), run], 2, "a run after a picture"),
         ([run, run, str(picture)], 2, "twice"),
-        ([run, str(picture), str(text)], 66, "text.png: not a picture"),
+        ([run, str(picture), str(text)], 66, "text.png: not an image"),
         ([run, str(tmp_path / "missing.png")], 66, "there is no such file"),
         ([run, str(picture), "--output", str(in_the_way)], 2, "cannot be made"),
         ([run, str(picture), "--output", "/proc/nowhere"], 74, "cannot be written"),

@@ -96,15 +96,15 @@ def test_every_format(run: Path, pictures: list[Path], capsys: pytest.CaptureFix
 
 def test_what_is_no_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     empty = tmp_path / "empty"
     empty.mkdir()
     cut = tmp_path / "cut.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     for path, words in (
-        (text, "not a picture"),
-        (cut, "not a picture"),
+        (text, "not an image"),
+        (cut, "not an image"),
         (tmp_path / "missing.png", "there is no such file"),
         (empty, "holds no pictures"),
     ):

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
@@ -16,14 +16,12 @@ from cnnbench.config.run_config import (
     ARGUMENTS,
     GROUPS,
     PRESET_GROUPS,
-    RESUMABLE,
     RunConfig,
     read_config,
-    run_key,
     to_tree,
 )
 from cnnbench.config.schema import ConfigError, read_value
-from cnnbench.config.settings import assign, leaves, settings_of
+from cnnbench.config.settings import settings_of
 from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
@@ -182,103 +180,6 @@ def test_every_key_is_described_where_it_is_set() -> None:
             fields_of(group) - {"image_size", "adam_lr"} if group == "model" else fields_of(group)
         )
         assert given == (set(tree.get(group, {})) | shipped(group, choice).keys()) & given
-
-
-def other_values(group: str, key: str, value: Any, kind: Any) -> list[Any]:
-    """Return values near this one, most of them allowed."""
-    members = typing.get_args(kind)
-    texts = [v for part in (kind, *members) for v in typing.get_args(part)]
-    if typing.get_origin(kind) is Literal:
-        texts = list(members)
-    numbers = [value] if type(value) in (int, float) else []
-    lists = [[*value, 1], [0.25, 0.75], [3, 4], [0.5, 0.5]] if isinstance(value, list) else []
-    plain = [] if lists else [n * 2 for n in numbers] + [n / 2 for n in numbers] + [0.5, 3, 1, 2]
-    return [*lists, *texts, *plain, True, False, "other", {"width": 3}]
-
-
-def variants() -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """Return for every key of the config two trees that differ in it alone."""
-    found: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {}
-    for group, name in CHOICES:
-        base = to_tree(
-            composed(f"{group}={name}", "resume=/run", "model.weights=/given", *needed(group, name))
-        )
-        for key, value in leaves(base):
-            if key in found or (key.endswith(".name") and key != "sweep.name"):
-                continue
-            owner, _, last = key.rpartition(".")
-            kind = ARGUMENTS.get((owner, last))
-            if kind is None:
-                node: Any = RunConfig
-                for part in key.split("."):
-                    kind = typing.get_type_hints(node, include_extras=True)[part]
-                    node = kind
-            for other in other_values(owner, key, value, kind):
-                changed = to_tree(read_config(base))
-                assign(changed, key, other)
-                try:
-                    tree = to_tree(read_config(changed))
-                except ConfigError:
-                    continue
-                if tree != base:
-                    found[key] = (key, other, base, tree)
-                    break
-    return list(found.values())
-
-
-VARIANTS = variants()
-# What is left out of the key: where things are, what is shown and kept, and how long it may take.
-IGNORED = {
-    "data.root",
-    "model.path",
-    "model.weights",
-    "device.channels_last",
-    "checkpoint.keep_last",
-    "sweep.name",
-    "max_seconds",
-    "output_root",
-    "resume",
-    "extend_epochs",
-    "log_every_steps",
-    "save_every_steps",
-    "profile_steps",
-    "histograms_every_epochs",
-}
-
-
-def key_of(tree: Mapping[str, Any], data: str = "d", code: str = "c") -> str:
-    return run_key(read_config(tree), data_fingerprint=data, code_version=code)
-
-
-def test_the_variants_cover_every_key() -> None:
-    every = {
-        key for group, name in CHOICES for key in (f"{group}.{k}" for k in shipped(group, name))
-    }
-    every |= {key for key, _ in leaves(to_tree(composed()))}
-    every -= {f"{group}.name" for group in GROUPS}
-    assert {key for key, *_ in VARIANTS} == every
-    assert every >= IGNORED
-
-
-@pytest.mark.parametrize(("key", "other", "base", "tree"), VARIANTS, ids=[v[0] for v in VARIANTS])
-def test_the_run_key_changes_with_all_that_decides_the_result(
-    key: str, other: Any, base: dict[str, Any], tree: dict[str, Any]
-) -> None:
-    assert (key_of(base) == key_of(tree)) == (key in IGNORED)
-
-
-def test_the_run_key_changes_with_choices_data_and_code() -> None:
-    base = to_tree(composed())
-    keys = [key_of(base), key_of(base, data="e"), key_of(base, code="e")]
-    for setting in ("model=mlp", "data=mnist", "augment=crop", "optimizer=sgd", "scheduler=step"):
-        keys.append(key_of(to_tree(composed(setting))))
-    assert len(set(keys)) == len(keys)
-    assert key_of(to_tree(composed("device=cpu"))) == key_of(base)
-    assert key_of(base) == key_of(to_tree(read_config(base)))
-
-
-def test_what_may_change_when_a_run_goes_on_are_keys() -> None:
-    assert set(RESUMABLE) <= {field.name for field in dataclasses.fields(RunConfig)}
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -10,10 +10,13 @@ import pytest
 
 from cnnbench.config.schema import (
     ConfigError,
+    Count,
+    Probability,
     Problem,
     Range,
     Ratio,
     expectation,
+    read_arguments,
     read_node,
     read_value,
 )
@@ -180,3 +183,44 @@ def test_one_mistake(tree: Any, problem: str) -> None:
 def test_an_error_says_each_problem_once() -> None:
     problem = Problem("a", ": b")
     assert str(ConfigError([problem, Problem("c", ": d"), problem])) == "a: b\nc: d"
+
+
+class Network:
+    def __init__(
+        self,
+        *,
+        dropout: Probability = 0.5,
+        widths: tuple[Count, ...] = (),
+        pool: Literal["max", "avg"] = "max",
+        block: type[object] = object,
+        scale: float | None = None,
+        window: tuple[int, int] = (2, 2),
+        mixed: tuple[int, str] = (2, "a"),
+    ) -> None: ...
+
+
+def test_arguments_are_read_as_a_constructor_annotates_them() -> None:
+    args = {"dropout": 0, "widths": [1, 2], "scale": None, "window": (2, 3)}
+    args |= {"block": 3, "mixed": [3, "b"], "x": [1]}
+    read = read_arguments(Network, args)
+    # What no setting can be, and what the constructor does not know, passes as it is.
+    assert read == {**args, "widths": (1, 2)}
+    assert type(read["dropout"]) is float
+
+
+def test_all_arguments_that_do_not_fit_are_reported_together() -> None:
+    args = {"dropout": 1.0, "widths": [0], "pool": "mx", "scale": "2"}
+    with pytest.raises(ConfigError) as caught:
+        read_arguments(Network, args, "model.args.")
+    assert str(caught.value).splitlines() == [
+        "model.args.dropout=1.0: expected a number >= 0 and < 1",
+        "model.args.widths=[0]: expected a list of values, each a whole number >= 1",
+        "model.args.pool=mx: expected one of max, avg; did you mean 'max'?",
+        "model.args.scale=2: expected a number or null",
+    ]
+
+
+def test_annotations_that_cannot_be_resolved_check_nothing() -> None:
+    def network(*, width: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert read_arguments(network, {"width": "x"}) == {"width": "x"}

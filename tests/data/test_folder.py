@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
         for number in range(5):
             save(tmp_path / name / f"{number}.png", seed=10 * label + number)
     save(tmp_path / "cat" / "deeper" / "x.JPG")
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden").mkdir()
     return tmp_path
 
@@ -119,7 +119,7 @@ def test_facts_and_fingerprint_follow_the_files(root: Path) -> None:
 
 def test_a_file_that_is_no_picture_is_named(root: Path) -> None:
     (root / "dog" / "bad.png").write_text("<html>")
-    with pytest.raises(DataError, match=r"bad\.png.*not a picture") as caught:
+    with pytest.raises(DataError, match=r"bad\.png.*not an image") as caught:
         read_dataset("folder", root=root, args=COLOUR, image_size=8)
     assert caught.value.exit_code == 66
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cnnbench.config.run_config import GROUPS, expand_path
-from cnnbench.config.settings import leaves
+from cnnbench.config.run_config import expand_path
+from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.runs.directory import RunDir, find_runs
 
@@ -27,27 +27,6 @@ METRICS = (
     "test/accuracy",
     "test/loss",
 )
-# Settings that don't decide a result, or are shown as what was in force: data.image_size says
-# what model.image_size asks for, and the device is the one that computed.
-_UNTOLD = (
-    "seed",
-    "output_root",
-    "resume",
-    "extend_epochs",
-    "max_seconds",
-    "log_every_steps",
-    "save_every_steps",
-    "histograms_every_epochs",
-    "data.root",
-    "model.image_size",
-    "model.path",
-    "model.weights",
-    "selection",
-    "device.name",
-    "device.precision",
-    "device.num_threads",
-)
-_UNTOLD_GROUPS = ("checkpoint", "sweep")
 _MALFORMED = (
     LookupError,
     TypeError,
@@ -235,20 +214,13 @@ def _provenance(info: Mapping[str, Any], process: Mapping[str, Any]) -> dict[str
 
 def _settings(info: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings under the keys that a person types: ``model``, not ``model.name``."""
-    settings: dict[str, Any] = {}
-    for key, value in leaves(info["config"]):
-        group, _, rest = key.partition(".")
-        if key not in _UNTOLD and group not in _UNTOLD_GROUPS:
-            settings[group if rest == "name" and group in GROUPS else key] = value
+    files = info["provenance"].get("model_files", {})
+    settings = row_settings(info["config"], effective=in_force, files=files)
+    # A record has it of its own, as the results say it.
+    del settings["selection"]
     for group in ("model", "data"):
         if not isinstance(settings[group], str):
             raise TypeError(f"config.{group}.name is no name")
-    settings["device"] = in_force.get("device_name", in_force.get("device"))
-    settings["device.precision"] = in_force.get("precision")
-    settings["device.num_threads"] = in_force.get("num_threads")
-    # A path says little of what was there; the content's hash was recorded.
-    for name, digest in info["provenance"].get("model_files", {}).items():
-        settings[f"model.{name}"] = str(digest)[:12]
     return settings
 
 
