@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import DataConfig, expand_path
+from cnnbench.config.run_config import RunConfig, expand_path
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import writing
 from cnnbench.rendering.text import render_json, render_table
@@ -16,6 +16,7 @@ from cnnbench.sweeps.expand import single_config
 
 if TYPE_CHECKING:
     from cnnbench.data import DatasetArrays
+    from cnnbench.data.augment import Augment
 
 _ACTIONS = ("prepare", "verify", "where", "show")
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("action", metavar="|".join(_ACTIONS))
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("settings", nargs="*", metavar="data.KEY=VALUE")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--output", metavar="FILE.png", default="data.png")
 
 
@@ -35,8 +36,9 @@ def help_text(parser: argparse.ArgumentParser) -> str:
         "  prepare  fetch what is missing, and verify it\n"
         "  verify   read what is there and compare it with what was published\n"
         "  where    list the places that are searched, in order\n"
-        "  show     save a row of training images, their classes named (--output FILE.png)\n\n"
-        "Example: cnnbench data show fashion_mnist data.root=~/data --output fashion.png\n"
+        "  show     save a row of training images at data.image_size, their classes named, and\n"
+        "           with augment=CHOICE three augmented versions below it (--output FILE.png)\n\n"
+        "Example: cnnbench data show fashion_mnist augment=crop_flip --output fashion.png\n"
     )
 
 
@@ -47,13 +49,17 @@ def main(args: argparse.Namespace) -> int:
     if args.action not in _ACTIONS:
         hint = expected_names(args.action, _ACTIONS)
         raise UsageError(f"data {args.action}: unknown action{hint}")
-    data = _data_config(args)
+    config = _config(args)
+    data = config.data
     root = expand_path(data.root) if data.root is not None else None
     if args.action == "show":
+        from cnnbench.training.data import build_augment
+
+        augment = build_augment(config)
         arrays = read_dataset(
             data.name, root=root, args=data.args, image_size=data.image_size, report=_report
         )
-        save_samples(arrays, Path(args.output))
+        save_samples(arrays, Path(args.output), augment, data.image_size, config.seed)
         print(Path(args.output).absolute())
         return 0
     if args.action == "prepare":
@@ -75,8 +81,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def save_samples(arrays: DatasetArrays, path: Path) -> None:
+def save_samples(
+    arrays: DatasetArrays, path: Path, augment: Augment, image_size: int, seed: int
+) -> None:
     """Save a row of training images, one of each class and its name above it, ten at most.
+
+    Args:
+        arrays: a data set that was read.
+        path: of the file.
+        augment: where it does something, augmented versions come below.
+        image_size: pixels of a side that is trained on.
+        seed: of the augmentation.
 
     Raises:
         UsageError: the file's ending is no picture's.
@@ -85,25 +100,46 @@ def save_samples(arrays: DatasetArrays, path: Path) -> None:
     from matplotlib.figure import Figure
 
     from cnnbench.data import manage
+    from cnnbench.data.augment import versions
 
     images, names = manage.samples(arrays, 10)
-    figure = Figure(figsize=(1.3 * len(images), 1.7), layout="constrained")
-    axes = figure.subplots(1, len(images), squeeze=False)[0]
-    for axis, image, name in zip(axes, images, names, strict=True):
-        picture = image.transpose(1, 2, 0)
-        axis.imshow(picture if picture.shape[2] == 3 else picture[:, :, 0], cmap="gray")
-        axis.set_title(name, fontsize=9)
+    rows = versions(images, augment, image_size=image_size, seed=seed, count=3)
+    figure = Figure(figsize=(1.3 * len(images), 0.3 + 1.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for axis, image in zip(axes.flat, (image for row in rows for image in row), strict=True):
+        pixels = image.transpose(1, 2, 0)
+        axis.imshow(
+            pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=255
+        )
         axis.axis("off")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
     if path.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
         raise UsageError(f"--output {path}: expected a file ending in .png, .svg, .pdf or .jpg")
     with writing(path):
         figure.savefig(path, dpi=120)
 
 
-def _data_config(args: argparse.Namespace) -> DataConfig:
+# Settings of other groups that decide how a training image looks: its size and its changes.
+_SHOWN = ("data", "augment", "model", "seed")
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    """Return the config of the settings.
+
+    Raises:
+        UsageError: a setting has no effect on the action.
+    """
     composer = Composer(args.config_dir)
     settings = composer.parse([f"data={args.name}", *args.settings])
-    return single_config(composer, settings).data
+    groups = _SHOWN if args.action == "show" else _SHOWN[:1]
+    for setting in settings:
+        if setting.key.partition(".")[0] not in groups:
+            raise UsageError(
+                f"{setting.key}: has no effect on data {args.action}; expected keys of "
+                f"{', '.join(groups)}"
+            )
+    return single_config(composer, settings)
 
 
 def _text(value: Any) -> str:

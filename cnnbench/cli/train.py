@@ -81,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
         if args.format != "text":
             raise UsageError(f"--format {args.format}: a sweep prints text; its runs hold run.json")
         return _main_sweep(composer, settings, args.cfg)
+    _check_single(composer.parse(args.settings))
     run, config = _run_and_config(composer, settings)
     if args.cfg:
         print(config_text(config), end="")
@@ -136,6 +137,7 @@ def train(
     since = time.monotonic()
     composer = Composer(config_dir)
     given = composer.parse(settings)
+    _check_single(given)
     if config is not None:
         given = _over_file(composer, config, given)
     return _train(*_run_and_config(composer, given), since)
@@ -164,6 +166,17 @@ def create_model(
     return models.create_model(
         name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, args=args
     )
+
+
+def _check_single(settings: Sequence[Setting]) -> None:
+    """Refuse what has no effect on one run; a saved config may have it from a sweep.
+
+    Raises:
+        UsageError: the settings name a sweep.
+    """
+    named = next((s for s in settings if s.key == "sweep.name" and s.values != (None,)), None)
+    if named is not None:
+        raise UsageError(f"sweep.name={named.values[0]}: has no effect on one run; add -m")
 
 
 def _over_file(composer: Composer, file: str | Path, settings: Sequence[Setting]) -> list[Setting]:

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from cnnbench.config.effects import without_effect
 from cnnbench.config.run_config import (
     GROUPS,
     PRESET_GROUPS,
@@ -25,6 +26,7 @@ from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import (
     Setting,
     assign,
+    description,
     fold_open,
     is_interpolated,
     leaves,
@@ -92,7 +94,7 @@ class Composer:
             for path in sorted((root / group).glob("*.yaml")):
                 if path.stem in found:
                     raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
-                found[path.stem] = _describe(path)
+                found[path.stem] = description(path)
         found |= plugins(group, found)
         self._choices[group] = dict(sorted(found.items()))
         return self._choices[group]
@@ -284,6 +286,7 @@ class Composer:
                 problems.append(Problem(key, unknown_key(key, list(known_keys))))
         try:
             config = read_config(base.resolve(values))
+            problems += without_effect(config, values, lambda: dict(leaves(base.resolve({}))))
         except ConfigError as error:
             problems.extend(error.problems)
         if problems:
@@ -392,9 +395,3 @@ def _store_plugins(chosen: Mapping[str, str]) -> None:
             text = (conf_dir() / "data" / "digits.yaml").read_text(encoding="utf-8")
             node = {**yaml.safe_load(text), **node}
         ConfigStore.instance().store(group=group, name=name, node=node)
-
-
-def _describe(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = (line.strip("# ") for line in lines if line.startswith("#"))
-    return next((text for text in comments if "@package" not in text), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnnbench.config.roles import with_older_values
@@ -148,3 +149,10 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     siblings = sorted(name for name in known if parent and name.startswith(f"{parent}."))
     listed = ", ".join(name for name in siblings if name not in named)
     return f": unknown key; expected one of {listed}" if listed else ": unknown key"
+
+
+def description(path: Path) -> str:
+    """Return the one line that says what a choice's YAML is: its first comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = (line.strip("# ") for line in lines if line.startswith("#"))
+    return next((text for text in comments if "@package" not in text), "")
