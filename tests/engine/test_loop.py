@@ -304,6 +304,37 @@ def test_mixed_targets_train(mixing: str) -> None:
     assert first.loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
+def test_a_mixed_image_counts_for_its_heavier_class(mixing: str) -> None:
+    images, targets = pictures()
+    epoch_batches, steps = batches_of(images, targets)
+    augment = Augment(**{mixing: 1.0})
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def prepare(images: Tensor, targets: Tensor, generator: torch.Generator | None):
+        assert generator is not None
+        seen.append(augment.mix(images, targets, NUM_CLASSES, generator))
+        return seen[-1]
+
+    class Knowing(nn.Module):
+        """Says of each image of the batch the larger part of its mixture."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * seen[-1][1]
+
+    state = new_state(Knowing())
+    for _ in fitted(state, epoch_batches, steps, num_epochs=1, prepare=prepare):
+        pass
+    scores = state.sums.read()
+    assert (scores.accuracy, scores.count) == (1.0, len(targets))
+    heavier = torch.cat([soft.argmax(1) for _, soft in seen])
+    assert not torch.equal(heavier, targets)
+
+
 def test_evaluation_is_exact_over_uneven_batches() -> None:
     images, targets = pictures(23)
     model = network()
