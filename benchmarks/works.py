@@ -47,8 +47,8 @@ def make_plan(work: Work) -> Any:
 
     Importing this file loads no torch; calling this does.
     """
+    from cnnbench.config.command import single_config
     from cnnbench.config.compose import Composer
-    from cnnbench.sweeps.expand import single_config
     from cnnbench.training.launch import check
 
     composer = Composer()

@@ -16,6 +16,9 @@ def main() -> int:
     # From here on, so that a signal during the imports, which take seconds, shows no traceback.
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        from cnnbench.notices import guard_streams
+
+        guard_streams()
         from cnnbench.cli.main import run
 
         return run(sys.argv[1:])

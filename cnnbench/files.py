@@ -1,12 +1,21 @@
-"""Files that are whole or absent: atomic writes, and plain words for a disk that fails."""
+"""Paths and files: reading what a stranger may have put there, and writing what is whole or absent.
+
+Reading never waits on a pipe and never takes more than it was told to; writing is atomic, with
+plain words for a disk that fails.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import overload
 
 from cnnbench.errors import CnnbenchError, DiskError, UsageError
 
@@ -20,6 +29,100 @@ _DISK_ERRORS = {
     errno.EPERM: "permission denied",
     errno.EIO: "the disk reports an error",
 }
+
+
+@overload
+def expand_path(path: str | Path) -> Path: ...
+
+
+@overload
+def expand_path(path: None) -> None: ...
+
+
+def expand_path(path: str | Path | None) -> Path | None:
+    """Return a user's path with ``~`` expanded, absolute; None for None.
+
+    Raises:
+        UsageError: there is no such user, or no home directory.
+
+    Example:
+        >>> expand_path("/data/mnist")
+        PosixPath('/data/mnist')
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {error} Give the path without '~'") from None
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what opening could wait on, or act on: a pipe, a socket, a device, a directory.
+
+    Raises:
+        OSError: ``path`` exists and is no regular file, or cannot be looked at.
+    """
+    try:
+        _check_mode(path.stat().st_mode, path)
+    except FileNotFoundError:
+        return
+
+
+def _check_mode(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file of a run, or one that a user named, for reading bytes.
+
+    Raises:
+        OSError: it is missing, unreadable, or no regular file.
+    """
+    _check_mode(path.stat().st_mode, path)
+    # What is put there after the look above must not hold the process either.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        _check_mode(os.fstat(file.fileno()).st_mode, path)
+        yield file
+
+
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """Return the bytes of a file of a run, or of one that a user named.
+
+    Args:
+        path: links are followed.
+        limit: the largest size in bytes that is read; None for any.
+
+    Raises:
+        OSError: it is missing, unreadable, no regular file, or larger than ``limit``.
+    """
+    with open_regular(path) as file:
+        content = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", str(path))
+    return content
+
+
+def file_sha256(file: Path, label: str) -> str:
+    """Return the SHA-256 of a file that a setting or a flag names, as 64 hexadecimal digits.
+
+    Args:
+        file: read in pieces, so that its size does not matter.
+        label: what names it, such as ``model.weights``, for the message.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with open_regular(file) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{label}: {file} cannot be read: {error.strerror}") from None
 
 
 def disk_error(error: OSError, path: Path | str) -> CnnbenchError:
@@ -75,7 +178,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_litter(directory: Path) -> None:
-    """Remove what writers that died left half-written."""
+def remove_litter(directory: Path, names: str) -> None:
+    """Remove what writers that died left half-written, and nothing else.
+
+    Args:
+        directory: where ``atomic_write`` wrote.
+        names: a regular expression of the files that it writes there.
+    """
+    ours = re.compile(rf"(?:{names}){re.escape(_TMP_MARK)}\d+")
     for path in directory.glob(f"*{_TMP_MARK}*"):
-        path.unlink(missing_ok=True)
+        if ours.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -19,7 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import cnnbench
-from cnnbench.config.compose import Composer, conf_dir
+from cnnbench.config.command import single_config
+from cnnbench.config.compose import Composer
+from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
 from cnnbench.data.readers.sources import data_root, places
@@ -27,7 +29,7 @@ from cnnbench.device.device import configure
 from cnnbench.errors import Interrupted
 from cnnbench.models.build import build_meta
 from cnnbench.runs.checkpoint import Checkpoints
-from cnnbench.sweeps.expand import expand, single_config
+from cnnbench.sweeps.expand import expand
 from cnnbench.training import launch
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.network import build_model, describe_network, load_initial_weights

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import to_tree
 from cnnbench.config.settings import assign
-from cnnbench.sweeps.expand import single_config
 
 CLASSES = {"fashion_mnist": tuple("abcdefghij"), "digits": tuple("0123456789")}
 
@@ -51,7 +51,7 @@ def write_run(
         settings: values by dotted key.
         change: values by top-level key of ``run.json``; a dict is merged.
         num_params: of the network; MACs are ten times as many.
-        precision: in force.
+        precision: the effective one.
         steps: lines of single steps in metrics.jsonl.
     """
     config = copy.deepcopy(_tree(model))
@@ -86,7 +86,12 @@ def write_run(
             "test_reads": 1,
         },
         "provenance": {
-            "processes": [{"started": f"2026-01-01T00:00:{seed:02d}+0000", "in_force": machine}],
+            "processes": [
+                {
+                    "started": f"2026-01-01T00:{seed // 60:02d}:{seed % 60:02d}+0000",
+                    "effective": machine,
+                }
+            ],
         },
     }
     for key, value in (change or {}).items():

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import CnnbenchError, DiskError, UsageError
-from cnnbench.files import atomic_write, disk_error, remove_litter, writing
+from cnnbench.files import (
+    atomic_write,
+    check_regular,
+    disk_error,
+    expand_path,
+    file_sha256,
+    read_regular,
+    remove_litter,
+    writing,
+)
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -137,10 +146,11 @@ def test_a_checkpoint_is_named_only_when_it_is_whole_and_pruned_only_when_it_is_
 
 
 def test_litter_of_dead_writers_goes_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("a.pt.tmp-123", "manifest.json.tmp-9", "a.pt", "tmp-notes"):
+    mine = {"a.pt", "tmp-notes", "b.pt.tmp-1", "a.pt.tmp-x", "my a.pt.tmp-1", "notes.tmp-idea.txt"}
+    for name in ("a.pt.tmp-123", "manifest.json.tmp-9", *mine):
         (tmp_path / name).write_text("x")
-    remove_litter(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "tmp-notes"]
+    remove_litter(tmp_path, r"a\.pt|manifest\.json")
+    assert {path.name for path in tmp_path.iterdir()} == mine
 
 
 @pytest.mark.parametrize(
@@ -158,3 +168,59 @@ def test_each_failure_has_its_words(code: int, kind: type[CnnbenchError], words:
     assert type(error) is kind
     assert words in str(error)
     assert "some/where" in str(error)
+
+
+def test_a_users_path_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert expand_path("~/a") == tmp_path / "a"
+    assert expand_path("a b/ü") == tmp_path / "a b" / "ü"
+    assert expand_path(Path("~")) == tmp_path
+    assert expand_path(None) is None
+    with pytest.raises(UsageError, match="without '~'"):
+        expand_path("~nobody-of-this-name/a")
+
+
+def test_a_files_hash_is_of_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"abc")
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert file_sha256(file, "x") == wanted
+    for path, words in ((tmp_path / "b", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(UsageError, match=rf"^model.weights: {path} cannot be read.*{words}"):
+            file_sha256(path, "model.weights")
+
+
+def test_no_more_is_read_than_was_said(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"12345")
+    assert read_regular(file) == read_regular(file, 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_regular(file, 4)
+    # Holes cost nothing on disk, and would fill the memory.
+    with file.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(OSError, match="larger than 1,024 bytes"):
+        read_regular(file, 1024)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    import socket
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "device", "folder", "socket"):
+            for refuse in (read_regular, check_regular):
+                with pytest.raises(OSError, match=r"no regular file|a directory") as caught:
+                    refuse(tmp_path / name)
+                assert caught.value.strerror
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "nothing")
+    check_regular(tmp_path / "nothing")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link") == b"x"

@@ -28,12 +28,12 @@ from cnnbench.engine import Step
 from cnnbench.engine.loop import ComputeLoss, training_loss
 from cnnbench.geometry.observe import undisturbed
 from cnnbench.metrics import Sums
+from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
 from cnnbench.training.display import log_step, open_trackers
 from cnnbench.training.launch import read
 from cnnbench.training.setup import Plan, Setup, set_up
-from cnnbench.training.trainer import warn
 
 PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _WINDOWS = 5

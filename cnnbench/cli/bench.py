@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from cnnbench import api
+from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import RunConfig, config_text, read_config, to_tree
-from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.rendering.text import render_json, render_table
-from cnnbench.sweeps.expand import expand, single_config
+from cnnbench.sweeps.expand import expand
 
-_SECONDS = 2.0
+DESCRIPTION = """\
+Images per second of training, evaluation and making batches, the time of each
+part of a step, peak memory, and the share of the machine's peak, which is the
+fastest of matrix products of 1024, 2048 and 4096 in the same precision.
+Settings are those of 'cnnbench train'; nothing is kept. Medians of 5 windows."""
+_EXAMPLES = """\
+Examples:
+  cnnbench bench model=googlenet data=fashion_mnist
+  cnnbench bench -m model=resnet18 device.precision=fp32,bf16
+  cnnbench bench -m device=cpu,cuda data.batch_size=64,256
+"""
 _PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _SPEED = ("train img/s", "min..max", "eval img/s", "data img/s", "memory MB", "Gflop/s", "of peak")
 _STEP = ("step ms", *_PARTS)
@@ -24,132 +30,49 @@ _STEP = ("step ms", *_PARTS)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("-m", "--multirun", action="store_true")
-    parser.add_argument("--seconds", type=float, default=_SECONDS)
-
-
-def help_text(parser: argparse.ArgumentParser) -> str:
-    """Return usage and examples."""
-    return (
-        "usage: cnnbench bench [key=value ...] [-m] [--seconds S]\n"
-        "                      [--format text|markdown|csv|json]\n\n"
-        "Images per second of training, evaluation and making batches, the time of each part of a\n"
-        "step, peak memory, and the share of the machine's peak, which is the fastest of matrix\n"
-        "products of 1024, 2048 and 4096 in the same precision. Settings are those of\n"
-        "'cnnbench train'; nothing is kept. Medians of 5 windows each.\n\n"
-        "  -m            a row for each job of a sweep, each in a process of its own\n"
-        f"  --seconds S   for each of the five measurements, {_SECONDS:g} by default\n\n"
-        "Examples:\n"
-        "  cnnbench bench model=googlenet data=fashion_mnist\n"
-        "  cnnbench bench -m model=resnet18 device.precision=fp32,bf16 device.num_threads=1,2\n"
-        "  cnnbench bench -m device=cpu,cuda data.batch_size=64,256\n"
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for train")
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="a row for each job of a sweep, each in a process of its own",
     )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=api.BENCH_SECONDS,
+        metavar="S",
+        help=f"for each of the five measurements, {api.BENCH_SECONDS:g} by default",
+    )
+
+
+def epilog() -> str:
+    """Return examples."""
+    return _EXAMPLES
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    if args.cfg:
+        print(_config_text(args), end="")
+        return 0
+    options = {"seconds": args.seconds, "config_dir": args.config_dir}
+    if not args.multirun:
+        row = api.bench(args.settings, **options)
+        print(render_json(row) if args.format == "json" else _shown([row], args.format), end="")
+        return 0
+    jobs = api.bench_sweep(args.settings, **options)
+    rows = [row for row in jobs if "error" not in row]
+    print(render_json(rows) if args.format == "json" else _shown(rows, args.format), end="")
+    return 1 if len(rows) < len(jobs) else 0
+
+
+def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
     settings = composer.parse(args.settings)
-    if not args.multirun:
-        config = single_config(composer, settings)
-        if args.cfg:
-            print(config_text(config), end="")
-            return 0
-        found = _measured(config, args.seconds)
-        print(render_json(found) if args.format == "json" else _shown([found], args.format), end="")
-        return 0
-    jobs = expand(composer, settings).jobs
-    if args.cfg:
-        print("---\n".join(config_text(job.config) for job in jobs), end="")
-        return 0
-    _check([job.config for job in jobs], args.seconds)
-    rows, num_failed = [], 0
-    for number, job in enumerate(jobs, start=1):
-        name = " ".join(job.overrides) or job.config.model.name
-        print(f"[{number}/{len(jobs)}] {name}", file=sys.stderr, flush=True)
-        try:
-            rows.append({"job": name, **_measured_apart(job.config, args.seconds)})
-        except CnnbenchError as error:
-            print(f"[{number}/{len(jobs)}] {name}: failed: {error}", file=sys.stderr, flush=True)
-            num_failed += 1
-    print(render_json(rows) if args.format == "json" else _shown(rows, args.format), end="")
-    return 1 if num_failed else 0
-
-
-def bench(
-    settings: Sequence[str] = (), *, seconds: float = _SECONDS, config_dir: str | Path | None = None
-) -> dict[str, Any]:
-    """Measure how fast a config runs on this machine; nothing is written that stays.
-
-    Args:
-        settings: as ``cnnbench.train`` takes them.
-        seconds: for each of the five measurements; > 0.
-        config_dir: a directory with groups of your own.
-
-    Returns:
-        ``train_images_per_second``, ``eval_images_per_second`` and ``data_images_per_second``, each
-        the median of five windows with ``_min`` and ``_max`` beside it; ``step_seconds`` and its
-        parts ``data_seconds``, ``forward_seconds``, ``backward_seconds``, ``optimizer_seconds`` and
-        ``logging_seconds``; ``peak_memory_bytes``; ``flops_per_image`` of forward and backward
-        pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
-        ``peak_fraction``, one by the other; and what was measured.
-
-    Raises:
-        CnnbenchError: as the command would say it.
-    """
-    composer = Composer(config_dir)
-    return _measured(single_config(composer, composer.parse(settings)), seconds)
-
-
-def _check(configs: Sequence[RunConfig], seconds: float) -> list[Any]:
-    from cnnbench.training.launch import check
-
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--seconds {seconds:g}: expected a number above 0")
-    for config in configs:
-        if config.resume is not None:
-            raise UsageError("resume: bench measures a config; give its settings")
-    return [check(config) for config in configs]
-
-
-def _measured(config: RunConfig, seconds: float) -> dict[str, Any]:
-    [plan] = _check([config], seconds)
-    from cnnbench.analysis.bench import measure
-    from cnnbench.training.launch import plain_error
-
-    try:
-        return measure(plan, seconds)
-    except Exception as error:
-        plain = plain_error(error, config)
-        if plain is None or plain is error:
-            raise
-        raise plain from error
-
-
-def _measured_apart(config: RunConfig, seconds: float) -> dict[str, Any]:
-    """Measure in a fresh process, whose threads and memory no other job has touched."""
-    code = "from cnnbench.cli.bench import answer; answer()"
-    asked = json.dumps({"config": to_tree(config), "seconds": seconds})
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=asked, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise CnnbenchError(f"its process ended with code {done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if "error" in found:
-        raise CnnbenchError(found["error"])
-    return found
-
-
-def answer() -> None:
-    """Measure the job that standard input names, and write what was found as one line of JSON."""
-    asked = json.load(sys.stdin)
-    try:
-        found = _measured(read_config(asked["config"]), asked["seconds"])
-    except CnnbenchError as error:
-        found = {"error": str(error)}
-    print(json.dumps(found), flush=True)
+    if args.multirun:
+        return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
+    return config_text(single_config(composer, settings))
 
 
 def _shown(rows: Sequence[Mapping[str, Any]], output_format: str) -> str:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
 from cnnbench.files import disk_error
+from cnnbench.notices import notice
 from cnnbench.rendering.text import FORMATS
 from cnnbench.version import __version__
 
 VERBS = {
     "train": "train a network; one run directory per job",
-    "summary": "layers, shapes, parameters, MACs and receptive fields; trains nothing",
+    "summary": "layers, shapes, parameters, MACs, receptive fields; trains nothing",
     "bench": "speed and memory of a config, and its share of the machine's peak",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
     "compare": "one table over runs and seeds, with plots",
-    "features": "filters, maps, Grad-CAM and receptive fields of runs, as pictures",
+    "features": "filters, maps, Grad-CAM and receptive fields of runs, as images",
     "export": "a run as ONNX or torch.export program, checked before it is kept",
     "data": "prepare, verify, find or show a data set",
     "runs": "list, prune or remove run directories",
@@ -32,10 +32,13 @@ VERBS = {
 }
 # Flags whose value may stand before the verb.
 _VALUE_FLAGS = ("--config", "--config-dir", "--format")
+_HELP_FLAGS = ("-h", "--help")
+_WIDTH = 80
 _GUIDE = """\
-cnnbench trains, evaluates and compares classic convolutional networks on small images.
+cnnbench trains, evaluates and compares classic convolutional networks on
+small images.
 
-  cnnbench train                                    LeNet on real 8x8 digits, no download
+  cnnbench train                                    LeNet on real 8x8 digits
   cnnbench train model=googlenet data=fashion_mnist
   cnnbench train -m model=lenet,googlenet seed=0,1,2
   cnnbench evaluate outputs/digits/lenet/RUN
@@ -43,11 +46,14 @@ cnnbench trains, evaluates and compares classic convolutional networks on small 
 Verbs:
 {verbs}
 
-'cnnbench VERB --help' tells more; 'tensorboard --logdir outputs' shows all runs.
+'cnnbench help VERB' tells more; 'tensorboard --logdir outputs' shows all runs.
 """
 
 
 class _Parser(argparse.ArgumentParser):
+    # Newer versions of Python colour the help of a terminal.
+    color = False
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}")
 
@@ -64,12 +70,9 @@ def run(argv: Sequence[str]) -> int:
     wants_traceback = "--debug" in argv
     try:
         code = _dispatch(list(argv))
-        sys.stdout.flush()
+        # A full disk below standard output is an error of this command.
+        print(end="", flush=True)
         return code
-    except BrokenPipeError:
-        # Whoever read the output, such as `| head`, has enough. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except CnnbenchError as error:
@@ -88,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"cnnbench: {message}", file=sys.stderr)
+    notice(message)
     return code
 
 
@@ -96,9 +99,16 @@ def _bug(error: Exception, wants_traceback: bool) -> int:
     text = traceback.format_exc()
     if wants_traceback:
         return _fail(text, 70)
+    import tempfile
+
     try:
         with tempfile.NamedTemporaryFile(
-            "w", prefix="cnnbench-bug-", suffix=".txt", delete=False
+            "w",
+            prefix="cnnbench-bug-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
         ) as file:
             file.write(f"cnnbench {__version__}: {sys.argv}\n{text}")
         kept = f"the traceback is in {file.name}"
@@ -108,53 +118,77 @@ def _bug(error: Exception, wants_traceback: bool) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    place = _verb_place(argv)
-    if place is None:
-        if "--version" in argv:
-            print(f"cnnbench {__version__}")
-        elif not argv or "--help" in argv or "-h" in argv:
-            print(guide(), end="")
-        else:
+    index = _verb_index(argv)
+    wants_help = not argv or any(flag in argv for flag in _HELP_FLAGS)
+    if index is not None and argv[index] == "help":
+        del argv[index]
+        index, wants_help = _verb_index(argv), True
+    verb = None if index is None else argv.pop(index)
+    if verb is not None and verb not in VERBS:
+        raise UsageError(f"unknown verb '{verb}'{expected_names(verb, VERBS)}")
+    if "--version" in argv:
+        print(f"cnnbench {__version__}")
+        return 0
+    if verb is None:
+        if not wants_help:
             raise UsageError(
                 f"which verb? 'cnnbench train {shlex.join(argv)}', or another one of: "
                 f"{', '.join(VERBS)}"
             )
+        print(guide(), end="")
         return 0
-    verb = argv.pop(place)
-    if verb not in VERBS:
-        raise UsageError(f"unknown verb '{verb}'{expected_names(verb, VERBS)}")
     module = importlib.import_module(f"cnnbench.cli.{verb}")
-    parser = _Parser(prog=f"cnnbench {verb}", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--version", action="store_true")
-    parser.add_argument("--config-dir", metavar="DIR", help="a directory with groups of your own")
-    formats = getattr(module, "FORMATS", FORMATS)
-    parser.add_argument("--format", choices=formats, default="text")
-    parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    module.add_arguments(parser)
+    parser = _parser(verb, module)
     # Whoever asks for help need not name the run that the verb would read.
-    if "--version" in argv:
-        print(f"cnnbench {__version__}")
-        return 0
-    if "--help" in argv or "-h" in argv:
-        print(module.help_text(parser), end="")
+    if wants_help:
+        parser.epilog = module.epilog()
+        print(parser.format_help(), end="")
         return 0
     args, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         if not unknown[0].startswith("-"):
-            raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench {verb} --help'")
+            raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench help {verb}'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UsageError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
     return int(module.main(args))
 
 
-def _verb_place(argv: Sequence[str]) -> int | None:
-    """Return where the verb stands: the first word that is no flag, no flag's value, no setting."""
+def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Return the parser of a verb: its own flags, and those of every verb."""
+    parser = _Parser(
+        prog=f"cnnbench {verb}",
+        description=module.DESCRIPTION,
+        formatter_class=_formatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    common = parser.add_argument_group("flags of every verb")
+    common.add_argument(
+        "--format",
+        choices=getattr(module, "FORMATS", FORMATS),
+        default="text",
+        help="of what is printed; text by default",
+    )
+    common.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+    common.add_argument("--config-dir", metavar="DIR", help="a directory with groups of your own")
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    common.add_argument("--version", action="store_true", help="print the version and stop")
+    common.add_argument(*_HELP_FLAGS, action="store_true", help="print this and stop")
+    return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # The same in every terminal, so that it can be read in a file and pasted.
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=_WIDTH)
+
+
+def _verb_index(argv: Sequence[str]) -> int | None:
+    """Return where the verb is: the first word that is no flag, no flag's value, no setting."""
     before = ["", *argv]
-    for place, (word, left) in enumerate(zip(argv, before, strict=False)):
+    for index, (word, left) in enumerate(zip(argv, before, strict=False)):
         if not word.startswith("-") and "=" not in word and left not in _VALUE_FLAGS:
-            return place
+            return index
     return None
 
 

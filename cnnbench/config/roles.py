@@ -18,7 +18,7 @@ role           meaning                          run key   row of ``compare`` at 
 ``LOCATION``   where the run is kept            left out  left out           fixed
 ============== ================================ ========= ================== =========
 
-The effective value is the one that ``auto`` or ``null`` came to in the process that trained.
+The effective value is what the process that trained made of ``auto`` or ``null``.
 The version of the code is no key: it is in the run key, and marks a row where its runs differ.
 """
 

@@ -14,7 +14,6 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cnnbench.config.roles import (
@@ -320,15 +319,3 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
             # Absent is what lets the other key's own default count.
             del tree[group][name]
     return typing.cast(dict[str, Any], tree)
-
-
-def config_text(config: RunConfig) -> str:
-    """Return a config as YAML, as ``--cfg`` prints it."""
-    import yaml
-
-    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))
-
-
-def expand_path(text: str) -> Path:
-    """Return a user's path with ``~`` expanded, absolute."""
-    return Path(text).expanduser().absolute()

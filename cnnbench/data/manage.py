@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays
+from cnnbench.data.augment import Augment, versions
 from cnnbench.data.images import Images
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
 from cnnbench.data.readers.sources import data_root, places, read_place
 from cnnbench.data.table import dataset_row, read_dataset
-from cnnbench.errors import DataError
+from cnnbench.errors import DataError, UsageError
+from cnnbench.files import writing
 
 Row = dict[str, Any]
 
@@ -129,3 +131,38 @@ def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
     train = arrays.train
     images = train.images[chosen] if isinstance(train, ImageArrays) else train.decode(chosen)
     return images, [arrays.class_names[targets[i]] for i in chosen]
+
+
+def save_samples(
+    arrays: DatasetArrays, path: Path, augment: Augment, *, image_size: int, seed: int
+) -> None:
+    """Save a row of training images, one of each class and its name above it, ten at most.
+
+    Args:
+        arrays: a data set that was read.
+        path: of the file.
+        augment: where it does something, three augmented versions come below the row.
+        image_size: pixels of a side that is trained on.
+        seed: of the augmentation.
+
+    Raises:
+        UsageError: the file's ending is no image's.
+        DiskError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    images, names = samples(arrays, 10)
+    rows = versions(images, augment, image_size=image_size, seed=seed, count=3)
+    figure = Figure(figsize=(1.3 * len(images), 0.3 + 1.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for axis, image in zip(axes.flat, (image for row in rows for image in row), strict=True):
+        pixels = image.transpose(1, 2, 0)
+        pixels = pixels if pixels.shape[2] == 3 else pixels[:, :, 0]
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        axis.axis("off")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
+        raise UsageError(f"--output {path}: expected a file ending in .png, .svg, .pdf or .jpg")
+    with writing(path):
+        figure.savefig(path, dpi=120)

@@ -1,10 +1,22 @@
-"""Blocks, checks and size arithmetic shared by the networks."""
+"""Blocks and size arithmetic that several networks share.
+
+Here belongs what more than one family is made of: units, blocks, pools, heads, and how sizes shrink
+on the way; ``cpu/`` has faster forms of torch's own layers. A block of one family stays in that
+family's file in ``models``. Files here import torch and ``errors``, and never see a
+configuration or the name of a network.
+"""
 
 from __future__ import annotations
 
-from cnnbench.layers.checks import check_choice, check_counts, check_fraction, check_positive
-from cnnbench.layers.conv import ACTIVATIONS, build_stem, conv_unit, scale_channels
-from cnnbench.layers.pooling import POOLS, average_pool_to
+from cnnbench.layers.conv import (
+    ACTIVATIONS,
+    ActivationName,
+    StemName,
+    build_stem,
+    conv_unit,
+    scale_channels,
+)
+from cnnbench.layers.pooling import POOLS, PoolName, average_pool_to
 from cnnbench.layers.residual import BasicBlock, BottleneckBlock, zero_last_norms
 from cnnbench.layers.sizes import (
     SmallestImage,
@@ -15,15 +27,14 @@ from cnnbench.layers.sizes import (
 )
 
 __all__ = [
-    "check_choice",
-    "check_counts",
-    "check_fraction",
-    "check_positive",
     "ACTIVATIONS",
+    "ActivationName",
+    "StemName",
     "build_stem",
     "conv_unit",
     "scale_channels",
     "POOLS",
+    "PoolName",
     "average_pool_to",
     "BasicBlock",
     "BottleneckBlock",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import nn
 
-from cnnbench.registry import Registry
+ActivationName = Literal["relu", "tanh", "sigmoid", "none"]
+StemName = Literal["imagenet", "small"]
 
-ACTIVATIONS: Registry[type[nn.Module]] = Registry(
-    "activation",
-    {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity},
-)
+ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "none": nn.Identity,
+}
 
 
 def scale_channels(channels: int, width_multiplier: float) -> int:
@@ -34,12 +38,12 @@ def conv_unit(
     """Build convolution, batch norm and activation, named `conv`, `norm` and `act`.
 
     Args:
-        in_channels: maps that come in.
-        out_channels: maps that go out.
+        in_channels: input channels.
+        out_channels: output channels.
         kernel_size: side of the kernel, or (height, width).
         stride: step of the kernel.
         padding: zeros on each side, or (top and bottom, left and right).
-        groups: number of groups that see only their own maps.
+        groups: number of groups, each of which sees only its own channels.
         norm: whether a batch norm follows the convolution.
         bias: whether the convolution has a bias; by default where no norm makes it useless.
         act: class of the activation; None leaves it out.
@@ -61,7 +65,7 @@ def conv_unit(
     return nn.Sequential(parts)
 
 
-def build_stem(in_channels: int, out_channels: int, stem: str) -> nn.Sequential:
+def build_stem(in_channels: int, out_channels: int, stem: StemName) -> nn.Sequential:
     """Build `imagenet` (7x7/2, norm, ReLU, max pool 3/2) or `small` (3x3/1, norm, ReLU)."""
     kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
     parts: OrderedDict[str, nn.Module] = OrderedDict()

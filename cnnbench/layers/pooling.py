@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnbench.registry import Registry
+PoolName = Literal["max", "avg"]
 
-POOLS: Registry[type[nn.MaxPool2d] | type[nn.AvgPool2d]] = Registry(
-    "pool", {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
-)
+POOLS: dict[PoolName, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {
+    "max": nn.MaxPool2d,
+    "avg": nn.AvgPool2d,
+}
 
 
 def average_pool_to(x: Tensor, size: int) -> Tensor:

@@ -17,8 +17,8 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut.
 
     Args:
-        in_channels: maps that come in.
-        out_channels: maps that go out.
+        in_channels: input channels.
+        out_channels: output channels.
         stride: of the first convolution and the shortcut.
     """
 
@@ -49,9 +49,9 @@ class BottleneckBlock(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut.
 
     Args:
-        in_channels: maps that come in.
-        hidden_channels: maps of the 3x3 convolution.
-        out_channels: maps that go out.
+        in_channels: input channels.
+        hidden_channels: channels of the 3x3 convolution.
+        out_channels: output channels.
         stride: of one convolution and of the shortcut.
         groups: groups of the 3x3 convolution.
         stride_in_1x1: put the stride into the first 1x1, as the paper does, not into the 3x3.

@@ -1,31 +1,29 @@
 """AlexNet: Krizhevsky et al., https://doi.org/10.1145/3065386.
 
-Departures: no local response normalisation, which Simonyan and Zisserman measured as useless
-(https://arxiv.org/abs/1409.1556, table 3); one stream by default in place of two (`groups=2` is the
-paper's); dropout after the hidden layers' activations; `padding=1` in conv1 by default, as in the
-course form for 224-pixel images (`padding=0` with 227 pixels is the paper's arithmetic).
+Departures are in the cards below.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 
+from cnnbench.config.schema import Count, Probability, RatioNumber, Size
 from cnnbench.errors import UsageError
 from cnnbench.layers import (
     ACTIVATIONS,
     POOLS,
+    ActivationName,
+    PoolName,
     Step,
-    check_choice,
-    check_counts,
-    check_fraction,
-    check_positive,
     output_size,
     scale_channels,
     smallest_image,
 )
 from cnnbench.models.mlp import hidden_layers
+from cnnbench.models.row import KAIMING_INIT, NO_LRN, Card, Departure, ModelRow, NumClasses
 
 
 def _steps(num_convs: int, padding: int) -> list[Step]:
@@ -43,13 +41,13 @@ class AlexNet(nn.Module):
         in_channels: channels of the images.
         num_classes: logits to give.
         image_size: side of the images in pixels, at least 65 (67 with `padding=0`).
-        conv_channels: maps of each convolution, three or more.
+        conv_channels: output channels of each convolution, three or more.
         hidden: widths of the hidden linear layers.
         activation: name of the activation after each layer but the last.
         pool: `max` or `avg`.
         dropout: probability after each hidden layer.
         padding: zeros around the image in conv1.
-        head: `linear` flattens the last map; `gap` averages it and has no hidden layers.
+        head: `linear` flattens the last feature maps; `gap` averages each and has no hidden layers.
         groups: 2 splits conv2, conv4 and conv5 into the two streams of the paper.
         width_multiplier: scales convolutions and hidden layers.
     """
@@ -57,29 +55,22 @@ class AlexNet(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: NumClasses,
         image_size: int = 97,
-        conv_channels: tuple[int, ...] = (96, 256, 384, 384, 256),
-        hidden: tuple[int, ...] = (4096, 4096),
-        activation: str = "relu",
-        pool: str = "max",
-        dropout: float = 0.5,
-        padding: int = 1,
-        head: str = "linear",
-        groups: int = 1,
-        width_multiplier: float = 1.0,
+        conv_channels: tuple[Count, ...] = (96, 256, 384, 384, 256),
+        hidden: tuple[Count, ...] = (4096, 4096),
+        activation: ActivationName = "relu",
+        pool: PoolName = "max",
+        dropout: Probability = 0.5,
+        padding: Size = 1,
+        head: Literal["linear", "gap"] = "linear",
+        groups: Literal[1, 2] = 1,
+        width_multiplier: RatioNumber = 1.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_positive("conv_channels", conv_channels, min_count=3)
-        check_positive("hidden", hidden)
-        check_positive("width_multiplier", [width_multiplier])
-        check_fraction("dropout", dropout)
-        check_choice("head", head, ("linear", "gap"))
-        check_choice("groups", str(groups), ("1", "2"))
-        if padding < 0:
-            raise UsageError(f"padding={padding}: expected 0 or more")
+        if len(conv_channels) < 3:
+            raise UsageError(f"conv_channels={list(conv_channels)}: expected at least 3 numbers")
         if any(channels % groups for channels in conv_channels):
             raise UsageError(
                 f"conv_channels={list(conv_channels)}: groups={groups} must divide each"
@@ -88,7 +79,7 @@ class AlexNet(nn.Module):
         self.min_image_size, self.min_image_layer = smallest_image(steps)
         side = output_size(image_size, steps)
 
-        # A stream is half of the maps, so widths stay multiples of `groups`.
+        # A stream is half of the channels, so widths stay multiples of `groups`.
         widths = [groups * scale_channels(c // groups, width_multiplier) for c in conv_channels]
         hidden = tuple(scale_channels(width, width_multiplier) for width in hidden)
         self.stages = _build_stages(steps, [in_channels, *widths], activation, pool, groups)
@@ -110,7 +101,11 @@ class AlexNet(nn.Module):
 
 
 def _build_stages(
-    steps: list[Step], channels: list[int], activation: str, pool: str, groups: int
+    steps: list[Step],
+    channels: list[int],
+    activation: ActivationName,
+    pool: PoolName,
+    groups: int,
 ) -> nn.Sequential:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for step in steps:
@@ -129,3 +124,45 @@ def _build_stages(
         )
         parts[f"act{number}"] = ACTIVATIONS[activation]()
     return nn.Sequential(parts)
+
+
+_DEPARTURES = (
+    Departure("one stream in place of two", "model.groups=2"),
+    Departure(
+        "97-pixel images with a padding of 1 in conv1", "data.image_size=227 model.padding=0"
+    ),
+    NO_LRN,
+    KAIMING_INIT,
+)
+
+
+def _card(title: str, params: str, departures: tuple[Departure, ...]) -> Card:
+    return Card(
+        title=title,
+        source="Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks",
+        link="https://doi.org/10.1145/3065386",
+        rows="section 3.5 and figure 2",
+        paper_params=params,
+        input_shape=(3, 227, 227),
+        args={"padding": 0, "groups": 2},
+        departures=departures,
+    )
+
+
+MODELS = {
+    "alexnet": ModelRow(AlexNet, _card("AlexNet (2012)", "60 million", _DEPARTURES)),
+    "alexnet_small": ModelRow(
+        AlexNet,
+        _card(
+            "AlexNet, simplified",
+            "not stated",
+            (
+                Departure(
+                    "one convolution and one hidden layer less: a course's form", "model=alexnet"
+                ),
+                *_DEPARTURES,
+            ),
+        ),
+        {"conv_channels": (96, 256, 384, 256), "hidden": (4096,)},
+    ),
+}

@@ -1,8 +1,7 @@
 """Two small teaching networks: two convolutions, and the same with Inception modules.
 
 The Inception module here is the first of GoogLeNet's later relatives (Szegedy et al.,
-https://arxiv.org/abs/1512.00567, figure 5) cut down to 88 maps. There is no activation inside or
-after it, unlike the paper: that is the form that the course network has always had.
+https://arxiv.org/abs/1512.00567, figure 5) reduced to 88 channels.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cnnbench.layers import Step, check_counts, output_size, smallest_image
+from cnnbench.config.schema import Count
+from cnnbench.layers import Step, output_size, smallest_image
+from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
 
 _STEPS = (Step("conv1", 5), Step("pool1", 2, 2), Step("conv2", 5), Step("pool2", 2, 2))
 _SMALLEST = smallest_image(_STEPS)
@@ -27,9 +28,10 @@ class BasicCNN(nn.Module):
 
     min_image_size, min_image_layer = _SMALLEST
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: int = 28) -> None:
+    def __init__(
+        self, *, in_channels: Count, num_classes: NumClasses, image_size: int = 28
+    ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
         side = output_size(image_size, _STEPS)
         self.conv1 = nn.Conv2d(in_channels, 10, 5)
         self.pool1 = nn.MaxPool2d(2)
@@ -48,10 +50,10 @@ class BasicCNN(nn.Module):
 
 
 class InceptionABlock(nn.Module):
-    """Four branches without activations, concatenated to 88 maps.
+    """Four branches without activations, concatenated to 88 channels.
 
     Args:
-        in_channels: maps that come in.
+        in_channels: input channels.
     """
 
     out_channels = 16 + 24 + 24 + 24
@@ -88,9 +90,10 @@ class InceptionCNN(nn.Module):
 
     min_image_size, min_image_layer = _SMALLEST
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: int = 28) -> None:
+    def __init__(
+        self, *, in_channels: Count, num_classes: NumClasses, image_size: int = 28
+    ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
         side = output_size(image_size, _STEPS)
         self.conv1 = nn.Conv2d(in_channels, 10, 5)
         self.pool1 = nn.MaxPool2d(2)
@@ -110,3 +113,24 @@ class InceptionCNN(nn.Module):
         x = self.inception2(x)  # (N, 88, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits
+
+
+MODELS = {
+    "basic_cnn": ModelRow(
+        BasicCNN,
+        Card("Basic CNN", "Course network; no paper", input_shape=(1, 28, 28), num_classes=10),
+    ),
+    "inception_cnn": ModelRow(
+        InceptionCNN,
+        Card(
+            "Basic CNN with Inception modules",
+            "Course network; its module is a small form of Szegedy et al., Rethinking the "
+            "Inception Architecture for Computer Vision",
+            link="https://arxiv.org/abs/1512.00567",
+            rows="figure 5",
+            input_shape=(1, 28, 28),
+            num_classes=10,
+            departures=(Departure("no activation inside or after a module, as in the course"),),
+        ),
+    ),
+}

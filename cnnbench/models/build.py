@@ -14,7 +14,7 @@ from torch import nn
 from cnnbench.errors import UsageError
 from cnnbench.geometry.trace import analyze
 from cnnbench.models import create_model, is_plugin
-from cnnbench.models.custom import file_sha256, load_custom
+from cnnbench.models.custom import code_sha256, load_custom
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def measure_network(
     Raises:
         UsageError: an argument is impossible, or the images are too small.
     """
-    digest = file_sha256(args["path"]) if name == "custom" else None
+    digest = code_sha256(args["path"]) if name == "custom" else None
     return _measure(name, json.dumps(_plain(args)), digest, in_channels, num_classes, image_size)
 
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType, NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 from torch import nn
 
-from cnnbench.config.schema import expectation, read_value
+from cnnbench.config.schema import read_arguments
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path, file_sha256, read_regular
 
-_GIVEN = ("in_channels", "num_classes", "image_size")
-_PLAIN = (int, float, bool, str, NoneType)
+_FROM_DATA = ("in_channels", "num_classes", "image_size")
 _EXAMPLE = "model.path=./mynet.py:MyNet"
 
 
@@ -50,20 +49,20 @@ def split_path(text: str) -> tuple[Path, str]:
     file, _, name = text.rpartition(":")
     if not (file and name.isidentifier()):
         raise UsageError(f"model.path={text}: expected FILE:CLASS, such as {_EXAMPLE}")
-    path = Path(file).expanduser().absolute()
+    path = expand_path(file)
     if not path.is_file():
         raise UsageError(f"model.path={text}: there is no file {path}")
     return path, name
 
 
-def file_sha256(text: str) -> str:
+def code_sha256(text: str) -> str:
     """Return the SHA-256 of the file of `FILE:CLASS`, without running it.
 
     Raises:
         UsageError: it is not of that form, or the file cannot be read.
     """
     path, _ = split_path(text)
-    return hashlib.sha256(_read(path)).hexdigest()
+    return file_sha256(path, "model.path")
 
 
 def load_custom(text: str) -> CustomNetwork:
@@ -79,34 +78,34 @@ def load_custom(text: str) -> CustomNetwork:
     content = _read(path)
     digest = hashlib.sha256(content).hexdigest()
     module = _run_file(path, content, digest)
-    found = getattr(module, name, None)
+    network = getattr(module, name, None)
     label = f"model.path={text}"
-    if found is None:
+    if network is None:
         classes = [key for key, value in vars(module).items() if _is_network(value)]
         raise UsageError(f"{label}: the file has no class {name}{expected_names(name, classes)}")
-    return CustomNetwork(open_constructor(found, label), digest)
+    return CustomNetwork(open_constructor(network, label), digest)
 
 
-def open_constructor(found: Any, label: str) -> Callable[..., nn.Module]:
+def open_constructor(network: Any, label: str) -> Callable[..., nn.Module]:
     """Return a constructor whose own arguments come as one mapping `args`.
 
     Args:
-        found: what a file or package gave.
+        network: what a file or package has under the name.
         label: how the user named it, for messages.
 
     Raises:
         UsageError: it is no network class, or lacks a parameter that each network has.
     """
-    if not _is_network(found):
+    if not _is_network(network):
         raise UsageError(f"{label}: is no class of torch.nn.Module")
-    parameters = inspect.signature(found).parameters
-    lacking = [name for name in _GIVEN[:2] if name not in parameters]
+    parameters = inspect.signature(network).parameters
+    lacking = [name for name in _FROM_DATA[:2] if name not in parameters]
     if lacking:
         raise UsageError(
             f"{label}: its constructor lacks {' and '.join(lacking)}; expected "
             f"def __init__(self, *, in_channels, num_classes, ...)"
         )
-    return partial(_construct, found, label)
+    return partial(_construct, network, label)
 
 
 def _construct(
@@ -120,7 +119,7 @@ def _construct(
 ) -> nn.Module:
     """Build a network from a class that was not written here."""
     parameters = inspect.signature(network).parameters
-    known = [name for name in parameters if name not in _GIVEN]
+    known = [name for name in parameters if name not in _FROM_DATA]
     for name in args:
         if name not in known:
             raise UsageError(
@@ -136,55 +135,17 @@ def _construct(
     ]
     if missing:
         raise UsageError(f"{label}: give model.args.{missing[0]}=VALUE, which has no default")
-    check_types(network, args, f"{label}: ")
-    given = {"in_channels": in_channels, "num_classes": num_classes}
+    args = read_arguments(network, args, f"{label}: model.args.")
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
     if "image_size" in parameters:
-        given["image_size"] = image_size
+        sizes["image_size"] = image_size
     try:
-        return network(**given, **args)
+        return network(**sizes, **args)
     except Exception as error:  # whatever the user's own constructor raises
-        shown = ", ".join(f"{key}={value}" for key, value in {**given, **args}.items())
+        shown = ", ".join(f"{key}={value}" for key, value in {**sizes, **args}.items())
         raise UsageError(
             f"{label}: its constructor fails with {shown}: {type(error).__name__}: {error}"
         ) from error
-
-
-def check_types(network: type[nn.Module], args: Mapping[str, Any], prefix: str = "") -> None:
-    """Hold arguments to the constructor's annotations, as far as those are plain types.
-
-    Args:
-        network: a class that was not written here.
-        args: values by name, from `model.args`.
-        prefix: of messages.
-
-    Raises:
-        UsageError: a value is of another type.
-    """
-    try:
-        kinds = get_type_hints(network.__init__, include_extras=True)
-    except Exception:  # annotations that name what is not there are no business of ours
-        return
-    for name, value in args.items():
-        kind = kinds.get(name)
-        if not _is_plain(kind):
-            continue
-        try:
-            read_value(kind, value)
-        except ValueError:
-            shown = value if isinstance(value, str) else json.dumps(value)
-            raise UsageError(
-                f"{prefix}model.args.{name}={shown}: expected {expectation(kind)}"
-            ) from None
-
-
-def _is_plain(kind: Any) -> bool:
-    """Tell whether values of a type can be given on the command line, and checked."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return all(map(_is_plain, parts))
-    if origin is tuple:
-        return bool(parts) and all(part is ... or part in _PLAIN for part in parts)
-    return origin is Literal or kind in _PLAIN
 
 
 def _is_network(value: Any) -> bool:
@@ -193,7 +154,7 @@ def _is_network(value: Any) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 

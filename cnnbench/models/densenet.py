@@ -1,7 +1,6 @@
 """DenseNet: Huang et al., https://arxiv.org/abs/1608.06993, table 1 (DenseNet-BC).
 
-Departure: `stem=small`, the default, is a 3x3 convolution of stride 1 without pool, as the paper's
-own networks for 32-pixel images have.
+The departure is in the card below; the paper's own networks for 32-pixel images have that stem.
 """
 
 from __future__ import annotations
@@ -11,25 +10,19 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from cnnbench.layers import (
-    Step,
-    build_stem,
-    check_choice,
-    check_counts,
-    check_fraction,
-    check_positive,
-    smallest_image,
-)
+from cnnbench.config.schema import Count, Probability
+from cnnbench.layers import StemName, Step, build_stem, smallest_image
+from cnnbench.models.row import SMALL_STEM, Card, ModelRow, NumClasses
 
 _BOTTLENECK = 4  # section 3: a layer's 1x1 gives four times the growth rate
 
 
 class DenseLayer(nn.Module):
-    """Norm, ReLU and 1x1, then norm, ReLU and 3x3; its maps are appended to its input.
+    """Norm, ReLU and 1x1, then norm, ReLU and 3x3; its channels are appended to its input.
 
     Args:
-        in_channels: maps that come in.
-        growth_rate: maps that are added.
+        in_channels: input channels.
+        growth_rate: channels that are added.
         dropout: probability after the 3x3.
     """
 
@@ -58,7 +51,7 @@ class DenseNet(nn.Module):
         in_channels: channels of the images, of at least 8 pixels (29 with the imagenet stem).
         num_classes: logits to give.
         num_layers: dense layers of each stage.
-        growth_rate: maps that each layer adds.
+        growth_rate: channels that each layer adds.
         stem: `imagenet` (7x7/2 and max pool) or `small` (3x3/1).
         dropout: probability in each dense layer.
     """
@@ -66,18 +59,14 @@ class DenseNet(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        num_layers: tuple[int, ...],
-        growth_rate: int = 32,
-        stem: str = "small",
-        dropout: float = 0.0,
+        in_channels: Count,
+        num_classes: NumClasses,
+        num_layers: tuple[Count, ...],
+        growth_rate: Count = 32,
+        stem: StemName = "small",
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_positive("growth_rate", [growth_rate])
-        check_choice("stem", stem, ("imagenet", "small"))
-        check_fraction("dropout", dropout)
         self.min_image_size, self.min_image_layer = smallest_image(_steps(stem, len(num_layers)))
         channels = 2 * growth_rate
         self.stem = build_stem(in_channels, channels, stem)
@@ -107,7 +96,7 @@ class DenseNet(nn.Module):
 
 
 def _transition(in_channels: int) -> nn.Sequential:
-    """Halve maps and sides."""
+    """Halve channels and sides."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["norm"] = nn.BatchNorm2d(in_channels)
     parts["act"] = nn.ReLU()
@@ -116,8 +105,24 @@ def _transition(in_channels: int) -> nn.Sequential:
     return nn.Sequential(parts)
 
 
-def _steps(stem: str, num_stages: int) -> list[Step]:
+def _steps(stem: StemName, num_stages: int) -> list[Step]:
     steps = [Step(f"transition{number}", 2, 2) for number in range(1, num_stages)]
     if stem == "imagenet":
         return [Step("stem conv", 7, 2, 3), Step("stem pool", 3, 2, 1), *steps]
     return [Step("stem conv", 3, 1, 1), *steps]
+
+
+MODELS = {
+    "densenet121": ModelRow(
+        DenseNet,
+        Card(
+            "DenseNet-121 (2016)",
+            "Huang et al., Densely Connected Convolutional Networks",
+            link="https://arxiv.org/abs/1608.06993",
+            rows="table 1",
+            args={"stem": "imagenet"},
+            departures=(SMALL_STEM,),
+        ),
+        {"num_layers": (6, 12, 24, 16)},
+    )
+}

@@ -1,13 +1,7 @@
 """GoogLeNet: Szegedy et al., https://arxiv.org/abs/1409.4842, table 1.
 
-Departures: no local response normalisation; `stem=small`, the default, is a 3x3/1 in place of the
-7x7/2, so that 28 and 32-pixel images keep some pixels; `norm=conv`, the default, puts a batch norm
-after each convolution (Ioffe and Szegedy, https://arxiv.org/abs/1502.03167); no dropout by default
-(the paper's is 0.4); pools pad by 1 (`pool_ceil_mode=true` is the paper's arithmetic); auxiliary
-heads, off by default, are left out of `forward`.
-
-Later forms as arguments: two 3x3 for a 5x5, and 1xn with nx1 for nxn
-(https://arxiv.org/abs/1512.00567, sections 3.1 and 3.2); residual blocks
+Departures are in the card below. Later forms as arguments: two 3x3 for a 5x5, and 1xn with nx1 for
+nxn (https://arxiv.org/abs/1512.00567, sections 3.1 and 3.2); residual blocks
 (https://arxiv.org/abs/1602.07261, section 3.2), where the last 1x1 has no norm, as in the paper's
 published code, and the shortcut is a plain 1x1 where channels differ.
 """
@@ -15,23 +9,22 @@ published code, and the shortcut is a plain 1x1 where channels differ.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnbench.errors import UsageError
+from cnnbench.config.schema import Count, Positive, Probability, RatioNumber
 from cnnbench.layers import (
+    StemName,
     Step,
     average_pool_to,
-    check_choice,
-    check_counts,
-    check_fraction,
-    check_positive,
     conv_unit,
     scale_channels,
     smallest_image,
 )
-from cnnbench.models.inception import InceptionBlock, InceptionRow
+from cnnbench.models.inception import Factorize, InceptionBlock, InceptionRow, Norm
+from cnnbench.models.row import NO_LRN, Card, Departure, ModelRow, NumClasses
 
 # Table 1 of the paper; a pool comes before 4a and 5a.
 ROWS: dict[str, InceptionRow] = {
@@ -46,14 +39,13 @@ ROWS: dict[str, InceptionRow] = {
     "5b": InceptionRow(384, (192, 384), (48, 128), 128),
 }
 _AUX_AFTER = ("inception4a", "inception4d")
-_STAGES = (3, 4, 5)
 
 
 class AuxHead(nn.Module):
     """A small classifier on a middle block, which gives early layers a shorter way to the loss.
 
     Args:
-        in_channels: maps of the block.
+        in_channels: output channels of the block.
         num_classes: logits to give.
         norm: whether its convolution has a batch norm.
         width_multiplier: scales its two hidden layers.
@@ -82,7 +74,7 @@ class AuxHead(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """A stem, nine Inception blocks, the average of each map, one linear layer.
+    """A stem, nine Inception blocks, the average of each feature map, one linear layer.
 
     Args:
         in_channels: channels of the images.
@@ -107,28 +99,20 @@ class GoogLeNet(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        stem: str = "small",
-        norm: str = "conv",
-        factorize: str = "none",
-        factorize_stages: tuple[int, ...] = _STAGES,
+        in_channels: Count,
+        num_classes: NumClasses,
+        stem: StemName = "small",
+        norm: Norm = "conv",
+        factorize: Factorize = "none",
+        factorize_stages: tuple[Literal[3, 4, 5], ...] = (3, 4, 5),
         residual: bool = False,
-        residual_scale: float = 1.0,
+        residual_scale: Positive = 1.0,
         aux: bool = False,
-        dropout: float = 0.0,
+        dropout: Probability = 0.0,
         pool_ceil_mode: bool = False,
-        width_multiplier: float = 1.0,
+        width_multiplier: RatioNumber = 1.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_choice("stem", stem, ("imagenet", "small"))
-        check_choice("norm", norm, ("none", "conv", "block"))
-        check_choice("factorize", factorize, ("none", "3x3", "asymmetric"))
-        check_fraction("dropout", dropout)
-        check_positive("width_multiplier", [width_multiplier])
-        if not set(factorize_stages) <= set(_STAGES):
-            raise UsageError(f"factorize_stages={list(factorize_stages)}: expected some of 3, 4, 5")
         self.min_image_size, self.min_image_layer = smallest_image(_steps(stem, pool_ceil_mode))
 
         widths = [scale_channels(c, width_multiplier) for c in (64, 64, 192)]
@@ -188,14 +172,14 @@ def _pool(ceil_mode: bool) -> nn.MaxPool2d:
     return nn.MaxPool2d(3, 2, 0, ceil_mode=True) if ceil_mode else nn.MaxPool2d(3, 2, 1)
 
 
-def _steps(stem: str, ceil_mode: bool) -> list[Step]:
+def _steps(stem: StemName, ceil_mode: bool) -> list[Step]:
     pools = [Step(f"pool{n}", 3, 2, 0 if ceil_mode else 1, ceil_mode) for n in range(1, 5)]
     conv1 = Step("conv1", 7, 2, 3) if stem == "imagenet" else Step("conv1", 3, 1, 1)
     return [conv1, *pools]
 
 
 def _build_stem(
-    in_channels: int, widths: list[int], stem: str, norm: str, ceil_mode: bool
+    in_channels: int, widths: list[int], stem: StemName, norm: Norm, ceil_mode: bool
 ) -> nn.Sequential:
     has_norm = norm != "none"
     bias = norm != "conv"
@@ -217,3 +201,35 @@ def _build_stem(
     parts["conv3"] = conv_unit(widths[1], widths[2], 3, padding=1, norm=has_norm, bias=bias)
     parts["pool2"] = _pool(ceil_mode)
     return nn.Sequential(parts)
+
+
+MODELS = {
+    "googlenet": ModelRow(
+        GoogLeNet,
+        Card(
+            "GoogLeNet, Inception v1 (2014)",
+            "Szegedy et al., Going Deeper with Convolutions",
+            link="https://arxiv.org/abs/1409.4842",
+            rows="table 1",
+            paper_params="6.8 million (sum of table 1)",
+            paper_macs="1.5 billion",
+            args={"stem": "imagenet", "norm": "none", "dropout": 0.4, "pool_ceil_mode": True},
+            departures=(
+                Departure(
+                    "the stem is a 3x3 of stride 1 in place of the 7x7/2, so that small images "
+                    "keep some pixels",
+                    "model.stem=imagenet",
+                ),
+                Departure(
+                    "a batch norm after each convolution "
+                    "(Ioffe and Szegedy, https://arxiv.org/abs/1502.03167)",
+                    "model.norm=none",
+                ),
+                Departure("no dropout before the last layer", "model.dropout=0.4"),
+                Departure("pools pad by 1 in place of rounding up", "model.pool_ceil_mode=true"),
+                Departure("no auxiliary heads", "model.aux=true"),
+                NO_LRN,
+            ),
+        ),
+    )
+}

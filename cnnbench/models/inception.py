@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cnnbench.layers import conv_unit, scale_channels
+
+Norm = Literal["none", "conv", "block"]
+Factorize = Literal["none", "3x3", "asymmetric"]
 
 
 class InceptionRow(NamedTuple):
@@ -20,7 +23,7 @@ class InceptionRow(NamedTuple):
 
     @property
     def out_channels(self) -> int:
-        """Maps of the four branches together."""
+        """Channels of the four branches together."""
         return self.ch1x1 + self.ch3x3[1] + self.ch5x5[1] + self.ch_pool
 
     def scaled(self, width_multiplier: float) -> InceptionRow:
@@ -37,7 +40,7 @@ class InceptionRow(NamedTuple):
         )
 
 
-def _kernels(side: int, factorize: str) -> list[tuple[int, int]]:
+def _kernels(side: int, factorize: Factorize) -> list[tuple[int, int]]:
     """Return the kernels that stand for one of `side` 3 or 5."""
     if factorize == "asymmetric":
         return [(1, 3), (3, 1)] * (side // 2)
@@ -47,7 +50,7 @@ def _kernels(side: int, factorize: str) -> list[tuple[int, int]]:
 
 
 def _branch(
-    in_channels: int, widths: tuple[int, int], side: int, *, factorize: str, norm: bool
+    in_channels: int, widths: tuple[int, int], side: int, *, factorize: Factorize, norm: bool
 ) -> nn.Sequential:
     """Build a 1x1 that reduces, and the convolutions that stand for one of `side`."""
     channels, out_channels = widths
@@ -63,7 +66,7 @@ class InceptionBlock(nn.Module):
     """Four branches, concatenated; optionally normed and with a shortcut.
 
     Args:
-        in_channels: maps that come in.
+        in_channels: input channels.
         row: widths of the branches.
         norm: `conv`, `block` (after the concatenation) or `none`.
         factorize: `none`, `3x3` or `asymmetric`.
@@ -75,8 +78,8 @@ class InceptionBlock(nn.Module):
         in_channels: int,
         row: InceptionRow,
         *,
-        norm: str,
-        factorize: str,
+        norm: Norm,
+        factorize: Factorize,
         residual_scale: float | None,
     ) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from cnnbench.errors import UsageError
-from cnnbench.layers import check_choice
 from cnnbench.registry import Registry
 
 
@@ -45,6 +44,13 @@ INITS: Registry[Callable[[Tensor], None]] = Registry(
 )
 
 
+# Which layers are set.
+INIT_LAYERS: Registry[tuple[type[nn.Module], ...]] = Registry(
+    "init_layers",
+    {"all": (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), "linear": (nn.Linear,)},
+)
+
+
 def initialize(module: nn.Module, init: str = "default", layers: str = "all") -> None:
     """Set the weights of convolutions and linear layers in place, and their biases to zero.
 
@@ -58,13 +64,9 @@ def initialize(module: nn.Module, init: str = "default", layers: str = "all") ->
     Raises:
         UsageError: a name is unknown, or the network has no such layer.
     """
-    fill = INITS[init]
-    check_choice("init_layers", layers, ("all", "linear"))
+    fill, kinds = INITS[init], INIT_LAYERS[layers]
     if init == "default":
         return
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
-    if layers == "all":
-        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     chosen = [layer for layer in module.modules() if isinstance(layer, kinds)]
     if not chosen:
         names = "linear layer" if layers == "linear" else "convolution or linear layer"

@@ -1,26 +1,24 @@
 """LeNet-5 and the CIFAR-10 quick network.
 
-LeNet-5: LeCun et al., https://doi.org/10.1109/5.726791. Departures: pools have no weights, conv2
-sees every map of the first stage, the last layer gives logits in place of radial basis units, and
-28-pixel images are padded by 2 in conv1 in place of 32-pixel images. The activation defaults to
-ReLU; `tanh` with `avg` is the paper's.
-
-CIFAR quick: the network of cuda-convnet and Caffe (https://code.google.com/archive/p/cuda-convnet).
-Departures: max pooling throughout, without overlap.
+LeNet-5: LeCun et al., https://doi.org/10.1109/5.726791. CIFAR quick: the network of cuda-convnet
+and Caffe, https://code.google.com/archive/p/cuda-convnet. Departures are in their cards below.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cnnbench.config.schema import Count
 from cnnbench.layers import (
     ACTIVATIONS,
     POOLS,
+    ActivationName,
+    PoolName,
     Step,
-    check_counts,
     output_size,
     smallest_image,
 )
+from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
 
 _LENET_STEPS = (Step("conv1", 5, 1, 2), Step("pool1", 2, 2), Step("conv2", 5), Step("pool2", 2, 2))
 _LENET_SMALLEST = smallest_image(_LENET_STEPS)
@@ -57,14 +55,13 @@ class LeNet5(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: NumClasses,
         image_size: int = 28,
-        activation: str = "relu",
-        pool: str = "max",
+        activation: ActivationName = "relu",
+        pool: PoolName = "max",
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
         side = output_size(image_size, _LENET_STEPS)
         act = ACTIVATIONS[activation]
         self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=2)
@@ -104,13 +101,12 @@ class CIFARQuick(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: NumClasses,
         image_size: int = 32,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
         side = output_size(image_size, _QUICK_STEPS)
         act = ACTIVATIONS[activation]
         self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
@@ -131,3 +127,42 @@ class CIFARQuick(nn.Module):
         x = _shrink(self.act3, self.pool3, self.conv3(x))  # (N, 64, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits
+
+
+MODELS = {
+    "cifar_quick": ModelRow(
+        CIFARQuick,
+        Card(
+            "CIFAR-10 quick",
+            "Krizhevsky's cuda-convnet, known from Caffe's examples; no paper",
+            link="https://code.google.com/archive/p/cuda-convnet/",
+            input_shape=(3, 32, 32),
+            num_classes=10,
+            departures=(
+                Departure("max pooling without overlap throughout"),
+                Departure("an activation between the linear layers", "model.activation=none"),
+            ),
+        ),
+    ),
+    "lenet": ModelRow(
+        LeNet5,
+        Card(
+            "LeNet-5 (1998)",
+            "LeCun et al., Gradient-Based Learning Applied to Document Recognition",
+            link="https://doi.org/10.1109/5.726791",
+            rows="section II.B",
+            paper_params="60,000",
+            paper_macs="340,908 connections",
+            input_shape=(1, 28, 28),
+            num_classes=10,
+            args={"activation": "tanh", "pool": "avg"},
+            departures=(
+                Departure("ReLU in place of tanh", "model.activation=tanh"),
+                Departure("max pools in place of averages", "model.pool=avg"),
+                Departure("28-pixel images, padded by 2 in conv1, in place of 32-pixel ones"),
+                Departure("conv2 sees all channels of pool1, where the paper's table I picks some"),
+                Departure("pools have no weights, and the last layer is linear, not radial"),
+            ),
+        ),
+    ),
+}

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cnnbench.config.schema import Count
 from cnnbench.layers import (
     ACTIVATIONS,
+    ActivationName,
     Step,
-    check_counts,
     check_image_size,
-    check_positive,
     smallest_image,
 )
+from cnnbench.models.row import Card, ModelRow, NumClasses
 
 _SMALLEST = smallest_image([Step("linear", 1)])
 
 
 def hidden_layers(
-    in_features: int, hidden: tuple[int, ...], activation: str, dropout: float = 0.0
+    in_features: int, hidden: tuple[int, ...], activation: ActivationName, dropout: float = 0.0
 ) -> list[nn.Module]:
     """Build linear layers, each with its activation and, above 0, its dropout."""
     layers: list[nn.Module] = []
@@ -46,9 +47,10 @@ class SoftmaxRegression(nn.Module):
 
     min_image_size, min_image_layer = _SMALLEST
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: int = 28) -> None:
+    def __init__(
+        self, *, in_channels: Count, num_classes: NumClasses, image_size: int = 28
+    ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
         check_image_size(image_size, _SMALLEST)
         self.head = nn.Linear(in_channels * image_size**2, num_classes)
 
@@ -74,15 +76,13 @@ class MLP(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: NumClasses,
         image_size: int = 28,
-        hidden: tuple[int, ...] = (512, 256, 128, 64),
-        activation: str = "relu",
+        hidden: tuple[Count, ...] = (512, 256, 128, 64),
+        activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_positive("hidden", hidden)
         check_image_size(image_size, _SMALLEST)
         in_features = in_channels * image_size**2
         self.hidden = nn.Sequential(*hidden_layers(in_features, hidden, activation))
@@ -92,3 +92,15 @@ class MLP(nn.Module):
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
         logits: Tensor = self.head(self.hidden(x.flatten(1)))
         return logits
+
+
+MODELS = {
+    "softmax": ModelRow(
+        SoftmaxRegression,
+        Card("Softmax regression", "Textbook form", input_shape=(1, 28, 28), num_classes=10),
+    ),
+    "mlp": ModelRow(
+        MLP,
+        Card("Multilayer perceptron", "Textbook form", input_shape=(1, 28, 28), num_classes=10),
+    ),
+}

@@ -1,9 +1,8 @@
 """MobileNets, made of depthwise and 1x1 convolutions.
 
 V1: Howard et al., https://arxiv.org/abs/1704.04861, table 1. V2: Sandler et al.,
-https://arxiv.org/abs/1801.04381, table 2. Departures: `stem=small`, the default, takes the first
-two strides out, so that a 32-pixel image is cut down by 8 in place of 32; V1's activation is ReLU
-as in its paper, V2's ReLU6.
+https://arxiv.org/abs/1801.04381, table 2. V1's activation is ReLU as in its paper, V2's ReLU6.
+The departure is in the cards below.
 """
 
 from __future__ import annotations
@@ -12,18 +11,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cnnbench.layers import (
-    Step,
-    check_choice,
-    check_counts,
-    check_fraction,
-    check_positive,
-    conv_unit,
-    scale_channels,
-    smallest_image,
-)
+from cnnbench.config.schema import Count, Probability, RatioNumber
+from cnnbench.layers import StemName, Step, conv_unit, scale_channels, smallest_image
+from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
 
-# V1, table 1: maps and stride of each depthwise-separable block.
+# V1, table 1: output channels and stride of each depthwise-separable block.
 _V1_ROWS = (
     (64, 1),
     (128, 2),
@@ -59,7 +51,7 @@ _SMALLEST = smallest_image([Step("stem", 3, 2, 1)])
 
 
 class MobileNetV1(nn.Module):
-    """A stem, thirteen depthwise-separable blocks, the average of each map, one linear layer.
+    """A stem, thirteen depthwise-separable blocks, a global average, one linear layer.
 
     Args:
         in_channels: channels of the images.
@@ -73,15 +65,12 @@ class MobileNetV1(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        stem: str = "small",
-        width_multiplier: float = 1.0,
+        in_channels: Count,
+        num_classes: NumClasses,
+        stem: StemName = "small",
+        width_multiplier: RatioNumber = 1.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_choice("stem", stem, ("imagenet", "small"))
-        check_positive("width_multiplier", [width_multiplier])
         is_small = stem == "small"
         channels = scale_channels(32, width_multiplier)
         self.stem = conv_unit(
@@ -112,8 +101,8 @@ class InvertedResidualBlock(nn.Module):
     """1x1 that widens, depthwise 3x3, and 1x1 without activation, beside an identity if it fits.
 
     Args:
-        in_channels: maps that come in.
-        out_channels: maps that go out.
+        in_channels: input channels.
+        out_channels: output channels.
         stride: of the depthwise convolution.
         expansion: how many times the first 1x1 widens; with 1 it is left out.
     """
@@ -147,14 +136,14 @@ class InvertedResidualBlock(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A stem, seventeen inverted residual blocks, a 1x1 to 1280 maps, one linear layer.
+    """A stem, seventeen inverted residual blocks, a 1x1 to 1280 channels, one linear layer.
 
     Args:
         in_channels: channels of the images.
         num_classes: logits to give.
         stem: `imagenet`, or `small` without the first two strides.
         dropout: probability before the last layer.
-        width_multiplier: scales the layers to multiples of 8; the 1280 maps never shrink.
+        width_multiplier: scales the layers to multiples of 8; the 1280 channels never shrink.
     """
 
     min_image_size, min_image_layer = _SMALLEST
@@ -162,17 +151,13 @@ class MobileNetV2(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        stem: str = "small",
-        dropout: float = 0.2,
-        width_multiplier: float = 1.0,
+        in_channels: Count,
+        num_classes: NumClasses,
+        stem: StemName = "small",
+        dropout: Probability = 0.2,
+        width_multiplier: RatioNumber = 1.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_choice("stem", stem, ("imagenet", "small"))
-        check_fraction("dropout", dropout)
-        check_positive("width_multiplier", [width_multiplier])
         is_small = stem == "small"
         channels = _round_to_8(32 * width_multiplier)
         self.stem = conv_unit(
@@ -213,3 +198,40 @@ def _round_to_8(channels: float) -> int:
     """Return the nearest multiple of 8 that takes away at most a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+_NO_STRIDES = Departure(
+    "the first two strides are 1, so that the sides of a small image shrink to an eighth, not to a "
+    "32nd",
+    "model.stem=imagenet",
+)
+
+MODELS = {
+    "mobilenet_v1": ModelRow(
+        MobileNetV1,
+        Card(
+            "MobileNet v1 (2017)",
+            "Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision "
+            "Applications",
+            link="https://arxiv.org/abs/1704.04861",
+            rows="table 1",
+            paper_params="4.2 million",
+            paper_macs="569 million",
+            args={"stem": "imagenet"},
+            departures=(_NO_STRIDES,),
+        ),
+    ),
+    "mobilenet_v2": ModelRow(
+        MobileNetV2,
+        Card(
+            "MobileNet v2 (2018)",
+            "Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+            link="https://arxiv.org/abs/1801.04381",
+            rows="table 2",
+            paper_params="3.4 million",
+            paper_macs="300 million",
+            args={"stem": "imagenet"},
+            departures=(_NO_STRIDES,),
+        ),
+    ),
+}

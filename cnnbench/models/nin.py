@@ -1,9 +1,7 @@
 """Network in Network: Lin et al., https://arxiv.org/abs/1312.4400.
 
 `NiN` is the widespread ImageNet form with AlexNet's kernels; `NiNCifar` is the one of the paper's
-section 4.2. Departures: no ReLU after the last 1x1 convolution, whose maps are the logits once
-averaged (`final_relu=true` puts it back), because it would cut every logit off at zero; dropout of
-`NiNCifar` is 0.25, not 0.5, because its networks are trained for tens, not hundreds, of epochs.
+section 4.2. Departures are in their cards below.
 """
 
 from __future__ import annotations
@@ -12,7 +10,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from cnnbench.layers import Step, check_counts, check_fraction, smallest_image
+from cnnbench.config.schema import Count, Probability
+from cnnbench.layers import Step, smallest_image
+from cnnbench.models.row import KAIMING_INIT, Card, Departure, ModelRow, NumClasses
 
 _STEPS = (
     Step("conv1", 11, 4),
@@ -58,7 +58,7 @@ class NiN(nn.Module):
         in_channels: channels of the images, of at least 67 pixels.
         num_classes: logits to give.
         dropout: probability before the last block.
-        final_relu: put a ReLU on the logits' maps, as some courses do.
+        final_relu: put a ReLU on the feature maps of the logits, as some courses do.
     """
 
     min_image_size, min_image_layer = smallest_image(_STEPS)
@@ -66,14 +66,12 @@ class NiN(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        dropout: float = 0.5,
+        in_channels: Count,
+        num_classes: NumClasses,
+        dropout: Probability = 0.5,
         final_relu: bool = False,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_fraction("dropout", dropout)
         self.block1 = _mlpconv(in_channels, (96, 96, 96), 11, stride=4)
         self.pool1 = nn.MaxPool2d(3, 2)
         self.block2 = _mlpconv(96, (256, 256, 256), 5, padding=2)
@@ -104,10 +102,10 @@ class NiNCifar(nn.Module):
 
     min_image_size, min_image_layer = smallest_image(_CIFAR_STEPS)
 
-    def __init__(self, *, in_channels: int, num_classes: int, dropout: float = 0.25) -> None:
+    def __init__(
+        self, *, in_channels: Count, num_classes: NumClasses, dropout: Probability = 0.25
+    ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_fraction("dropout", dropout)
         self.block1 = _mlpconv(in_channels, (192, 160, 96), 5, padding=2)
         self.pool1 = nn.MaxPool2d(3, 2)
         self.dropout1 = nn.Dropout(dropout)
@@ -122,3 +120,43 @@ class NiNCifar(nn.Module):
         x = self.dropout2(self.pool2(self.block2(x)))  # (N, 192, 7, 7)
         x = self.block3(x)  # (N, num_classes, 7, 7)
         return x.mean((2, 3))
+
+
+_NO_FINAL_RELU = (
+    "no ReLU after the last 1x1 convolution, whose averages are the logits, because it would cut "
+    "every logit off at zero"
+)
+
+MODELS = {
+    "nin": ModelRow(
+        NiN,
+        Card(
+            "Network in Network, ImageNet form (2013)",
+            "Lin et al., Network In Network; the layers are those of the authors' published model",
+            link="https://arxiv.org/abs/1312.4400",
+            rows="section 3 and figure 2",
+            departures=(
+                Departure("99-pixel images", "data.image_size=224"),
+                Departure("weights start as Glorot and Bengio advise", "model.init=normal"),
+                Departure(_NO_FINAL_RELU, "model.final_relu=true"),
+            ),
+        ),
+    ),
+    "nin_cifar": ModelRow(
+        NiNCifar,
+        Card(
+            "Network in Network, CIFAR form (2013)",
+            "Lin et al., Network In Network",
+            link="https://arxiv.org/abs/1312.4400",
+            rows="section 4.2",
+            input_shape=(3, 32, 32),
+            num_classes=10,
+            args={"dropout": 0.5},
+            departures=(
+                Departure("less dropout, for tens and not hundreds of epochs", "model.dropout=0.5"),
+                KAIMING_INIT,
+                Departure(_NO_FINAL_RELU),
+            ),
+        ),
+    ),
+}

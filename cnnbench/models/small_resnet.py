@@ -3,8 +3,8 @@
 Its form is that of Page's ResNet-9 (https://github.com/davidcpage/cifar10-fast): convolutions that
 a max pool halves, a residual block of two more behind each, and the largest value of each last map.
 Departures: fewer and narrower stages, all with a block, and a stem that halves the sides by a 5x5
-convolution, because a CPU spends its time on the many pixels of the first maps, where few channels
-leave its matrix units idle.
+convolution, because a CPU spends its time on the many pixels of the first feature maps, where few
+channels leave its matrix units idle.
 """
 
 from __future__ import annotations
@@ -13,37 +13,34 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from cnnbench.layers import (
-    Step,
-    check_counts,
-    check_positive,
-    conv_unit,
-    smallest_image,
-)
+from cnnbench.config.schema import Count
+from cnnbench.errors import UsageError
+from cnnbench.layers import Step, conv_unit, smallest_image
+from cnnbench.models.row import Card, ModelRow, NumClasses
 
 
 class SmallResNet(nn.Module):
-    """A stem, halving stages with a residual block each, the maximum of each map, one linear layer.
+    """A stem, halving stages with a residual block each, a global maximum, one linear layer.
 
     Args:
         in_channels: channels of the images.
         num_classes: logits to give.
-        widths: maps of the stem and of each stage; at 28 pixels the default leaves 3 x 3 pixels.
+        widths: output channels of the stem and of each stage; the default leaves 3 x 3 of
+            28 x 28 pixels.
         stem_stride: of the stem, whose kernel is one pixel more than twice as wide; 1 or more.
     """
 
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        widths: tuple[int, ...] = (16, 48, 96),
-        stem_stride: int = 2,
+        in_channels: Count,
+        num_classes: NumClasses,
+        widths: tuple[Count, ...] = (16, 48, 96),
+        stem_stride: Count = 2,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_positive("widths", widths, min_count=1)
-        check_positive("stem_stride", [stem_stride])
+        if not widths:
+            raise UsageError("widths=[]: expected at least 1 number")
         kernel_size = 2 * stem_stride + 1
         self.min_image_size, self.min_image_layer = smallest_image(
             [
@@ -93,3 +90,17 @@ def _build_stage(in_channels: int, out_channels: int) -> nn.Sequential:
     parts["act"] = nn.ReLU()
     parts["block"] = _Residual(out_channels)
     return nn.Sequential(parts)
+
+
+MODELS = {
+    "small_resnet": ModelRow(
+        SmallResNet,
+        Card(
+            "Small residual network",
+            "Made here for images of 28 to 32 pixels, of the form of Page's ResNet-9; no paper",
+            link="https://github.com/davidcpage/cifar10-fast",
+            input_shape=(1, 28, 28),
+            num_classes=10,
+        ),
+    )
+}

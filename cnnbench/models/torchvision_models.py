@@ -1,8 +1,6 @@
 """Any classification network of torchvision by name, with or without its published weights.
 
-https://docs.pytorch.org/vision/stable/models.html. Departures: the first convolution takes the
-data's channels, and the last layer gives the data's classes; GoogLeNet and Inception v3 are built
-without their auxiliary heads, so that `forward` gives logits alone.
+https://docs.pytorch.org/vision/stable/models.html. Departures are in the card below.
 """
 
 from __future__ import annotations
@@ -14,15 +12,15 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cnnbench.config.schema import Count, read_arguments
 from cnnbench.errors import DataError, UsageError, did_you_mean, expected_names
-from cnnbench.layers import check_choice, check_counts
-from cnnbench.models.custom import check_types
+from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
 
 _PUBLISHED_CLASSES = 1000
 _LARGEST_TRIED = 512
@@ -50,19 +48,16 @@ class TorchvisionModel(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
+        in_channels: Count,
+        num_classes: NumClasses,
         image_size: int = 224,
         arch: str = "resnet18",
         pretrained: str = "none",
-        head: str = "replace",
-        freeze: str = "none",
+        head: Literal["replace", "append"] = "replace",
+        freeze: Literal["none", "backbone"] = "none",
         args: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_choice("head", head, ("replace", "append"))
-        check_choice("freeze", freeze, ("none", "backbone"))
         self.arch, self.pretrained, self.freeze = arch, pretrained, freeze
         if pretrained != "none":
             _weights_of(arch, pretrained)
@@ -141,14 +136,14 @@ def _build(
 ) -> nn.Module:
     """Build a network with random weights, on the meta device where that is the default."""
     builder = _builder(arch)
-    kwargs = {**_own_arguments(arch, image_size), **args}
     known = _parameters(arch)
     for name in args:
         if name not in known:
             raise UsageError(
                 f"model.args.{name}: {arch} has no such argument{expected_names(name, known)}"
             )
-    check_types(_class_of(arch), args)
+    args = read_arguments(_class_of(arch), args, "model.args.")
+    kwargs = {**_own_arguments(arch, image_size), **args}
     try:
         if torch.empty(0).is_meta:
             with torch.device("cpu"), _EmptyOnMeta():
@@ -222,7 +217,7 @@ def _fit_first_conv(network: nn.Module, in_channels: int) -> None:
 def _fit_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Fit a convolution's weight (out, 3, h, w): grey sees the sum over colours.
 
-    For other numbers of channels, each sees the mean over colours, scaled so that a picture with
+    For other numbers of channels, each sees the mean over colours, scaled so that an image with
     equal channels gives what a grey one would.
     """
     total = weight.sum(1, keepdim=True)
@@ -325,3 +320,20 @@ def _has_published_hash(file: Path) -> bool:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return digest.startswith(file.stem.rpartition("-")[2])
+
+
+MODELS = {
+    "torchvision": ModelRow(
+        TorchvisionModel,
+        Card(
+            "Any classifier of torchvision, by `model.arch`",
+            "torchvision; each network's own page names its paper",
+            link="https://docs.pytorch.org/vision/stable/models.html",
+            args={"arch": "resnet18"},
+            departures=(
+                Departure("the first convolution and the last layer are fitted to the data"),
+                Departure("GoogLeNet and Inception v3 have no auxiliary heads"),
+            ),
+        ),
+    )
+}

@@ -1,37 +1,26 @@
 """VGG: Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, table 1 (A, B, D, E).
 
-Departures: the last map is averaged to `head_size` x `head_size`, so that any image size works;
-the paper's is 7, the default 1 suits 32-pixel images. `width_multiplier` scales every layer but the
-last. `norm` adds batch norm, which came later, as torchvision's `_bn` networks have it.
-`conf/model` starts the weights as He et al. advise, https://arxiv.org/abs/1502.01852: with
-PyTorch's default the deeper configurations stay at chance for long.
+Departures are in the cards below. `norm` adds batch norm, which came later, as torchvision's `_bn`
+networks have it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 
+from cnnbench.config.schema import Count, Probability, RatioNumber
 from cnnbench.layers import (
     Step,
     average_pool_to,
-    check_choice,
-    check_counts,
-    check_fraction,
-    check_positive,
     scale_channels,
     smallest_image,
 )
 from cnnbench.models.mlp import hidden_layers
+from cnnbench.models.row import KAIMING_INIT, Card, Departure, ModelRow, NumClasses
 
-# Table 1: convolutions per stage of the configurations A, B, D and E.
-NUM_CONVS: dict[str, tuple[int, ...]] = {
-    "vgg11": (1, 1, 2, 2, 2),
-    "vgg13": (2, 2, 2, 2, 2),
-    "vgg16": (2, 2, 3, 3, 3),
-    "vgg19": (2, 2, 4, 4, 4),
-}
 _WIDTHS = (64, 128, 256, 512, 512)
 _SMALLEST = smallest_image([Step(f"pool of stage {n}", 2, 2) for n in range(1, 6)])
 
@@ -43,10 +32,10 @@ class VGG(nn.Module):
         in_channels: channels of the images, of at least 32 pixels.
         num_classes: logits to give.
         num_convs: convolutions of each stage.
-        head_size: side of the map that the linear layers see.
+        head_size: side of the feature maps that the linear layers see.
         hidden: widths of the hidden linear layers.
         dropout: probability after each hidden layer.
-        norm: `conv` puts a batch norm behind each convolution, which keeps its bias; or `none`.
+        norm: `conv` puts a batch norm after each convolution, which keeps its bias; or `none`.
         width_multiplier: scales convolutions and hidden layers.
     """
 
@@ -55,22 +44,16 @@ class VGG(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        num_classes: int,
-        num_convs: tuple[int, ...],
-        head_size: int = 1,
-        hidden: tuple[int, ...] = (4096, 4096),
-        dropout: float = 0.5,
-        norm: str = "none",
-        width_multiplier: float = 1.0,
+        in_channels: Count,
+        num_classes: NumClasses,
+        num_convs: tuple[Count, ...],
+        head_size: Count = 1,
+        hidden: tuple[Count, ...] = (4096, 4096),
+        dropout: Probability = 0.5,
+        norm: Literal["none", "conv"] = "none",
+        width_multiplier: RatioNumber = 1.0,
     ) -> None:
         super().__init__()
-        check_counts(in_channels, num_classes)
-        check_positive("head_size", [head_size])
-        check_positive("hidden", hidden)
-        check_positive("width_multiplier", [width_multiplier])
-        check_fraction("dropout", dropout)
-        check_choice("norm", norm, ("none", "conv"))
         stages = []
         for depth, width in zip(num_convs, _WIDTHS, strict=True):
             out_channels = scale_channels(width, width_multiplier)
@@ -104,3 +87,34 @@ def _build_stage(depth: int, in_channels: int, out_channels: int, has_norm: bool
         in_channels = out_channels
     parts["pool"] = nn.MaxPool2d(2)
     return nn.Sequential(parts)
+
+
+def _row(
+    letter: str, num_layers: int, num_convs: tuple[int, int, int, int, int], params: str
+) -> ModelRow:
+    card = Card(
+        title=f"VGG-{num_layers}, configuration {letter} (2014)",
+        source="Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image "
+        "Recognition",
+        link="https://arxiv.org/abs/1409.1556",
+        rows="tables 1 and 2",
+        paper_params=params,
+        args={"head_size": 7},
+        departures=(
+            Departure(
+                "32-pixel images, whose last feature maps are averaged to one pixel",
+                "data.image_size=224 model.head_size=7",
+            ),
+            KAIMING_INIT,
+        ),
+    )
+    return ModelRow(VGG, card, {"num_convs": num_convs})
+
+
+# Table 1: convolutions per stage; table 2: parameters.
+MODELS = {
+    "vgg11": _row("A", 11, (1, 1, 2, 2, 2), "133 million"),
+    "vgg13": _row("B", 13, (2, 2, 2, 2, 2), "133 million"),
+    "vgg16": _row("D", 16, (2, 2, 3, 3, 3), "138 million"),
+    "vgg19": _row("E", 19, (2, 2, 4, 4, 4), "144 million"),
+}

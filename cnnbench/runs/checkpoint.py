@@ -21,12 +21,15 @@ from typing import Any
 import torch
 
 from cnnbench.errors import CheckpointError, reason_of
-from cnnbench.files import atomic_write, sync_directory
+from cnnbench.files import atomic_write, read_regular, sync_directory
+from cnnbench.runs.directory import CHECKPOINT_FILE, CHECKPOINT_NAME
 
 FORMAT = 1
 _STATE_SUFFIX = ".state.pt"
 _NUM_WHOLE = 2  # the newest, and the one to fall back to
-_NAME = re.compile(r"(epoch_\d{4,}|step_\d{8,})")
+_MAX_MANIFEST_BYTES = 16 << 20
+# torch.save stores each tensor once; tied ones share what is stored.
+_MAX_GROWTH = 8
 
 
 class Checkpoints:
@@ -47,7 +50,7 @@ class Checkpoints:
         """
         file = self.directory / "manifest.json"
         try:
-            manifest = json.loads(file.read_bytes()[: 16 << 20])
+            manifest = json.loads(read_regular(file, _MAX_MANIFEST_BYTES))
             _check_manifest(manifest)
         except FileNotFoundError:
             if names := self._names_on_disk():
@@ -125,7 +128,7 @@ class Checkpoints:
         try:
             if file.stat().st_size != entry[part]["bytes"]:
                 raise CheckpointError(f"{file}: damaged: its size is not what was written")
-            content = file.read_bytes()
+            content = read_regular(file, entry[part]["bytes"])
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
         if hashlib.sha256(content).hexdigest() != entry[part]["sha256"]:
@@ -203,8 +206,15 @@ class Checkpoints:
 
     def _names_on_disk(self) -> list[str]:
         """Return the names that files of checkpoints have, whether the manifest has them or not."""
-        files = self.directory.glob("*.pt")
-        return sorted({file.name.partition(".")[0] for file in files})
+        return sorted({file.name.partition(".")[0] for file in self._files_on_disk()})
+
+    def _files_on_disk(self) -> list[Path]:
+        """Return the files of checkpoints; what a user keeps under another name is none of them."""
+        return sorted(
+            file
+            for file in self.directory.glob("*.pt")
+            if re.fullmatch(CHECKPOINT_FILE, file.name) and not file.is_dir()
+        )
 
     def _has_manifest(self) -> bool:
         return (self.directory / "manifest.json").exists()
@@ -235,8 +245,7 @@ class Checkpoints:
             for part in ("weights", "state")
             if part in entry
         }
-        files = sorted(self.directory.glob("*.pt"))
-        return [file for file in files if file.name not in wanted and not file.is_dir()]
+        return [file for file in self._files_on_disk() if file.name not in wanted]
 
 
 def _file_name(name: str, part: str) -> str:
@@ -267,7 +276,7 @@ def _check_manifest(manifest: Any) -> None:
     if manifest["format"] != FORMAT:
         raise ValueError(f"its format is {manifest['format']}, this version reads {FORMAT}")
     for name, entry in manifest["saves"].items():
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(CHECKPOINT_NAME, name):
             raise ValueError(f"{name!r} is no name of a checkpoint")
         for part in ("weights", "state"):
             if part in entry and not (
@@ -307,4 +316,16 @@ def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {reason_of(error)}") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{source}: not a checkpoint this version reads")
+    # A stride of zero makes a tensor of any size of one stored number.
+    if _unpacked_bytes(payload) > _MAX_GROWTH * len(content):
+        raise CheckpointError(f"{source}: its tensors are larger than what it stores")
     return payload
+
+
+def _unpacked_bytes(value: Any) -> int:
+    """Return what nested values take once each tensor has memory of its own."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_unpacked_bytes, value.values()))
+    return sum(map(_unpacked_bytes, value)) if isinstance(value, (list, tuple)) else 0

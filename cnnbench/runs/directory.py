@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cnnbench.config.roles import with_older_values
-from cnnbench.config.run_config import RunConfig, all_keys, expand_path, read_config
+from cnnbench.config.run_config import RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError
 from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.files import atomic_write, remove_litter, writing
-from cnnbench.version import __version__
+from cnnbench.files import atomic_write, disk_error, expand_path, remove_litter, writing
+from cnnbench.runs.record import RunRecord
 
-FORMAT = 1
-STATUSES = ("running", "done", "failed", "interrupted")
-_MAX_INFO_BYTES = 4 << 20
+# What is written atomically, and so may lie there half-written by a process that died.
+_WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
+_PROBE_SECONDS = 0.2
+# The names of checkpoints, and of their files.
+CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
+CHECKPOINT_FILE = rf"{CHECKPOINT_NAME}(?:\.state)?\.pt"
 
 
 class RunDir:
@@ -31,6 +31,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.record_file = path / "run.json"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.config_file = path / "config.yaml"
@@ -58,7 +59,7 @@ class RunDir:
 
     def remove_unless_begun(self) -> None:
         """Remove the directory where not even its first description found room."""
-        if not (self.path / "run.json").exists():
+        if not self.has_record:
             shutil.rmtree(self.path, ignore_errors=True)
 
     @property
@@ -67,31 +68,23 @@ class RunDir:
         return (self.checkpoints / "manifest.json").exists()
 
     @property
-    def info(self) -> dict[str, Any]:
+    def has_record(self) -> bool:
+        """Whether ``run.json`` was written yet."""
+        return self.record_file.exists()
+
+    @property
+    def record(self) -> RunRecord:
         """What ``run.json`` says.
 
         Raises:
-            CheckpointError: the file is damaged or none of ours.
+            CheckpointError: the file is missing, damaged or none of ours.
         """
-        file = self.path / "run.json"
-        try:
-            if file.stat().st_size > _MAX_INFO_BYTES:
-                raise ValueError("it is too large")
-            info = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(info, dict) or info.get("status") not in STATUSES:
-                raise ValueError("it has no status")
-            for key in ("config", "data", "results", "provenance"):
-                if not isinstance(info.get(key, {}), dict):
-                    raise ValueError(f"its {key} is no object")
-            if type(info.get("results", {}).get("test_reads", 0)) is not int:
-                raise ValueError("its test_reads is no number")
-            if not isinstance(info.get("provenance", {}).get("processes", []), list):
-                raise ValueError("its processes are no list")
-            if info.get("format") != FORMAT:
-                raise ValueError(f"its format is {info.get('format')}, this version reads {FORMAT}")
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{file}: not a run this version can read: {error}") from None
-        return info
+        return RunRecord.read(self.record_file)
+
+    def current_status(self, record: RunRecord) -> str:
+        """Return a record's status, or ``dead`` where it says running and no process holds it."""
+        is_dead = record.status == "running" and not self.is_held()
+        return "dead" if is_dead else record.status
 
     @property
     def config(self) -> RunConfig:
@@ -100,21 +93,10 @@ class RunDir:
         Raises:
             CheckpointError: it is damaged or foreign.
         """
-        tree = self.info.get("config")
         try:
-            known = with_older_values(tree, all_keys()) if isinstance(tree, Mapping) else {}
-            return read_config(known)
+            return read_config(with_older_values(self.record.config, all_keys()))
         except ConfigError as error:
-            raise CheckpointError(f"{self.path}/run.json: not a config of ours:\n{error}") from None
-
-    def write_info(self, info: Mapping[str, Any]) -> None:
-        """Replace ``run.json``.
-
-        Raises:
-            DiskError: it cannot be written.
-        """
-        text = json.dumps({"format": FORMAT, **info}, indent=2, allow_nan=False)
-        atomic_write(self.path / "run.json", f"{text}\n".encode())
+            raise CheckpointError(f"{self.record_file}: not a config of ours:\n{error}") from None
 
     def write_config(self, tree: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, which ``train --config`` repeats."""
@@ -124,22 +106,29 @@ class RunDir:
         atomic_write(self.config_file, text.encode())
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
         """Hold the directory as its only writer.
+
+        Args:
+            wait_seconds: how long to wait for another writer; >= 0. By default, long enough for
+                one that only looked whether the directory is held.
 
         Raises:
             UsageError: another process holds it.
+            DiskError: it cannot be written to.
         """
         import filelock
 
         lock = filelock.FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait_seconds)
         except filelock.Timeout:
             raise UsageError(f"{self.path}: another process is writing to this run") from None
+        except OSError as error:
+            raise disk_error(error, self.path) from error
         try:
-            remove_litter(self.path)
-            remove_litter(self.checkpoints)
+            remove_litter(self.path, _WRITTEN)
+            remove_litter(self.checkpoints, rf"manifest\.json|{CHECKPOINT_FILE}")
             yield
         finally:
             lock.release()
@@ -165,8 +154,8 @@ def open_run(path: str | Path) -> RunDir:
     Raises:
         UsageError: there is no run.
     """
-    run = RunDir(Path(path).expanduser().absolute())
-    if not (run.path / "run.json").is_file():
+    run = RunDir(expand_path(path))
+    if not run.has_record:
         what = "there is no such directory" if not run.path.exists() else "holds no run.json"
         inside = next(find_runs(run.path), None) if run.path.is_dir() else None
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
@@ -174,37 +163,16 @@ def open_run(path: str | Path) -> RunDir:
     return run
 
 
-def model_files(config: RunConfig) -> dict[str, str]:
-    """Return the SHA-256 of the files that a run's network is made from, by their keys.
+def named_run(words: Sequence[str]) -> RunDir | None:
+    """Return the run that the only one of the words names, None where they are settings.
+
+    A directory's name may hold a ``=``.
 
     Raises:
-        UsageError: such a file is missing.
+        UsageError: the only word is neither a setting nor a run.
     """
-    files = {}
-    path = config.model.args.get("path")
-    if path is not None:
-        file, _, name = path.rpartition(":")
-        files["path"] = f"{file_sha256(Path(file), 'model.path')}:{name}"
-    if config.model.weights is not None:
-        weights = expand_path(config.model.weights)
-        # A run's manifest has the hashes of its checkpoints, and says which is selected.
-        manifest = weights / "checkpoints" / "manifest.json"
-        if weights.is_dir() and not manifest.exists():
-            raise UsageError(f"model.weights={weights}: no run with checkpoints")
-        files["weights"] = file_sha256(manifest if weights.is_dir() else weights, "model.weights")
-    return files
-
-
-def file_sha256(file: Path, key: str) -> str:
-    """Return the SHA-256 of a file that a setting names.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"{key}: {file} cannot be read: {error.strerror}") from None
+    is_run = len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir())
+    return open_run(words[0]) if is_run else None
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:
@@ -214,13 +182,3 @@ def find_runs(root: Path) -> Iterator[RunDir]:
         if "run.json" in files:
             directories.clear()
             yield RunDir(Path(parent))
-
-
-@cache
-def code_version() -> str:
-    """Return the version and a hash of the package's source, so that edited code is another one."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:8]}"

@@ -11,9 +11,22 @@ from torch import nn
 
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.files import read_regular
 from cnnbench.models import known_models
 from cnnbench.models.build import arguments_of, build_meta, create
-from cnnbench.models.custom import file_sha256, load_custom
+from cnnbench.models.custom import code_sha256, load_custom
+from cnnbench.runs.checkpoint import Checkpoints, read_tensors
+from cnnbench.runs.directory import RunDir
+
+# What facts of a stranger's may raise where they are used.
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +35,8 @@ class LoadedNetwork:
 
     Attributes:
         module: in evaluation mode.
-        transform: from uint8 pictures to its input.
-        in_channels: channels of its pictures.
+        transform: from uint8 images to its input.
+        in_channels: channels of its images.
         class_names: the name of each logit.
     """
 
@@ -31,6 +44,49 @@ class LoadedNetwork:
     transform: InputTransform
     in_channels: int
     class_names: tuple[str, ...]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], Path]:
+    """Return the weights of a run's selected epoch, or of one checkpoint file.
+
+    Args:
+        path: a run directory, or a file like ``epoch_0001.pt``.
+
+    Returns:
+        What the file holds, as data alone: ``model`` (the state dict), ``network``, ``class_names``
+        and ``preprocessing``; and the file, for messages.
+
+    Raises:
+        CheckpointError: it is damaged or none of ours.
+        UsageError: there is no such file, or the run has no checkpoint.
+    """
+    if path.is_dir():
+        checkpoints = Checkpoints(path / "checkpoints")
+        manifest = checkpoints.manifest()
+        name = manifest["best"] or manifest["last"]
+        return checkpoints.load(name), checkpoints.directory / f"{name}.pt"
+    try:
+        payload = read_tensors(read_regular(path), path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if not {"model", "network"} <= payload.keys():
+        raise CheckpointError(f"{path}: holds no weights; expected a file like epoch_0001.pt")
+    return payload, path
+
+
+def load_run(run: RunDir, model_path: str | None = None) -> LoadedNetwork:
+    """Return a run's network with the selected epoch's weights, on the CPU.
+
+    Args:
+        run: an existing run; its data set is not needed.
+        model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
+
+    Raises:
+        UsageError: the network is custom, and ``model_path`` is missing or cannot be used.
+        CheckpointError: there is no checkpoint, or it is damaged or foreign.
+    """
+    weights, file = read_weights(run.path)
+    return load_network(weights, file, model_path)
 
 
 def load_network(
@@ -77,7 +133,7 @@ def load_network(
             raise UsageError("it has not one name for each class")
     except CodeNeededError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
     return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)
 
@@ -102,7 +158,7 @@ def load_meta(
         module = build_meta(facts["name"], args, **sizes)
     except CodeNeededError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"{source}: not a network of ours: {error}") from None
     return module, (sizes["in_channels"], sizes["image_size"], sizes["image_size"])
 
@@ -135,7 +191,7 @@ def recorded_args(facts: Mapping[str, Any], source: Path, model_path: str | None
             "Code that a run names is not run; name it yourself: --model-path FILE:CLASS"
         )
     try:
-        digest = file_sha256(model_path)
+        digest = code_sha256(model_path)
         if digest != recorded:
             raise CheckpointError(
                 f"--model-path {model_path}: not the file this run was trained with "

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cnnbench.config.command import text_of
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import GROUPS, RunConfig
+from cnnbench.config.run_config import RunConfig
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
+from cnnbench.sweeps.study import StudyJob, study_jobs
 
 
 @dataclass(frozen=True)
@@ -43,29 +45,6 @@ class Sweep:
     jobs: tuple[Job, ...]
 
 
-def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
-    """Compose the one run of a command without ``-m``.
-
-    Raises:
-        ConfigError: a setting is a sweep, or the config has mistakes.
-    """
-    problems = [
-        Problem(
-            s.key,
-            f"={','.join(map(text_of, s.values))}: a list of choices sweeps over them; add -m"
-            + ("" if s.key in GROUPS else f" (a list as one value is written {s.key}=[...])"),
-        )
-        for s in settings
-        if s.is_sweep
-    ]
-    assignments = {s.key: s.values[0] for s in settings}
-    if assignments.get("study") is not None:
-        problems.append(Problem("study", f"={assignments['study']}: is a list of jobs; add -m"))
-    if problems:
-        raise ConfigError(problems)
-    return composer.compose(assignments)
-
-
 def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     """Compose and check every job of a sweep, in the order of the settings, the last one fastest.
 
@@ -75,20 +54,22 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     """
     plain = {s.key: s.values[0] for s in settings if not s.is_sweep}
     if plain.get("resume") is not None:
-        raise UsageError("resume: goes on with one run; repeat a sweep's own command instead of -m")
+        raise UsageError("resume: resumes one run; to resume a sweep, repeat its command")
     axes = {s.key: s.values for s in settings if s.is_sweep}
     studies = axes.pop("study", (plain.pop("study", None),))
     jobs: list[Job] = []
     mistakes: dict[Problem, int] = {}
     is_debug = plain.get("debug") == "study"
     for study in studies:
-        jobs_of = composer.study_jobs(study, is_debug=is_debug) if study is not None else [({}, {})]
-        for common, own in jobs_of:
+        listed = [StudyJob({}, {})]
+        if study is not None:
+            listed = study_jobs(composer, study, is_debug=is_debug)
+        for job in listed:
             for combination in itertools.product(*axes.values()):
                 swept = dict(zip(axes, combination, strict=True))
-                differing = {**({"study": study} if len(studies) > 1 else {}), **own, **swept}
+                differing = {**({"study": study} if len(studies) > 1 else {}), **job.own, **swept}
                 try:
-                    config = composer.compose({**common, **own, **plain, **swept})
+                    config = composer.compose({**job.common, **job.own, **plain, **swept})
                 except ConfigError as error:
                     for problem in error.problems:
                         mistakes[problem] = mistakes.get(problem, 0) + 1
@@ -109,15 +90,6 @@ def _default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
     """Name a sweep by what does not change when its axes grow, so that it is found again."""
     digest = hashlib.sha256(json.dumps([fixed, list(axes)], sort_keys=True).encode()).hexdigest()
     return f"{file_name('-'.join(axes)) or 'sweep'}-{digest[:6]}"
-
-
-def text_of(value: Any) -> str:
-    """Return a value as it is written in a setting."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(text_of, value))}]"
-    return json.dumps(value)
 
 
 def file_name(text: str) -> str:

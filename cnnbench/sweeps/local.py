@@ -10,21 +10,22 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cnnbench.config.run_config import expand_path, read_config, to_tree
+from cnnbench.config.run_config import read_config, to_tree
 from cnnbench.errors import CnnbenchError, Interrupted
-from cnnbench.files import atomic_write, writing
+from cnnbench.files import atomic_write, expand_path, writing
+from cnnbench.notices import guard_streams, notice
 from cnnbench.rendering.text import render_table
-from cnnbench.runs.directory import RunDir, code_version, model_files
-from cnnbench.runs.provenance import run_key
+from cnnbench.runs.directory import RunDir
+from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.expand import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1
@@ -69,7 +70,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
                 print(shown, flush=True)
                 code, message = worker.run(job, run, command)
             if code:
-                print(f"{shown}: failed: {message} ({run.path})", file=sys.stderr, flush=True)
+                notice(f"{shown}: failed: {message} ({run.path})")
             rows.append(_row(name, run, code))
             if worker.received:
                 raise Interrupted(
@@ -85,7 +86,7 @@ def _directory_name(job: Job) -> str:
     from cnnbench.data import fingerprint
 
     data = job.config.data
-    root = expand_path(data.root) if data.root is not None else None
+    root = expand_path(data.root)
     key = run_key(
         job.config,
         data_fingerprint=fingerprint(data.name, root=root, args=data.args),
@@ -96,14 +97,14 @@ def _directory_name(job: Job) -> str:
 
 
 def _is_done(run: RunDir) -> bool:
-    return (run.path / "run.json").exists() and run.info["status"] == "done"
+    return run.has_record and run.record.status == "done"
 
 
 def _row(name: str, run: RunDir, code: int) -> dict[str, Any]:
     if code:
         return {"job": name, "status": "failed", "run": run.path.name}
-    info = run.info
-    return {"job": name, "status": info["status"], "run": run.path.name, **info["results"]}
+    record = run.record
+    return {"job": name, "status": record.status, "run": run.path.name, **record.results}
 
 
 class _Worker:
@@ -170,11 +171,12 @@ class _Worker:
 
 def _mark_failed(run: RunDir, reason: str) -> None:
     """Write into a dead job's run what it could not write itself."""
-    if (run.path / "run.json").exists():
-        run.write_info({**run.info, "status": "failed", "reason": reason})
+    if run.has_record:
+        replace(run.record, status="failed", reason=reason).write(run.record_file)
 
 
 def _work(connection: Connection) -> None:
+    guard_streams()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     # No traceback when the sweep is over, or a signal comes between jobs.

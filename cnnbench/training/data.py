@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts, check_augment, describe, fingerprint, read_dataset
 from cnnbench.data.augment import Augment
 from cnnbench.data.splits import Splits
+from cnnbench.files import expand_path
 
 
 def _root(config: RunConfig) -> Path | None:
-    return expand_path(config.data.root) if config.data.root is not None else None
+    return expand_path(config.data.root)
 
 
 def describe_data(config: RunConfig) -> Facts:

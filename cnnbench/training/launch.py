@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.data.splits import Splits
 from cnnbench.device.device import configure, resolve_channels_last, resolve_device
 from cnnbench.device.precision import resolve_precision
@@ -21,13 +21,15 @@ from cnnbench.errors import (
     ResourceError,
     UsageError,
 )
+from cnnbench.files import expand_path
+from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
-from cnnbench.training.trainer import Training, warn
+from cnnbench.training.trainer import Training
 
 
 def check(config: RunConfig) -> Plan:
@@ -203,16 +205,16 @@ def _train(
     """
     with run.lock(), stop:
         training = Training(plan, data, run, command, stop)
-        training.write_info("running")
+        training.write_record("running")
         try:
             training.train()
         except Interrupted as error:
-            training.write_info("interrupted", str(error))
+            training.write_record("interrupted", str(error))
             raise
         except BaseException as error:
             ignore_dead_children()
             plain = plain_error(error, plan.config)
-            training.write_info("failed", str(plain or f"{type(error).__name__}: {error}"))
+            training.write_record("failed", str(plain or f"{type(error).__name__}: {error}"))
             if plain is not None and plain is not error:
                 raise plain from error
             raise

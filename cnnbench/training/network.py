@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnbench.config.run_config import RunConfig, expand_path
+from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.files import expand_path
 from cnnbench.models import initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.torchvision_models import TorchvisionModel
-from cnnbench.runs.checkpoint import Checkpoints, read_tensors
+from cnnbench.runs.network import read_weights
 from cnnbench.seeds import derive_seed
 
 
@@ -108,7 +107,7 @@ def _read_initial_weights(config: RunConfig, network: Network) -> tuple[dict[str
     path = expand_path(config.model.weights)
     if path.is_dir() and not (path / "checkpoints" / "manifest.json").exists():
         raise UsageError(f"model.weights={path}: no run with checkpoints")
-    payload = read_weights(path)
+    payload, _ = read_weights(path)
     try:
         loaded: dict[str, Tensor] = payload["model"]
         num_classes = int(payload["network"]["num_classes"])
@@ -128,26 +127,6 @@ def _read_initial_weights(config: RunConfig, network: Network) -> tuple[dict[str
             f"{path}: weights of another network than model={network.name}: {differences}"
         )
     return loaded, num_classes
-
-
-def read_weights(path: Path) -> dict[str, Any]:
-    """Return what a run's selected epoch, or one checkpoint file, holds.
-
-    Raises:
-        CheckpointError: it is damaged or none of ours.
-        UsageError: there is no such file.
-    """
-    if path.is_dir():
-        checkpoints = Checkpoints(path / "checkpoints")
-        manifest = checkpoints.manifest()
-        return checkpoints.load(manifest["best"] or manifest["last"])
-    try:
-        payload = read_tensors(path.read_bytes(), path)
-    except OSError as error:
-        raise UsageError(f"model.weights={path}: cannot be read: {error.strerror}") from None
-    if not {"model", "network"} <= payload.keys():
-        raise CheckpointError(f"{path}: holds no weights; expected a file like epoch_0001.pt")
-    return payload
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

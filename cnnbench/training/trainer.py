@@ -14,13 +14,16 @@ from rich.console import Console as RichConsole
 from cnnbench.config.run_config import to_tree
 from cnnbench.data.splits import Splits
 from cnnbench.device.device import effective_settings, synchronize
+from cnnbench.device.machine import describe_machine
 from cnnbench.engine import Progress, Step, TrainState, profiled
 from cnnbench.engine.finite import check_loss, check_weights
 from cnnbench.errors import CheckpointError, Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
+from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.provenance import check_same_data, provenance
+from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
+from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import display, estimates
 from cnnbench.training.data import data_fingerprint
@@ -63,18 +66,19 @@ class Training:
             "precision": plan.precision.name,
             "channels_last": plan.channels_last,
         }
-        self.screen = Console(RichConsole(file=sys.stdout))
+        self.screen = Console(RichConsole(file=guarded(sys.stdout)))
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
         config = plan.config
-        before = run.info if (run.path / "run.json").exists() else {}
-        check_same_data(before, name=config.data.name, sha256=data.sha256, source=data.source)
-        self.earlier_test_reads = int(before.get("results", {}).get("test_reads", 0))
+        before = run.record if run.has_record else None
+        if before is not None:
+            check_same_data(before, sha256=data.sha256, source=data.source)
+        self.earlier_test_reads = before.test_reads if before is not None else 0
         # A count is kept where the run is resumed; what it counted is measured again.
         reads = {"test_reads": self.earlier_test_reads} if self.earlier_test_reads else {}
         self.results: dict[str, Any] = reads
-        self.confusion: list[list[int]] | None = None
+        self.confusion: tuple[tuple[int, ...], ...] | None = None
         self.trackers = Trackers()
         self.tensorboard: TensorBoard | None = None
         self.provenance = provenance(
@@ -82,7 +86,8 @@ class Training:
             config,
             command=self.command,
             data_fingerprint=data_fingerprint(config),
-            in_force=self.effective,
+            machine=describe_machine(),
+            effective=self.effective,
         )
 
     @property
@@ -94,7 +99,8 @@ class Training:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        for message in filter(None, (*self.data.warnings, self.plan.precision.warning)):
+        warnings = (*self.data.warnings, self.plan.precision.warning)
+        for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
         if not run.has_checkpoints and (note := load_initial_weights(model, config, self.network)):
@@ -156,8 +162,10 @@ class Training:
     def _compile(self) -> None:
         seconds = self.setup.compile()
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
-        self.provenance["processes"][-1]["compile_seconds"] = seconds
-        self.write_info("running")
+        *earlier, process = self.provenance.processes
+        process = dataclasses.replace(process, compile_seconds=seconds)
+        self.provenance = dataclasses.replace(self.provenance, processes=(*earlier, process))
+        self.write_record("running")
 
     def _steps(self) -> Iterator[Step]:
         steps, count = self.setup.steps(), self.config.profile_steps
@@ -167,7 +175,7 @@ class Training:
 
     def _start_epoch(self) -> None:
         if self.state.epoch < self.config.num_epochs:
-            self.screen.start(
+            self.screen.start_bar(
                 self.state.epoch + 1,
                 self.config.num_epochs,
                 self.data.steps_per_epoch,
@@ -294,7 +302,7 @@ class Training:
 
     def _finish(self) -> None:
         """Read the test set once, with the selected epoch's weights, and write the results."""
-        self.screen.stop()
+        self.screen.stop_bar()
         best = self.checkpoints.load("best")
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
@@ -317,41 +325,39 @@ class Training:
             self.state.global_step,
         )
         if num_classes <= _MAX_RECORDED_CLASSES:
-            self.confusion = confusion.read().tolist()
+            self.confusion = tuple(map(tuple, confusion.read().tolist()))
         if self.tensorboard is not None:
             step = self.state.global_step
             display.show_test(self.tensorboard, confusion, curves, self.data.class_names, step)
             display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
-        self.write_info("done")
+        self.write_record("done")
         self.screen.print(
             f"test accuracy {test.accuracy:.4f} [{test.correct}/{test.count}] with epoch {epoch}'s "
             f"weights, selected on {self.config.selection}; "
             f"trained for {format_seconds(self.progress.train_seconds)}"
         )
 
-    def write_info(self, status: str, reason: str | None = None) -> None:
+    def write_record(self, status: Status, reason: str | None = None) -> None:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""
         if self.tensorboard is not None and status != "running":
             self.tensorboard.session_end(status, self.state.global_step)
-        self.run.write_info(
-            {
-                "status": status,
-                **({"reason": reason} if reason else {}),
-                "config": to_tree(self.config),
-                "command": self.command,
-                "seed": self.config.seed,
-                "data": self.data.record(),
-                "model": self.network.to_dict(),
-                "results": self.results,
-                **({"test_confusion": self.confusion} if self.confusion is not None else {}),
-                "provenance": self.provenance,
-            }
-        )
+        RunRecord(
+            status=status,
+            reason=reason,
+            config=to_tree(self.config),
+            command=tuple(self.command),
+            seed=self.config.seed,
+            data=DataRecord.of(self.data.record()),
+            model=self.network.to_dict(),
+            results=self.results,
+            test_confusion=self.confusion,
+            provenance=self.provenance,
+        ).write(self.run.record_file)
 
     def close(self) -> None:
         """Take the bar off the screen and close the files."""
-        self.screen.stop()
+        self.screen.stop_bar()
         self.trackers.close()
 
 
@@ -390,8 +396,3 @@ def restore(checkpoints: Checkpoints, state: TrainState) -> Progress | None:
 def epoch_name(epoch: int) -> str:
     """Return the name of the checkpoint at an epoch's end."""
     return f"epoch_{epoch:04d}"
-
-
-def warn(message: str) -> None:
-    """Tell the user of something that training survives."""
-    print(f"cnnbench: warning: {message}", file=sys.stderr, flush=True)

@@ -18,9 +18,9 @@ import cnnbench
 from cnnbench.analysis import bench as measuring
 from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, train_rate
 from cnnbench.cli.main import run as cli
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.device.precision import BF16
-from cnnbench.sweeps.expand import single_config
 from cnnbench.training.launch import check, read
 from cnnbench.training.setup import Setup, set_up
 

@@ -187,7 +187,7 @@ def test_refusals(
         ([str(picture)], 2, "not a run"),
         ([str(tmp_path), str(picture)], 2, "not a run: holds no run.json; a run below it is"),
         ([str(picture), run], 2, "not a run"),
-        ([run, str(picture), run], 2, "a run after a picture"),
+        ([run, str(picture), run], 2, "a run after an image"),
         ([run, run, str(picture)], 2, "twice"),
         ([run, str(picture), str(text)], 66, "text.png: not an image"),
         ([run, str(tmp_path / "missing.png")], 66, "there is no such file"),

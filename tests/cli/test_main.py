@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import importlib
 import io
 import json
 import os
@@ -21,9 +23,10 @@ import yaml
 import cnnbench
 from cnnbench import errors
 from cnnbench.cli import main as cli
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
-from cnnbench.sweeps.expand import expand, single_config
+from cnnbench.sweeps.expand import expand
 
 COMMAND = (sys.executable, "-m", "cnnbench")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
@@ -59,37 +62,62 @@ def command(*argv: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["--debug", "--help"]])
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["--debug", "--help"], ["help"]])
 def test_the_guide_names_every_verb_and_four_commands(run: Run, argv: list[str]) -> None:
     code, out, err = run(*argv)
     assert (code, err) == (0, "")
     for verb in cli.VERBS:
         assert re.search(rf"^  {verb}  ", out, re.MULTILINE)
     assert len(re.findall(r"^  cnnbench ", out, re.MULTILINE)) == 4
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_every_verb_has_a_file_and_every_file_is_a_verb() -> None:
-    files = {path.stem for path in (Path(cli.__file__).parent / "verbs").glob("[a-z]*.py")}
-    assert files == cli.VERBS.keys()
+    files = {path.stem for path in Path(cli.__file__).parent.glob("[a-z]*.py")}
+    assert files - {"main"} == cli.VERBS.keys()
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_of_every_verb(run: Run, verb: str, flag: str) -> None:
-    for argv in ([verb, flag], [flag, verb], [verb, "x=y", flag, "--debug"]):
-        code, out, err = run(*argv)
-        assert (code, err) == (0, "")
-        assert out.startswith(f"usage: cnnbench {verb}")
+def test_help_of_every_verb(run: Run, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = set()
+    for columns in ("30", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for argv in (
+            [verb, "--help"],
+            [verb, "-h"],
+            ["-h", verb],
+            [verb, "x=y", "-h", "--debug"],
+            ["help", verb],
+            ["--debug", "help", verb],
+        ):
+            code, out, err = run(*argv)
+            assert (code, err) == (0, "")
+            texts.add(out)
+    [text] = texts
+    assert text.startswith(f"usage: cnnbench {verb}")
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"^Examples?:", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_flag_has_its_help(verb: str) -> None:
+    module = importlib.import_module(f"cnnbench.cli.{verb}")
+    parser = argparse.ArgumentParser(add_help=False)
+    module.add_arguments(parser)
+    assert parser._actions
+    for action in parser._actions:
+        assert action.help, action.dest
 
 
 def test_help_of_train_has_groups_choices_and_examples(run: Run) -> None:
     _, out, _ = run("train", "--help")
     composer = Composer()
     for group in (*GROUPS, *PRESET_GROUPS):
-        line = re.search(rf"^  {group} +(.*)$", out, re.MULTILINE)
-        assert line is not None
-        assert line[1] == (" ".join(composer.choices(group)) or "(none yet)")
+        lines = re.search(rf"^  {group} +((?:.*\n {{13}})*.*)$", out, re.MULTILINE)
+        assert lines is not None
+        assert " ".join(lines[1].split()) == (
+            " ".join(composer.groups.choices(group)) or "(none yet)"
+        )
     examples = re.findall(r"^  cnnbench train(.*?)(?:   .*)?$", out, re.MULTILINE)
     assert len(examples) > 3
     for example in examples:
@@ -127,7 +155,7 @@ def test_version(run: Run, argv: list[str]) -> None:
         (["trian"], "unknown verb 'trian'; did you mean 'train'? Known: train, "),
         (["trian", "ls", "model=lenet"], "unknown verb 'trian'"),
         (["zzz"], "unknown verb 'zzz'; known: train, "),
-        (["help"], "unknown verb 'help'"),
+        (["help", "trian"], "unknown verb 'trian'; did you mean 'train'?"),
         (["model=lenet", "seed=a b"], "'cnnbench train model=lenet 'seed=a b''"),
         (["--cfg"], "'cnnbench train --cfg'"),
         (["train", "--cgf"], "unknown flag --cgf; did you mean '--cfg'?"),
@@ -227,9 +255,9 @@ def test_ls_in_all_formats(run: Run, group: str | None) -> None:
     rows = json.loads(outputs["json"])
     composer = Composer()
     if group is None:
-        wanted = [(g, " ".join(composer.choices(g))) for g in (*GROUPS, *PRESET_GROUPS)]
+        wanted = [(g, " ".join(composer.groups.choices(g))) for g in (*GROUPS, *PRESET_GROUPS)]
     else:
-        wanted = list(composer.choices(group).items())
+        wanted = list(composer.groups.choices(group).items())
     assert [tuple(row.values()) for row in rows] == wanted
     read = list(csv.reader(io.StringIO(outputs["csv"])))
     assert [tuple(row) for row in read[1:]] == wanted

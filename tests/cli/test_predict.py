@@ -106,7 +106,7 @@ def test_what_is_no_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (text, "not an image"),
         (cut, "not an image"),
         (tmp_path / "missing.png", "there is no such file"),
-        (empty, "holds no pictures"),
+        (empty, "holds no images"),
     ):
         assert cli(["predict", str(run), str(path)]) == 66
         err = capsys.readouterr().err

@@ -179,6 +179,22 @@ def test_a_run_that_is_taken_after_the_question_is_left_alone(
     assert (run_of(root, "mlp") / "run.json").exists()
 
 
+def test_a_run_that_changed_after_the_question_is_left_alone(
+    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run_of(root, "mlp") / "run.json"
+
+    def reply(prompt: str) -> str:
+        file.write_text(json.dumps({**json.loads(file.read_text()), "status": "done"}))
+        return "yes"
+
+    monkeypatch.setattr("builtins.input", reply)
+    code, out, err = call(capsys, "rm", str(root))
+    assert (code, "freed 1 of 2" in out) == (0, True)
+    assert "was changed meanwhile" in err
+    assert file.exists()
+
+
 def test_links_are_not_followed(root: Path, tmp_path: Path, capsys: Capture) -> None:
     outside = tmp_path / "outside"
     theirs = write_run(outside, status="failed")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from key_effects import COMPOSER, composed
 
+from cnnbench.config.command import single_config
 from cnnbench.config.effects import RULES
 from cnnbench.config.run_config import PRESET_GROUPS, to_tree
 from cnnbench.config.settings import settings_of
 from cnnbench.errors import CnnbenchError
-from cnnbench.sweeps.expand import single_config
 
 # What leaves each rule's key without effect, and what lets it act. Of a strict rule the default is
 # refused too.
@@ -102,6 +102,6 @@ def test_a_recorded_run_keeps_what_had_no_effect() -> None:
 
 @pytest.mark.parametrize("group", [group for group in PRESET_GROUPS if group != "study"])
 def test_what_a_preset_makes_can_be_repeated_from_its_file(group: str) -> None:
-    for name in COMPOSER.choices(group):
+    for name in COMPOSER.groups.choices(group):
         config = composed(f"{group}={name}")
         assert single_config(COMPOSER, settings_of(to_tree(config))) == config

@@ -26,7 +26,7 @@ from key_effects import (
 from PIL import Image
 from tiny import train
 
-from cnnbench.config.compose import conf_dir
+from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import GROUPS, all_keys
 from cnnbench.config.settings import leaves
 from cnnbench.data import DATASETS
@@ -47,7 +47,7 @@ def cases() -> list[tuple[str, str]]:
     found = [
         (f"{group}.{key}", name)
         for group in GROUPS
-        for name in COMPOSER.choices(group)
+        for name in COMPOSER.groups.choices(group)
         for key in shipped(group, name)
         # The other devices' keys are those of the processor, which is here.
         if key != "name" and name not in ("cuda", "mps")
@@ -124,7 +124,7 @@ def test_every_key_has_a_row() -> None:
 
 
 def test_the_devices_that_may_be_absent_have_the_same_keys() -> None:
-    keys = [shipped("device", name).keys() for name in COMPOSER.choices("device")]
+    keys = [shipped("device", name).keys() for name in COMPOSER.groups.choices("device")]
     assert all(one == keys[0] for one in keys)
 
 

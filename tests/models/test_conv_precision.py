@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
 from cnnbench.device.precision import BF16, autocast
 from cnnbench.models import MODELS
 from cnnbench.models.build import build_meta
-from cnnbench.sweeps.expand import single_config
 
 CPU = torch.device("cpu")
 _COMPOSER = Composer()

@@ -76,7 +76,7 @@ def test_constant_is_one():
 def test_unknown_names_are_refused():
     with pytest.raises(UsageError, match="did you mean 'kaiming_normal'"):
         initialize(small_network(), "kaiming_normall")
-    with pytest.raises(UsageError, match="init_layers=conv: expected one of all, linear"):
+    with pytest.raises(UsageError, match="unknown init_layers 'conv'; known: all, linear"):
         initialize(small_network(), "normal", "conv")
 
 

@@ -144,20 +144,28 @@ def test_message_names_the_layer():
         ("lenett", {}, "did you mean 'lenet'"),
         ("lenet", {"activaton": "relu"}, "lenet: unknown argument 'activaton'; did you mean 'act"),
         ("lenet", {"in_chanels": 1}, "unknown argument"),
-        ("lenet", {"activation": "rellu"}, "did you mean 'relu'"),
+        ("lenet", {"activation": "rellu"}, "expected one of .*; did you mean 'relu'"),
         ("lenet", {"pool": "maxx"}, "did you mean 'max'"),
         ("vgg11", {"num_convs": (1, 1, 1, 1, 1)}, "unknown argument 'num_convs'"),
-        ("vgg11", {"norm": "block"}, "norm=block: expected one of none, conv"),
+        ("vgg11", {"norm": "block"}, "^vgg11: norm=block: expected one of none, conv$"),
+        ("alexnet", {"head": "append"}, "expected one of linear, gap$"),
+        ("mobilenet_v2", {"width_multiplier": "1/0"}, "width_multiplier=1/0: expected a number"),
+        ("mlp", {"activation": 3, "hidden": 8}, r"activation=3: .*\nmlp: hidden=8: "),
+        ("resnet18", {"zero_init": 1}, "zero_init=1: expected true or false"),
         ("resnet18", {"stem": "tiny"}, "resnet18: stem=tiny: expected one of imagenet, small"),
         ("resnet18", {"stride_in_1x1": True}, "unknown argument 'stride_in_1x1'"),
         ("alexnet", {"groups": 3}, "groups=3: expected one of 1, 2"),
         ("alexnet", {"conv_channels": (8, 8)}, "at least 3 numbers"),
         ("alexnet", {"conv_channels": (7, 8, 8), "groups": 2}, "groups=2 must divide"),
         ("alexnet", {"padding": -1}, "padding=-1"),
-        ("alexnet", {"dropout": 1.0}, "dropout=1.0: expected 0 or more, and less than 1"),
-        ("googlenet", {"factorize_stages": (2,)}, "expected some of 3, 4, 5"),
+        ("alexnet", {"dropout": 1.0}, "dropout=1.0: expected a number >= 0 and < 1"),
+        ("googlenet", {"factorize_stages": (2,)}, "each one of 3, 4, 5"),
         ("googlenet", {"width_multiplier": 0.0}, "width_multiplier"),
-        ("mlp", {"hidden": (16, 0)}, r"hidden=\[16,0\]"),
+        (
+            "mlp",
+            {"hidden": (16, 0)},
+            r"hidden=\[16, 0\]: expected a list of values, each a whole number >= 1",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_hint(name, args, message):
@@ -168,7 +176,7 @@ def test_wrong_arguments_are_refused_with_a_hint(name, args, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_impossible_counts_are_refused(name):
     for in_channels, num_classes in ((0, 10), (1, 1)):
-        with pytest.raises(UsageError, match="expected at least"):
+        with pytest.raises(UsageError, match="expected a whole number >= "):
             meta_model(name, 99, in_channels=in_channels, num_classes=num_classes)
 
 

@@ -285,8 +285,8 @@ def warm(names: list[str]) -> None:
 def main() -> None:
     """Answer each order, a JSON object a line, with how each copy of it ended."""
     from cnnbench.cli import main as cli
+    from cnnbench.config.command import single_config
     from cnnbench.config.compose import Composer
-    from cnnbench.sweeps.expand import single_config
     from cnnbench.training import launch as run
 
     composer = Composer()

@@ -92,7 +92,8 @@ def test_a_death_in_the_first_save(forks: Forks, whole: tuple[Path, float], tmp_
 
 
 def listed_status(root: Path) -> str:
-    from cnnbench.cli.runs import describe_run, find_runs
+    from cnnbench.runs.directory import find_runs
+    from cnnbench.runs.prune import describe_run
 
     [run] = find_runs(root)
     return str(describe_run(run)["status"])

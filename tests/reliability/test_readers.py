@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import info, train
 
-from cnnbench.cli.runs import describe_run
 from cnnbench.errors import CheckpointError, CnnbenchError
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
+from cnnbench.runs.prune import describe_run
 
 PLAIN = (
     st.none()
@@ -76,7 +76,7 @@ def test_a_run_json_of_any_content(data: st.DataObject, run: Path, tmp_path: Pat
     (tmp_path / "run.json").write_text(json.dumps(replaced(data, info(run))))
     opened = RunDir(tmp_path)
     assert describe_run(opened)["status"]
-    for read in (lambda: opened.info, lambda: opened.config):
+    for read in (lambda: opened.record, lambda: opened.config):
         try:
             read()
         except CheckpointError:
@@ -89,6 +89,6 @@ def test_files_of_any_bytes(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(content)
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(CnnbenchError):
-        _ = RunDir(tmp_path).info
+        _ = RunDir(tmp_path).record
     with pytest.raises(CnnbenchError):
         Checkpoints(tmp_path).load_newest()

@@ -11,8 +11,7 @@ import torch
 from tiny import info, series
 
 import cnnbench
-from cnnbench.runs import checkpoint
-from cnnbench.runs import directory as rundir
+from cnnbench.runs import checkpoint, record
 
 RECORDED = Path(__file__).parents[1] / "data" / "run_v1"
 
@@ -23,7 +22,7 @@ def recorded(tmp_path: Path) -> Path:
 
 
 def test_a_new_format_brings_new_recorded_runs() -> None:
-    assert (checkpoint.FORMAT, rundir.FORMAT) == (1, 1), "record runs of the new format beside"
+    assert (checkpoint.FORMAT, record.FORMAT) == (1, 1), "record runs of the new format beside"
     size = sum(file.stat().st_size for file in RECORDED.rglob("*") if file.is_file())
     assert size < 200_000
 

@@ -316,3 +316,25 @@ def test_what_an_unfinished_first_save_left_is_known_and_goes(tmp_path: Path) ->
     assert checkpoints.load_newest() is None
     assert checkpoints.forget_unfinished()
     assert files(tmp_path) == []
+
+
+def test_what_a_user_keeps_beside_the_checkpoints_stays(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    mine = {
+        "my_best_model.pt",
+        "epoch_0001_copy.pt",
+        "epoch_1.pt",
+        "best.pt",
+        "epoch_0001.pt.bak",
+        "step_12.pt",
+    }
+    for name in mine:
+        (tmp_path / name).write_text("precious")
+    assert checkpoints.load_newest() is None
+    assert checkpoints.forget_unfinished() is False
+    for epoch in (1, 2, 3):
+        save(checkpoints, epoch, keep_last=1, best=epoch == 1)
+    checkpoints.thin()
+    assert mine <= {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in checkpoints.thin(dry_run=True)} == set()
+    assert not (tmp_path / "epoch_0002.pt").exists()

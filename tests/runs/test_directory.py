@@ -40,41 +40,6 @@ def test_a_new_runs_name_has_its_time(run: Path) -> None:
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run.name)
 
 
-def test_run_json_is_replaced_whole(made: RunDir) -> None:
-    made.write_info({"status": "running", "ü": [1.5, None]})
-    assert made.info == {"format": 1, "status": "running", "ü": [1.5, None]}
-    made.write_info({"status": "done"})
-    assert made.info == {"format": 1, "status": "done"}
-    assert sorted(path.name for path in made.path.iterdir()) == ["checkpoints", "run.json"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'"running"',
-        b"\xff\xfe\x00",
-        b'{"format": 1}',
-        b'{"format": 1, "status": "finished"}',
-        b'{"format": 1, "status": ["done"]}',
-        b'{"format": 2, "status": "done"}',
-        b'{"format": 1, "status": "done", "results": []}',
-        b'{"format": 1, "status": "done", "config": "x"}',
-        b'{"format": 1, "status": "done", "results": {"test_reads": null}}',
-        b'{"format": 1, "status": "done", "provenance": {"processes": "x"}}',
-        b"[" * 100_000,
-        b" " * (5 << 20),
-    ],
-)
-def test_a_damaged_or_foreign_run_json(content: bytes, made: RunDir) -> None:
-    (made.path / "run.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"run\.json: not a run this version can read") as e:
-        _ = open_run(made.path).info
-    assert e.value.exit_code == 65
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -88,7 +53,9 @@ def test_a_damaged_or_foreign_run_json(content: bytes, made: RunDir) -> None:
 def test_a_foreign_config_is_checked_and_never_resolved(
     change: dict[str, Any], words: str, run: Path, made: RunDir
 ) -> None:
-    made.write_info({"status": "done", "config": {**info(run)["config"], **change}})
+    tree = info(run)
+    tree["config"] |= change
+    made.record_file.write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match="not a config of ours") as caught:
         _ = made.config
     assert words in str(caught.value)
@@ -111,8 +78,8 @@ def test_no_run_and_what_is_near(run: Path, tmp_path: Path) -> None:
 
 def test_runs_are_found_in_order_and_links_are_not_followed(tmp_path: Path) -> None:
     for name in ("b/x", "a/y", "a/x"):
-        RunDir.create(tmp_path / name).write_info({"status": "done"})
-    RunDir.create(tmp_path / "a" / "x" / "inside").write_info({"status": "done"})
+        RunDir.create(tmp_path / name).record_file.touch()
+    RunDir.create(tmp_path / "a" / "x" / "inside").record_file.touch()
     (tmp_path / "c").symlink_to(tmp_path / "a")
     found = [str(found.path.relative_to(tmp_path)) for found in find_runs(tmp_path)]
     assert found == ["a/x", "a/y", "b/x"]
@@ -129,11 +96,19 @@ def test_one_writer_at_a_time(made: RunDir) -> None:
         pass
 
 
-def test_a_lock_clears_what_a_dead_writer_left(made: RunDir) -> None:
-    for directory in (made.path, made.checkpoints):
-        (directory / "x.tmp-123").write_text("half")
+def test_a_lock_clears_what_a_dead_writer_left_and_nothing_of_the_users(made: RunDir) -> None:
+    ours = ("run.json.tmp-123", "config.yaml.tmp-9", "metrics.jsonl.tmp-1")
+    ours_below = ("manifest.json.tmp-7", "epoch_0001.state.pt.tmp-123", "step_00000012.pt.tmp-5")
+    mine = ("notes.tmp-idea.txt", "x.tmp-123", "run.json.tmp-old", "run.json.tmp-12.bak")
+    for name in (*ours, *mine):
+        (made.path / name).write_text("half")
+    for name in (*ours_below, *mine, "my_best_model.pt", "my_epoch_0001.pt.tmp-1"):
+        (made.checkpoints / name).write_text("half")
     with made.lock():
-        assert not list(made.path.rglob("*.tmp-*"))
+        left = {path.name for path in made.path.iterdir()}
+        below = {path.name for path in made.checkpoints.iterdir()}
+    assert left == {*mine, "checkpoints", ".lock"}
+    assert below == {*mine, "my_best_model.pt", "my_epoch_0001.pt.tmp-1"}
 
 
 def test_the_lock_of_a_process_that_died_is_free(made: RunDir, tmp_path: Path) -> None:
@@ -152,13 +127,6 @@ def test_the_lock_of_a_process_that_died_is_free(made: RunDir, tmp_path: Path) -
     process.kill()
     process.communicate()
     assert not made.is_held()
-
-
-def test_what_cannot_be_json_is_never_half_written(made: RunDir) -> None:
-    made.write_info({"status": "running"})
-    with pytest.raises(ValueError, match="JSON"):
-        made.write_info({"status": "done", "loss": float("nan")})
-    assert made.info["status"] == "running"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -439,6 +440,101 @@ def test_an_archive_bomb(
         assert len(archive.read("archive/data/0")) > 500 * len(content), "must be alive"
     trust(run, "weights", content)
     check_refused(run, readers, capsys)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints/manifest.json",
+        "checkpoints/epoch_0001.pt",
+        "checkpoints/epoch_0001.state.pt",
+    ],
+)
+def test_a_pipe_or_a_device_in_place_of_a_file(
+    name: str, kind: str, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = run / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+
+    def hang(*args: object) -> None:
+        raise AssertionError(f"{name}: a verb waited")
+
+    signal.signal(signal.SIGALRM, hang)
+    signal.alarm(60)
+    try:
+        for reader in READERS:
+            assert verb(reader, run) in (0, 2, 65, 74), reader
+            err = capsys.readouterr().err
+            assert "Traceback" not in err, reader
+            assert "a bug in" not in err, reader
+        check_harmless(run, canary, capsys)
+    finally:
+        signal.alarm(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_that_a_setting_names(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for words in (
+        ["train", f"model.weights={pipe}", f"output_root={tmp_path / 'out'}"],
+        ["train", "model=custom", f"model.path={pipe}:Net", f"output_root={tmp_path / 'out'}"],
+        ["train", "--config", str(pipe), f"output_root={tmp_path / 'out'}"],
+        ["summary", "--config", str(pipe)],
+    ):
+        assert cli(words) == 2, words
+        assert "a bug in" not in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("trick", ["a stride of zero", "many views"])
+def test_tensors_larger_than_what_is_stored(
+    trick: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(run / "checkpoints/epoch_0001.pt", weights_only=True)  # noqa: TID251
+    part = torch.zeros(10_000)
+    bombs = {
+        "a stride of zero": {"0": torch.zeros(1).expand(1 << 28)},
+        "many views": {str(number): part for number in range(100)},
+    }
+    model = bombs[trick]
+    content = zipped({**weights, "model": model})
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values())
+    assert size > 20 * len(content), "the corpus must be alive"
+    trust(run, "weights", content)
+    check_refused(run, READERS, capsys)
+    assert "larger than what it stores" in refusal(run, capsys)
+
+
+def refusal(run: Path, err: pytest.CaptureFixture[str]) -> str:
+    assert verb("evaluate", run) == 65
+    return err.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "a\x1b[31m", ""])
+def test_a_network_name_that_leads_out_of_the_run(
+    name: str, run: Path, canary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path for path in run.parent.parent.rglob("*") if "features" not in path.parts}
+
+    def rename(info: dict[str, Any]) -> None:
+        info["config"]["model"]["name"] = info["model"]["name"] = name
+
+    change_info(run, rename)
+    for to in ("torch", "onnx"):
+        assert cli(["export", str(run), "--to", to]) == 65
+    check_harmless(run, canary, capsys)
+    assert {path for path in run.parent.parent.rglob("*") if "features" not in path.parts} == before
 
 
 def test_the_corpus_is_large_and_no_canary_is_left() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tiny import series, tiny, train
 
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.layers.cpu.pools import HalvingMaxPool2d
 from cnnbench.layers.cpu.products import ProductConv2d
 from cnnbench.metrics import Sums
-from cnnbench.sweeps.expand import single_config
 from cnnbench.training import launch
 from cnnbench.training.launch import check, read
 from cnnbench.training.setup import Setup, set_up

@@ -61,8 +61,9 @@ def test_run_json_has_the_words_that_scripts_rely_on(run: Path) -> None:
     assert len(content["data"]["sha256"]) == 64
     assert [content["data"][f"num_{part}"] for part in ("train", "val", "test")] == [72, 8, 30]
     [process] = content["provenance"]["processes"]
-    assert process["in_force"]["num_threads"] == 1
-    assert process["in_force"]["precision"] == "fp32"
+    assert process["effective"]["num_threads"] == 1
+    assert process["effective"]["precision"] == "fp32"
+    assert process["effective"]["channels_last"] is True
     assert content["provenance"]["code_version"].startswith(cnnbench.__version__)
 
 
@@ -332,7 +333,7 @@ def test_going_on_takes_no_other_settings(
     setting: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli(["train", f"resume={run}", setting]) == 2
-    assert "goes on with its recorded config" in capsys.readouterr().err
+    assert "resumed with its recorded config" in capsys.readouterr().err
 
 
 def test_extended_is_as_if_it_had_been_longer_from_the_start(tmp_path: Path) -> None:

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from cnnbench.config.run_config import expand_path
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
+from cnnbench.files import expand_path, read_regular
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Source, finite_number
 from cnnbench.runs.directory import RunDir, find_runs
+from cnnbench.runs.provenance import changes
+from cnnbench.runs.record import RunRecord
 
-FACTS = ("num_params", "macs", "receptive_field")
-METRICS = (
-    "epoch_seconds",
-    "images_per_second",
-    "train_seconds",
-    "best_epoch",
-    "val/accuracy",
-    "val/loss",
-    "test/accuracy",
-    "test/loss",
-)
-_MALFORMED = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
+# What a stranger's line of metrics may raise.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_MAX_METRICS_BYTES = 1 << 30
 _NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
-# No training gives a larger number, and sums of squares of these stay finite.
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -46,18 +30,19 @@ class Record:
 
     Attributes:
         path: of its directory.
-        started: when its first process did, as text that sorts.
+        started: when its first process did, in UTC, as text that sorts.
         seed: of initialisation, order and augmentation.
         settings: by dotted key all that decides its result but the seed, and what computed.
-        facts: of the network, by ``FACTS``.
-        metrics: by ``METRICS``; None where it was not measured.
+        facts: of the network, by the names of ``columns.facts``; None where it was not recorded.
+        metrics: by the names of ``columns.metrics``; None where it was not measured.
         selection: what its epoch was selected on.
         test_reads: how often the test set was read.
         data_sha256: of its data.
         num_classes: logits of its network.
         class_names: what they stand for; None where it was not recorded.
         curves: by name, the values by epoch.
-        code_version: of the package that trained it; None where it was not recorded.
+        code_version: of the package that started it; None where it was not recorded.
+        resumed_with: what decides bits and changed when it was resumed, as ``changes`` says it.
         network: as ``run.json`` has it, unchecked.
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
@@ -67,7 +52,7 @@ class Record:
     started: str
     seed: int
     settings: Mapping[str, Any]
-    facts: Mapping[str, int | None]
+    facts: Mapping[str, float | None]
     metrics: Mapping[str, float | None]
     selection: str
     test_reads: int
@@ -76,6 +61,7 @@ class Record:
     class_names: tuple[str, ...] | None
     curves: Mapping[str, Mapping[int, float]]
     code_version: str | None
+    resumed_with: tuple[str, ...]
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
@@ -107,15 +93,13 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]
     found = {run.path: run for path in paths for run in _runs_at(path)}
     for _, run in sorted(found.items()):
         try:
-            came = read_run(run)
+            found_run = read_run(run)
         except CheckpointError as error:
-            came = LeftOut(run.path, "foreign", str(error).partition(": ")[2])
-        except _MALFORMED as error:
-            came = LeftOut(run.path, "foreign", f"its run.json is not one of ours ({error!r})")
-        if isinstance(came, Record):
-            records.append(came)
+            found_run = LeftOut(run.path, "foreign", str(error).partition(": ")[2])
+        if isinstance(found_run, Record):
+            records.append(found_run)
         else:
-            left_out.append(came)
+            left_out.append(found_run)
     return records, left_out
 
 
@@ -134,93 +118,74 @@ def read_run(run: RunDir) -> Record | LeftOut:
 
     Raises:
         CheckpointError: ``run.json`` is damaged or foreign.
-        LookupError: it lacks something; or another of ``_MALFORMED``, for a wrong type.
     """
-    info = run.info
-    status = info["status"]
-    if status == "running" and not run.is_held():
+    record = run.record
+    status = run.current_status(record)
+    if status == "dead":
         return LeftOut(run.path, "dead", "says running, but no process holds it")
     if status != "done":
-        reason = str(info.get("reason", "")).partition("\n")[0]
+        reason = (record.reason or "").partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
-    results, model, data = info["results"], info["model"], info["data"]
-    missing = [name for name in _NEEDED if _number(results.get(name)) is None]
+    results, model, data = record.results, record.model, record.data
+    missing = [name for name in _NEEDED if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
     curves = _curves(run.metrics)
-    measured: dict[str, float | None] = {
-        name: _number(results.get(name)) for name in METRICS if name in results
-    }
-    for name in ("epoch_seconds", "images_per_second"):
-        values = curves.get(f"perf/{name}", {}).values()
-        measured[name] = fmean(values) if values else None
-    process = info["provenance"]["processes"][-1]
-    names = data.get("class_names")
-    version = info["provenance"].get("code_version")
+    source = Source(results, model, curves)
     return Record(
         path=run.path,
-        started=str(info["provenance"]["processes"][0].get("started", "")),
-        seed=int(info["seed"]),
-        settings=_settings(info, process["in_force"]),
-        facts={name: _count(model.get(name)) for name in FACTS},
-        metrics={name: measured.get(name) for name in METRICS},
-        selection=str(results.get("selection", info["config"]["selection"])),
-        test_reads=int(results.get("test_reads", 1)),
-        data_sha256=str(data["sha256"]),
-        num_classes=int(data["num_classes"]),
-        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
+        started=record.provenance.processes[0].started,
+        seed=record.seed,
+        settings=_settings(record),
+        facts={column.name: column.value(source) for column in columns.facts()},
+        metrics={column.name: column.value(source) for column in columns.metrics()},
+        selection=str(results.get("selection", record.config.get("selection"))),
+        test_reads=record.test_reads or 1,
+        data_sha256=data.sha256,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
         curves=curves,
-        code_version=None if version is None else str(version),
+        code_version=record.provenance.code_version,
+        resumed_with=tuple(changes(record.provenance.processes)),
         network=model,
-        test_confusion=_confusion(info.get("test_confusion"), int(data["num_classes"])),
-        provenance=_provenance(info, process),
+        test_confusion=record.test_confusion,
+        provenance=_provenance(record),
     )
 
 
-def _confusion(value: Any, num_classes: int) -> tuple[tuple[int, ...], ...] | None:
-    """Return a square of counts; None for all else."""
-    if not isinstance(value, list) or len(value) != num_classes:
-        return None
-    rows = [tuple(map(_count, row)) if isinstance(row, list) else () for row in value]
-    found = tuple(tuple(n for n in row if n is not None) for row in rows)
-    return found if all(len(row) == num_classes for row in found) else None
-
-
-def _provenance(info: Mapping[str, Any], process: Mapping[str, Any]) -> dict[str, str]:
+def _provenance(record: RunRecord) -> dict[str, str]:
     """Return what a run says of its making; nothing in it is trusted to be there."""
-    machine, command = process.get("machine"), info.get("command")
-    machine = machine if isinstance(machine, Mapping) else {}
+    process, data = record.provenance.processes[-1], record.data
+    machine = process.machine
+    counts = {"train": data.num_train, "val": data.num_val, "test": data.num_test}
     parts: dict[str, list[Any]] = {
-        "started": [process.get("started")],
-        "command": [shlex.join(map(str, command))] if isinstance(command, list) else [],
+        "started": [process.started],
+        "command": [shlex.join(record.command)] if record.command else [],
         "machine": [
-            process["in_force"].get("device_name"),
+            process.effective.get("device_name"),
             f"{machine['cores']} cores" if "cores" in machine else None,
             machine.get("platform"),
         ],
         "versions": [
             f"{name} {machine[name]}" for name in ("python", "torch", "cuda") if machine.get(name)
         ],
-        "data": [info["data"].get("source")],
-        "images": [
-            f"{info['data'][key]} {key.removeprefix('num_')}"
-            for key in ("num_train", "num_val", "num_test")
-            if key in info["data"]
-        ],
+        "data": [data.source],
+        "images": [f"{count} {split}" for split, count in counts.items() if count is not None],
     }
     texts = {name: ", ".join(str(p) for p in found if p) for name, found in parts.items()}
     return {name: text for name, text in texts.items() if text}
 
 
-def _settings(info: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(record: RunRecord) -> dict[str, Any]:
     """Return the settings under the keys that a person types: ``model``, not ``model.name``."""
-    files = info["provenance"].get("model_files", {})
-    settings = row_settings(info["config"], effective=in_force, files=files)
+    provenance = record.provenance
+    settings = row_settings(
+        record.config,
+        effective=provenance.processes[-1].effective,
+        files=provenance.model_files,
+    )
     # A record has it of its own, as the results say it.
     del settings["selection"]
-    for group in ("model", "data"):
-        if not isinstance(settings[group], str):
-            raise TypeError(f"config.{group}.name is no name")
     return settings
 
 
@@ -228,31 +193,20 @@ def _curves(file: Path) -> dict[str, dict[int, float]]:
     """Return the values of each metric of whole epochs, by epoch; a torn last line is nothing."""
     curves: dict[str, dict[int, float]] = {}
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = read_regular(file, _MAX_METRICS_BYTES).decode(errors="replace")
     except OSError:
         return curves
-    for line in lines:
+    for line in text.splitlines():
         # Steps are most of the lines, and are not needed: they are not parsed.
         if '"train/loss"' not in line:
             continue
         try:
             record = json.loads(line)
             epoch = int(record["epoch"])
-            numbers = {name: _number(value) for name, value in record.items()}
+            numbers = {name: finite_number(value) for name, value in record.items()}
         except _MALFORMED:
             continue
         for name, number in numbers.items():
             if number is not None:
                 curves.setdefault(name, {})[epoch] = number
     return curves
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if math.isfinite(value) and abs(value) < _LARGEST else None
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**63 else None

@@ -33,8 +33,9 @@ def content_hashes(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
         DataError: one cannot be read.
     """
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
-    cache = cache_root() / "contents" / f"{name}.json"
-    before = _read(cache)
+    caches = cache_root()
+    cache = None if caches is None else caches / "contents" / f"{name}.json"
+    before = {} if cache is None else _read(cache)
     now = time.time_ns()
     found: dict[Path, str] = {}
     kept: dict[str, list[object]] = {}
@@ -54,7 +55,7 @@ def content_hashes(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
         found[path] = digest
         if max(status.st_mtime_ns, status.st_ctime_ns) < now - _SETTLED_NS:
             kept[key] = [*facts, digest]
-    if kept != before:
+    if cache is not None and kept != before:
         # Without a cache the files are read again next time.
         with suppress(CnnbenchError, OSError, UnicodeError):
             cache.parent.mkdir(parents=True, exist_ok=True)

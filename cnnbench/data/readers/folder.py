@@ -30,6 +30,7 @@ from cnnbench.data.readers.sources import Facts
 from cnnbench.data.readers.walk import ImageWalk, find_images
 from cnnbench.data.split import hashed_split, stratified_split
 from cnnbench.errors import DataError, UsageError
+from cnnbench.files import expand_path
 
 _TEST_FRACTION = 0.2
 NATIVE_SIZE = 64
@@ -229,7 +230,7 @@ def required_root(root: Path | None) -> Path:
     """
     if root is None:
         raise DataError("data=folder: name the folder of images: data.root=FOLDER")
-    return root.expanduser().absolute()
+    return expand_path(root)
 
 
 def _channels(args: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from cnnbench.data.arrays import (
 )
 from cnnbench.data.readers.download import Report, download_files
 from cnnbench.errors import DataError
+from cnnbench.files import expand_path
 
 _PARTS = ("train images", "train labels", "test images", "test labels")
 
@@ -114,18 +115,31 @@ Decode = Callable[[Sequence[Path], Facts], tuple[ImageArrays, ImageArrays]]
 
 
 def data_root(root: Path | None) -> Path:
-    """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache."""
+    """Return where data is kept: the given folder, ``$CNNBENCH_DATA``, or the user's cache.
+
+    Raises:
+        DataError: the user has no home directory, and names no folder.
+    """
     if root is not None:
-        return root.expanduser().absolute()
+        return expand_path(root)
     if chosen := os.environ.get("CNNBENCH_DATA"):
-        return Path(chosen).expanduser().absolute()
-    return cache_root() / "data"
+        return expand_path(chosen)
+    cache = cache_root()
+    if cache is None:
+        raise DataError(
+            "data is kept below the home directory, and none is known; say where else: "
+            "data.root=FOLDER"
+        )
+    return cache / "data"
 
 
-def cache_root() -> Path:
-    """Return where the user's caches of ours are."""
+def cache_root() -> Path | None:
+    """Return where the user's caches of ours are; None where no home directory is known."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    try:
+        base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return base / "cnnbench"
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import cnnbench
-from cnnbench.analysis.compare.comparison import compare_runs
 from cnnbench.analysis.compare.plots import pareto_front
 from cnnbench.analysis.compare.report import render_report, write_report
+from cnnbench.analysis.compare.tables import compare_runs
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.sweeps.expand import single_config
 from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 from tests.recorded_runs import CLASSES, write_run
@@ -297,9 +297,11 @@ def test_confusion_matrices_of_seeds_are_summed(tmp_path: Path) -> None:
     for seed, found in enumerate(counts):
         write_run(tmp_path, seed=seed, change={"test_confusion": found.tolist()})
     write_run(tmp_path, seed=3)
-    write_run(tmp_path, seed=4, change={"test_confusion": [[1, 2], [3, 4]]})
+    torn = write_run(tmp_path, seed=4, change={"test_confusion": [[1, 2], [3, 4]]})
     write_run(tmp_path, model="mlp")
-    text = render_report(compare_runs([tmp_path]))
+    compared = compare_runs([tmp_path])
+    assert [(run.path, run.status) for run in compared.left_out] == [(torn, "foreign")]
+    text = render_report(compared)
     total = sum(counts)
     [part] = re.findall(r'<table class="small confusion">.*?</table>', text, re.DOTALL)
     lines = re.findall(r"<tr>.*?</tr>", part, re.DOTALL)[1:]
@@ -309,7 +311,7 @@ def test_confusion_matrices_of_seeds_are_summed(tmp_path: Path) -> None:
         assert [int(cell or 0) for cell in cells[1:11]] == total[place].tolist()
         assert int(cells[11]) == total[place].sum()
         assert float(cells[12]) == pytest.approx(total[place, place] / total[place].sum(), abs=1e-4)
-    assert f"The sum over 3 of 5 runs: {np.trace(total):,} of {total.sum():,} right." in text
+    assert f"The sum over 3 of 4 runs: {np.trace(total):,} of {total.sum():,} right." in text
     assert text.count("Not recorded; <code>cnnbench evaluate ") == 1
 
 

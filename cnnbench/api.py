@@ -1,0 +1,683 @@
+"""The public functions: what the verbs do, for Python.
+
+Each is written here once, and the verb of the same name calls it; ``cnnbench.NAME`` is the same
+function. Everything they need is imported when they are called, so that ``import cnnbench`` loads
+no torch. They raise `CnnbenchError`, whose ``exit_code`` is what the command would end with.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.errors import UsageError, expected_names
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cnnbench.analysis.compare.tables import Comparison
+
+__all__ = [
+    "train",
+    "train_sweep",
+    "load",
+    "evaluate",
+    "predict",
+    "summary",
+    "tensors",
+    "bench",
+    "bench_sweep",
+    "compare",
+    "compare_errors",
+    "features",
+    "export",
+    "create_model",
+]
+SPLITS = ("test", "val", "train")
+EXPORT_TARGETS = ("onnx", "torch")
+BENCH_SECONDS = 2.0
+
+
+def train(
+    settings: Sequence[str] = (),
+    *,
+    config: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> Path:
+    """Train one network, or resume a run.
+
+    Args:
+        settings: as on the command line, each ``key=value``. ``resume=RUN`` resumes a run; one
+            that is finished is left as it is.
+        config: a saved ``config.yaml`` to start from; the settings go over it.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UsageError: a setting is wrong, or the config does not fit this machine.
+        DataError: the data is missing or damaged.
+        CheckpointError: the run to resume is damaged or foreign.
+        DiskError: a file cannot be written; the checkpoint before stands.
+        ResourceError: memory ran out, or a loader worker died.
+        NonFiniteError: the loss or a gradient is not finite; the checkpoint before stands.
+        Interrupted: a signal came, or ``max_seconds`` are over; the state is saved.
+
+    Example:
+        >>> run = cnnbench.train(["model=lenet", "data=digits", "debug=smoke"])
+        lenet on digits: 1 x 28 x 28, 61,706 parameters, 416,520 MACs
+        ...
+        test accuracy ...
+        >>> (run / "run.json").exists()
+        True
+    """
+    import time
+
+    since = time.monotonic()  # max_seconds counts what follows
+    from cnnbench.config.command import read_settings
+    from cnnbench.config.compose import Composer
+    from cnnbench.notices import notice
+    from cnnbench.runs.resume import run_and_config
+
+    composer = Composer(config_dir)
+    run, composed = run_and_config(composer, read_settings(composer, settings, config))
+    if run is not None and run.record.status == "done" and composed.extend_epochs is None:
+        notice(f"this run is finished: {run.path}")
+        return run.path
+    from cnnbench.training import launch
+
+    if run is None:
+        return launch.start(composed, sys.argv, since).path
+    launch.resume(composed, run, sys.argv, since)
+    return run.path
+
+
+def train_sweep(
+    settings: Sequence[str],
+    *,
+    config: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> tuple[Path, int]:
+    """Train every job of a sweep that is not done yet, one after another.
+
+    The jobs run in a process of their own, so a script that calls this needs the usual
+    ``if __name__ == "__main__":``.
+
+    Args:
+        settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``.
+        config: a saved ``config.yaml`` to start from; the settings go over it.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        The sweep's directory, and how many of its jobs failed.
+
+    Raises:
+        UsageError: a job's settings are wrong, or do not fit this machine.
+        Interrupted: a signal came; the running job has saved its state.
+
+    Example:
+        >>> root, num_failed = cnnbench.train_sweep(
+        ...     ["model=softmax", "seed=0,1", "data=digits", "debug=smoke"]
+        ... )
+        [1/2] seed=0...
+        >>> num_failed
+        0
+        >>> rows = cnnbench.compare(root)["rows"]
+        >>> [row["n"] for row in rows]
+        [2]
+    """
+    from cnnbench.config.command import read_settings
+    from cnnbench.config.compose import Composer
+    from cnnbench.sweeps.expand import expand
+    from cnnbench.sweeps.local import run_sweep
+    from cnnbench.training import launch
+
+    composer = Composer(config_dir)
+    sweep = expand(composer, read_settings(composer, settings, config))
+    launch.check_all([job.config for job in sweep.jobs])
+    return run_sweep(sweep, sys.argv)
+
+
+def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
+    """Return a run's network with the selected epoch's weights, in evaluation mode on the CPU.
+
+    Args:
+        run: a run directory; its data set is not needed.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        A module that maps normalised images (N, C, H, W) to logits (N, num_classes).
+
+    Raises:
+        UsageError: it is no run, or ``model_path`` is missing or cannot be used.
+        CheckpointError: the run is damaged or foreign.
+
+    Example:
+        >>> cnnbench.load(run)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    from cnnbench.runs.directory import open_run
+
+    directory = open_run(run)
+    from cnnbench.runs.network import load_run
+
+    return load_run(directory, model_path).module
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    split: str = "test",
+    robustness: bool = False,
+    plots: bool = False,
+    model_path: str | None = None,
+) -> dict[str, Any]:
+    """Return exact metrics of a run's selected weights on one split of its data.
+
+    Args:
+        run: a run directory.
+        split: test, val or train. Reading the test split adds one to the run's ``test_reads``.
+        robustness: also measure on corrupted images; about 25 times the work.
+        plots: also write figures into the run's ``plots`` directory.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        ``run``, ``model``, ``split``, ``accuracy`` (a fraction in [0, 1]), ``loss``,
+        ``top5_accuracy``, ``ece`` (expected calibration error, a fraction, over 15 bins),
+        ``num_images``, ``num_correct``, ``per_class`` (``class``, ``precision``, ``recall``,
+        ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
+        a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
+
+    Raises:
+        UsageError: it is no run, or the split is empty or unknown.
+        CheckpointError: the run is damaged or foreign.
+        DataError: its data is missing, damaged, or not what it was trained on.
+        DiskError: a figure cannot be written.
+
+    Example:
+        >>> result = cnnbench.evaluate(run, split="val")
+        >>> result["accuracy"] == result["num_correct"] / result["num_images"]
+        True
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split '{split}': unknown{expected_names(split, SPLITS)}")
+    from cnnbench.runs.directory import open_run
+
+    directory = open_run(run)
+    from cnnbench.analysis.evaluate.measure import measure, open_split
+    from cnnbench.notices import notice
+
+    opened = open_split(directory, split, model_path=model_path)
+    measured = measure(opened)
+    if plots:
+        from cnnbench.analysis.evaluate.plots import plot_evaluation
+
+        for file in plot_evaluation(measured, opened.images, directory.path / "plots"):
+            notice(str(file))
+    if not robustness:
+        return measured.result
+    from cnnbench.analysis.evaluate.robustness import measure_robustness
+
+    rows = measure_robustness(opened, measured.result["accuracy"])
+    result = {**measured.result, "robustness": rows}
+    if plots:
+        from cnnbench.analysis.evaluate.plots import plot_robustness_of
+
+        for file in plot_robustness_of([result]):
+            notice(str(file))
+    return result
+
+
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path] | str | Path | Tensor,
+    *,
+    top: int = 3,
+    model_path: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return the classes that a run sees in images.
+
+    Args:
+        run: a run directory; its data set is not needed.
+        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W).
+        top: how many of the likeliest classes to list, at least 1.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        For each image ``class``, ``probability`` in [0, 1], ``top`` (such pairs, likeliest
+        first), and ``file`` where it came from one.
+
+    Raises:
+        UsageError: it is no run, ``top`` is below 1, or the tensor is of another type or shape.
+        CheckpointError: the run is damaged or foreign.
+        DataError: a file is missing or no image.
+
+    Example:
+        >>> [row] = cnnbench.predict(run, "digit.png", top=2)
+        >>> len(row["top"]), row["top"][0]["class"] == row["class"]
+        (2, True)
+        >>> len(cnnbench.predict(run, torch.zeros(5, 1, 8, 8, dtype=torch.uint8)))
+        5
+    """
+    if top < 1:
+        raise UsageError(f"--top {top}: expected at least 1")
+    from cnnbench.runs.directory import open_run
+
+    directory = open_run(run)
+    from cnnbench.analysis.predict import predict_files, predict_tensors
+
+    if isinstance(images, (str, Path)):
+        images = [images]
+    if isinstance(images, Sequence):
+        return predict_files(directory, images, top, model_path)
+    return predict_tensors(directory, images, top, model_path)
+
+
+def summary(
+    network: nn.Module | str | Path | Sequence[str],
+    input_shape: Sequence[int] | None = None,
+    *,
+    depth: int | None = None,
+    against: str | None = None,
+    model_path: str | None = None,
+    config_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return layers, totals and warnings of a network for one image; nothing runs.
+
+    Args:
+        network: any module, which is left exactly as it was; a run directory; or settings.
+        input_shape: (C, H, W) without the batch dimension, for a module and only for one.
+        depth: fold layers into the modules that many levels down, at least 1.
+        against: a second network beside it: a network's name, a run, or settings in one text.
+        model_path: ``FILE:CLASS`` of a network of your own, for its run.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
+        ``receptive_field`` (pixels, the largest; None where there is none), ``input_bytes``,
+        ``activation_bytes`` (what training keeps for the backward pass), ``param_bytes``,
+        ``layers`` (``name``, ``kind``, ``output_shape``, ``num_params``, ``macs``,
+        ``receptive_field``, ``stride``, ``macs_share`` and ``params_share``, fractions of the
+        totals) and ``warnings``, sentences. With ``against`` ``networks`` (two labels),
+        ``totals`` (``total``, ``first``, ``second``, ``difference``, ``ratio``) and ``summaries``.
+
+    Raises:
+        UsageError: ``depth`` is below 1, the network does not take such an image, a setting is
+            wrong, or it is no run.
+        CheckpointError: the run is damaged or foreign.
+
+    Example:
+        >>> network = cnnbench.create_model("lenet")
+        >>> cnnbench.summary(network, (1, 28, 28))["num_params"]
+        61706
+        >>> cnnbench.summary(["model=lenet", "data=mnist"], against="mlp")["networks"]
+        ['lenet on mnist', 'mlp on mnist']
+    """
+    from cnnbench.analysis import summary as subjects
+    from cnnbench.config.compose import Composer
+    from cnnbench.geometry.summary import summarize
+
+    composer = Composer(config_dir)
+    if isinstance(network, (str, Path, Sequence)):
+        if input_shape is not None:
+            raise UsageError("input_shape: a run or a config has its own")
+        words = [str(network)] if isinstance(network, (str, Path)) else network
+        first, settings = subjects.subject_of(composer, words, model_path)
+    else:
+        if input_shape is None:
+            raise UsageError("input_shape: (C, H, W) of the images that the module takes")
+        first, settings = subjects.subject_of_module(network, input_shape), []
+    if against is None:
+        return summarize(first.module, first.input_shape, depth=depth)
+    other = subjects.other_subject(composer, against, settings, model_path)
+    return subjects.side_by_side(first, other, depth)
+
+
+def tensors(
+    run: str | Path, pattern: str = "*", *, model_path: str | None = None
+) -> list[dict[str, Any]]:
+    """Return what the tensors of a run's selected weights hold.
+
+    Args:
+        run: a run directory.
+        pattern: of the tensors' names, such as ``*.weight``.
+        model_path: ``FILE:CLASS`` of a network of your own, only needed for ``trainable``.
+
+    Returns:
+        For each tensor ``name``, ``shape``, ``count``, ``trainable`` (None where that cannot be
+        known), ``mean``, ``std``, ``min`` and ``max``.
+
+    Raises:
+        UsageError: it is no run, or no tensor has such a name.
+        CheckpointError: the run is damaged or foreign.
+
+    Example:
+        >>> [row["shape"] for row in cnnbench.tensors(run, "head.4.bias")]
+        [[10]]
+    """
+    from cnnbench.runs.directory import open_run
+
+    directory = open_run(run)
+    from cnnbench.analysis.summary import run_tensors
+
+    return run_tensors(directory, pattern, model_path)
+
+
+def bench(
+    settings: Sequence[str] = (),
+    *,
+    seconds: float = BENCH_SECONDS,
+    config_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure how fast a config runs on this machine; nothing is written that stays.
+
+    Args:
+        settings: as ``cnnbench.train`` takes them.
+        seconds: for each of the five measurements; > 0.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        ``train_images_per_second``, ``eval_images_per_second`` and ``data_images_per_second``, each
+        the median of five windows with ``_min`` and ``_max`` beside it; ``step_seconds`` and its
+        parts ``data_seconds``, ``forward_seconds``, ``backward_seconds``, ``optimizer_seconds`` and
+        ``logging_seconds``; ``peak_memory_bytes``; ``flops_per_image`` of forward and backward
+        pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
+        ``peak_fraction``, one by the other; and what was measured.
+
+    Raises:
+        UsageError: a setting is wrong, the config does not fit this machine, or seconds are not
+            above 0.
+        DataError: the data is missing or damaged.
+        ResourceError: memory ran out.
+
+    Example:
+        >>> measured = cnnbench.bench(["model=softmax", "data=digits"], seconds=0.05)
+        >>> measured["train_images_per_second"] > 0
+        True
+    """
+    from cnnbench.config.command import single_config
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    config = single_config(composer, composer.parse(settings))
+    from cnnbench.analysis.bench_jobs import measure_one
+
+    return measure_one(config, seconds)
+
+
+def bench_sweep(
+    settings: Sequence[str],
+    *,
+    seconds: float = BENCH_SECONDS,
+    config_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Measure every job of a sweep, each in a process of its own.
+
+    Args:
+        settings: as on the command line after ``-m``.
+        seconds: for each of the five measurements of a job; > 0.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        For each job ``job``, the settings in which it differs, and what ``cnnbench.bench``
+        returns, or ``error``, a sentence, where the job failed.
+
+    Raises:
+        UsageError: a job's settings are wrong or do not fit this machine.
+
+    Example:
+        >>> rows = cnnbench.bench_sweep(["data.batch_size=32,64", "data=digits"], seconds=0.05)
+        >>> [row["job"] for row in rows]
+        ['data.batch_size=32', 'data.batch_size=64']
+    """
+    from cnnbench.config.compose import Composer
+    from cnnbench.sweeps.expand import expand
+
+    composer = Composer(config_dir)
+    jobs = expand(composer, composer.parse(settings)).jobs
+    from cnnbench.analysis.bench_jobs import measure_jobs
+
+    named = [(" ".join(job.overrides) or job.config.model.name, job.config) for job in jobs]
+    return measure_jobs(named, seconds)
+
+
+def compare(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    where: str | None = None,
+    sort: str | None = None,
+    descending: bool = False,
+    group: str | None = None,
+    baseline: str | None = None,
+    plots: str | Path | None = None,
+    html: str | Path | None = None,
+) -> dict[str, Any]:
+    """Compare trained runs; those that differ in their seed alone are one row.
+
+    Args:
+        paths: runs, or directories with runs below.
+        where: a condition on the rows, such as ``"data=fashion_mnist and num_params<1e6"``.
+        sort: a column; else by model and settings.
+        descending: the largest first.
+        group: a column; each of its values gets a table.
+        baseline: the number of a row, a run in it, or a model that only one row has.
+        plots: a directory for figures, PNG and SVG.
+        html: a file for all of it as one page.
+
+    Returns:
+        ``rows``, each with ``model``, ``n``, the settings that differ, and metrics as
+        ``{"mean", "std"}``; ``left_out``, runs with a reason; ``baseline``, the row's number.
+
+    Raises:
+        UsageError: a path holds no run, or a column, a condition or the baseline is wrong.
+        DiskError: a file cannot be written.
+
+    Example:
+        >>> [row] = cnnbench.compare(run)["rows"]
+        >>> row["model"], row["n"]
+        ('lenet', 1)
+    """
+    from cnnbench.analysis.compare.formats import to_dict
+
+    selection = {"where": where, "sort": sort, "descending": descending, "group": group}
+    return to_dict(comparison(paths, plots=plots, html=html, baseline=baseline, **selection))
+
+
+def comparison(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    plots: str | Path | None = None,
+    html: str | Path | None = None,
+    **selection: Any,
+) -> Comparison:
+    """Do what `compare` does, and return the object that its printed tables are made from."""
+    from cnnbench.analysis.compare.tables import compare_runs
+    from cnnbench.files import expand_path
+    from cnnbench.notices import notice
+
+    page = expand_path(html)
+    if page is not None and page.is_dir():
+        raise UsageError(f"--html {html}: is a directory; give a file, such as report.html")
+    found = compare_runs([paths] if isinstance(paths, (str, Path)) else paths, **selection)
+    if plots is not None:
+        from cnnbench.analysis.compare.plots import plot_comparison
+
+        directory = expand_path(plots)
+        notice(f"{len(plot_comparison(found, directory))} files in {directory}")
+    if page is not None:
+        from cnnbench.analysis.compare.report import write_report
+
+        write_report(found, page)
+        notice(str(page))
+    return found
+
+
+def compare_errors(
+    run_a: str | Path,
+    run_b: str | Path,
+    *,
+    plots: str | Path | None = None,
+    model_path: str | None = None,
+) -> dict[str, Any]:
+    """Compare two runs image by image on the test split that both have.
+
+    Adds one to the ``test_reads`` of both.
+
+    Args:
+        run_a: a run directory.
+        run_b: another one, trained on the same data.
+        plots: a directory for the images that only one gets right.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        ``runs``, ``split``, ``num_images``, ``both_right``, ``only_a_right``, ``only_b_right``,
+        ``both_wrong``, ``p`` (McNemar's exact test) and ``images``: those that only one gets
+        right, with ``index`` in the split, ``class``, ``right`` (A or B), and what ``a`` and ``b``
+        took them for.
+
+    Raises:
+        UsageError: one is no run, or their test images are not the same.
+        CheckpointError: a run is damaged or foreign.
+        DataError: the data is missing or damaged, or not the data they were trained on.
+        DiskError: a file cannot be written.
+
+    Example:
+        >>> result = cnnbench.compare_errors(run, run)
+        >>> result["only_a_right"], result["p"]
+        (0, 1.0)
+    """
+    from cnnbench.files import expand_path
+    from cnnbench.runs.directory import open_run
+
+    a, b = open_run(run_a), open_run(run_b)
+    from cnnbench.analysis.compare import disagreement
+    from cnnbench.notices import notice
+
+    directory = expand_path(plots)
+    result, files = disagreement.compare_errors(a, b, directory, model_path)
+    for file in files:
+        notice(str(file))
+    return result
+
+
+def features(
+    run: str | Path | Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    model_path: str | None = None,
+) -> list[dict[str, Any]]:
+    """Draw what trained networks see in images, and return what they answer.
+
+    Args:
+        run: a run directory, or several; their data sets are not needed.
+        images: image files of any size, or folders of them.
+        output: directory for all that is written; by default the run directories.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        For each image and run ``run``, ``model``, ``file``, ``class``, ``probability`` in
+        [0, 1], ``top`` (the five likeliest), ``first_layer``, ``stages`` (``name``, ``shape``,
+        ``receptive_field`` in pixels, None where it is the whole image of any size,
+        ``measured_receptive_field``, ``seen``), ``note`` and ``files``; with several runs also
+        ``side_by_side``, files.
+
+    Raises:
+        UsageError: it is no run, or another process is writing to it.
+        CheckpointError: a run is damaged or foreign.
+        DataError: a file is missing or no image.
+        DiskError: a file cannot be written.
+
+    Example:
+        >>> [row] = cnnbench.features(run, "digit.png", output="seen")
+        >>> row["files"][0].endswith((".png", ".svg"))
+        True
+    """
+    runs = [run] if isinstance(run, (str, Path)) else list(run)
+    files = [images] if isinstance(images, (str, Path)) else list(images)
+    if not runs or not files:
+        raise UsageError("features: give a run directory and an image: RUN... IMAGE...")
+    from cnnbench.files import expand_path
+    from cnnbench.runs.directory import open_run
+
+    opened = [open_run(path) for path in runs]
+    from cnnbench.analysis.features.write import write_features
+
+    directory = expand_path(output)
+    return write_features(opened, files, directory, model_path)
+
+
+def export(
+    run: str | Path,
+    *,
+    to: str,
+    output: str | Path | None = None,
+    model_path: str | None = None,
+) -> dict[str, Any]:
+    """Write a run's network, preprocessing included, as a file for other programs.
+
+    Args:
+        run: a run directory.
+        to: ``onnx``, or ``torch`` for a program of `torch.export`.
+        output: the file; by default the network's name in the run directory. It is replaced.
+        model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+
+    Returns:
+        ``run``, ``to``, ``file``, ``num_bytes``, ``input`` (``dtype``, ``shape``),
+        ``class_names``, ``compared_on``, ``batch_sizes``, ``largest_difference`` (of a logit, as a
+        fraction of the largest) and ``tolerance``.
+
+    Raises:
+        UsageError: it is no run, the network cannot be exported or the file does not give its
+            logits, or the extra is not installed.
+        CheckpointError: the run is damaged or foreign.
+        DiskError: the file cannot be written.
+
+    Example:
+        >>> result = cnnbench.export(run, to="torch", output="lenet.pt2")
+        >>> result["largest_difference"] <= result["tolerance"]
+        True
+    """
+    if to not in EXPORT_TARGETS:
+        raise UsageError(f"--to {to}: unknown{expected_names(to, EXPORT_TARGETS)}")
+    from cnnbench.files import expand_path
+    from cnnbench.runs.directory import open_run
+
+    directory = open_run(run)
+    from cnnbench.analysis.export import export_run
+
+    file = expand_path(output)
+    return export_run(directory, to, file, model_path)
+
+
+def create_model(
+    name: str, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, **args: Any
+) -> nn.Module:
+    """Build a network with PyTorch's initial weights, in training mode.
+
+    Args:
+        name: see ``cnnbench ls model``.
+        in_channels: channels of the images, at least 1.
+        num_classes: at least 2.
+        image_size: pixels of a side; images are square.
+        args: the network's own arguments, as in ``conf/model/<name>.yaml``.
+
+    Returns:
+        A module that maps (N, in_channels, image_size, image_size) to logits (N, num_classes).
+
+    Raises:
+        UsageError: a name is unknown, a value is impossible, or the images are too small.
+
+    Example:
+        >>> network = cnnbench.create_model("resnet18", in_channels=3, image_size=32)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    from cnnbench import models
+
+    return models.create_model(
+        name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, args=args
+    )

@@ -1,0 +1,102 @@
+"""From the settings of one command to its one config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnbench.config.compose import Composer, read_file
+from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RunConfig, to_tree
+from cnnbench.config.schema import ConfigError, Problem
+from cnnbench.config.settings import Setting
+from cnnbench.errors import UsageError
+
+
+def read_settings(
+    composer: Composer, words: Sequence[str], file: str | Path | None = None
+) -> list[Setting]:
+    """Read the settings of a command.
+
+    Args:
+        composer: knows the groups.
+        words: each ``key=value``.
+        file: a saved ``config.yaml`` below them, whose author may be a stranger.
+
+    Raises:
+        ConfigError: settings that cannot be read.
+        UsageError: the file cannot be read, or names code to run that the words do not; or the
+            words name a preset, which would come below the file's values and do nothing.
+    """
+    settings = composer.parse(words)
+    return settings if file is None else _over_file(file, settings)
+
+
+def _over_file(file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
+    preset = next((s.key for s in settings if s.key in PRESET_GROUPS), None)
+    if preset is not None:
+        raise UsageError(
+            f"{preset}: a saved config has a value for every key already, which a preset would "
+            "not change; give the keys instead"
+        )
+    # The sweep that a run belonged to is not one that it is repeated in.
+    below = [setting for setting in read_file(file) if setting.key != "sweep.name"]
+    code = next((s.values[0] for s in below if s.key == "model.path"), None)
+    merged = over(below, settings)
+    if code is not None and any(s.key == "model.path" and s in below for s in merged):
+        raise UsageError(
+            f"{file}: names code to run, {code}; where you trust it, give it yourself: "
+            f"model.path={code}"
+        )
+    return merged
+
+
+def over(below: Sequence[Setting], above: Sequence[Setting]) -> list[Setting]:
+    """Return the settings together; where a group is chosen anew, its old keys do not count."""
+    keys = {setting.key for setting in above}
+    kept = [
+        setting
+        for setting in below
+        if setting.key not in keys and setting.key.partition(".")[0] not in keys
+    ]
+    return [*kept, *above]
+
+
+def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
+    """Compose the one run of a command without ``-m``.
+
+    Raises:
+        ConfigError: a setting is a sweep, or the config has mistakes.
+    """
+    problems = [
+        Problem(
+            s.key,
+            f"={','.join(map(text_of, s.values))}: a list of choices sweeps over them; add -m"
+            + ("" if s.key in GROUPS else f" (a list as one value is written {s.key}=[...])"),
+        )
+        for s in settings
+        if s.is_sweep
+    ]
+    assignments = {s.key: s.values[0] for s in settings}
+    if assignments.get("study") is not None:
+        problems.append(Problem("study", f"={assignments['study']}: is a list of jobs; add -m"))
+    if problems:
+        raise ConfigError(problems)
+    return composer.compose(assignments)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as it is written in a setting."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(text_of, value))}]"
+    return json.dumps(value)
+
+
+def config_text(config: RunConfig) -> str:
+    """Return a config as YAML, which ``--cfg`` prints and ``--config`` reads."""
+    import yaml
+
+    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,121 @@
+"""The one way to standard error, and standard streams that outlive their readers.
+
+Whatever becomes of a stream, the work goes on: a reader that has seen enough (``| head``), a
+terminal that is gone, a stream that was closed from the start, an encoding that lacks characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, TextIO, cast
+
+# Nobody reads any more: a closed pipe, a terminal that hung up, a closed pipe on Windows.
+_UNREAD = (errno.EPIPE, errno.EIO, errno.EINVAL)
+_ESCAPE = "cnnbench.escape"
+
+
+def notice(message: str) -> None:
+    """Tell the person at the keyboard, beside what the command prints. It never fails.
+
+    Args:
+        message: one plain sentence, or a few lines.
+    """
+    # A full disk under a log of errors is no reason to end the work.
+    with suppress(OSError):
+        print(f"cnnbench: {message}", file=guarded(sys.stderr), flush=True)
+
+
+def warn(message: str) -> None:
+    """Tell of something that the work survives, but that may make its result another one."""
+    notice(f"warning: {message}")
+
+
+def guarded(stream: TextIO | None) -> TextIO:
+    r"""Return a stream that writes as this one does, and never fails for want of a reader.
+
+    Characters that the encoding lacks are written as ``\uXXXX``, which JSON reads back; where
+    nobody reads the stream any more, what is written vanishes. A full disk is still an error.
+
+    Args:
+        stream: a text stream; None where the process was started without it.
+    """
+    return stream if isinstance(stream, _Guarded) else cast(TextIO, _Guarded(stream))
+
+
+def guard_streams() -> None:
+    """Guard the standard streams of this process, also those that it was started without.
+
+    The numbers 0, 1 and 2 are taken where they are free: a file that happened to be opened as one
+    of them would get what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, so it is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+
+
+class _Guarded:
+    """A text stream whose reader may go away, and whose encoding may lack characters."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                try:
+                    self._stream.write(text)
+                except UnicodeEncodeError:
+                    encoding = self._stream.encoding
+                    self._stream.write(text.encode(encoding, _ESCAPE).decode(encoding))
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno not in _UNREAD or self._stream is None:
+            raise error
+        # What is still in its buffer has to go somewhere, or Python complains when it ends.
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        self._stream = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_NOWHERE if self._stream is None else self._stream, name)
+
+
+_NOWHERE = io.StringIO()
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+
+codecs.register_error(_ESCAPE, _escape)

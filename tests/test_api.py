@@ -1,0 +1,86 @@
+"""The public functions: one list, documented, and their examples run as they are printed."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnnbench
+from cnnbench import api
+from cnnbench.analysis import bench_jobs
+from cnnbench.cli.main import VERBS
+
+FUNCTIONS = list(api.__all__)
+SMALL_RUN = ("model=lenet", "data=digits", "debug=smoke", "device=cpu", "device.num_threads=1")
+
+
+def test_the_package_and_the_api_have_the_same_names() -> None:
+    assert set(cnnbench.__all__) == {*api.__all__, "__version__"}
+    assert all(getattr(cnnbench, name) is getattr(api, name) for name in FUNCTIONS)
+    with pytest.raises(AttributeError):
+        _ = cnnbench.trian  # type: ignore[attr-defined]
+
+
+def test_every_verb_but_those_that_manage_files_is_a_function() -> None:
+    assert VERBS.keys() - {"data", "runs", "ls"} <= set(FUNCTIONS)
+
+
+def test_no_folder_bears_a_function_s_name() -> None:
+    """Importing it would replace the function."""
+    top = {path.stem for path in Path(cnnbench.__file__).parent.iterdir()}
+    assert not top & set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_is_documented(name: str) -> None:
+    function = getattr(api, name)
+    text = inspect.getdoc(function) or ""
+    for part in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{part}\n" in text, part
+    for parameter in inspect.signature(function).parameters.values():
+        assert f"\n    {parameter.name}: " in text, parameter.name
+        assert parameter.annotation is not inspect.Parameter.empty
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cnnbench.train([*SMALL_RUN, f"output_root={tmp_path_factory.mktemp('runs')}"])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_example_runs(
+    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CNNBENCH_DATA", str(tmp_path))
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save("digit.png")
+    # The machine's peak takes long, and a process of its own for each job too.
+    monkeypatch.setattr("cnnbench.analysis.bench.PEAK_SIDES", (64,))
+    monkeypatch.setattr(bench_jobs, "_measure_apart", bench_jobs.measure_one)
+    names = {"cnnbench": cnnbench, "run": run, "torch": torch}
+    [example] = doctest.DocTestFinder(recurse=False).find(
+        getattr(api, name), name, module=False, globs=names
+    )
+    assert example.examples
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    written: list[str] = []
+    runner.run(example, out=written.append)
+    assert not runner.failures, "".join(written)
+
+
+@pytest.mark.parametrize("path", sorted((Path(api.__file__).parent / "cli").glob("[a-z]*.py")))
+def test_verbs_parse_call_and_print(path: Path) -> None:
+    """What a verb does is below it, where Python reaches it too."""
+    rooms = {
+        node.module.split(".")[1]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cnnbench.")
+    }
+    assert not rooms & {"training", "engine", "models", "layers", "geometry", "optim", "device"}
