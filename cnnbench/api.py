@@ -17,7 +17,7 @@ from cnnbench.errors import UsageError, expected_names
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cnnbench.analysis.compare.comparison import Comparison
+    from cnnbench.analysis.compare.tables import Comparison
 
 __all__ = [
     "train",
@@ -189,7 +189,7 @@ def evaluate(
         ``top5_accuracy``, ``ece`` (expected calibration error, a fraction, over 15 bins),
         ``num_images``, ``num_correct``, ``per_class`` (``class``, ``precision``, ``recall``,
         ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
-        a list of ``kind``, ``level`` and ``accuracy``, where level 0 is the plain accuracy.
+        a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
 
     Raises:
         UsageError: it is no run, or the split is empty or unknown.
@@ -207,7 +207,7 @@ def evaluate(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.evaluation import measure, open_split
+    from cnnbench.analysis.evaluate.measure import measure, open_split
     from cnnbench.notices import notice
 
     opened = open_split(directory, split, model_path=model_path)
@@ -215,7 +215,7 @@ def evaluate(
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
 
-        for file in plot_evaluation(measured, opened.pictures, directory.path / "plots"):
+        for file in plot_evaluation(measured, opened.images, directory.path / "plots"):
             notice(str(file))
     if not robustness:
         return measured.result
@@ -480,7 +480,7 @@ def compare(
         >>> row["model"], row["n"]
         ('lenet', 1)
     """
-    from cnnbench.analysis.compare.comparison import to_dict
+    from cnnbench.analysis.compare.formats import to_dict
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
     return to_dict(comparison(paths, plots=plots, html=html, baseline=baseline, **selection))
@@ -494,7 +494,7 @@ def comparison(
     **selection: Any,
 ) -> Comparison:
     """Do what `compare` does, and return the object that its printed tables are made from."""
-    from cnnbench.analysis.compare.comparison import compare_runs
+    from cnnbench.analysis.compare.tables import compare_runs
     from cnnbench.files import expand_path
     from cnnbench.notices import notice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -79,3 +79,8 @@ def expected_names(name: str, known: Iterable[str]) -> str:
 def reason_of(error: Exception) -> str:
     """Return the first line of what another library raised, or the error's class without one."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+
+
+def shape_text(shape: Sequence[int], between: str = " x ") -> str:
+    """Return a shape as it is read, such as ``3 x 28 x 28``."""
+    return between.join(map(str, shape))

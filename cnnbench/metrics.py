@@ -77,7 +77,7 @@ class Sums:
         return {"loss_and_correct": self._loss_and_correct.clone(), "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from sums of a checkpoint, made on any device."""
+        """Continue from the sums of a checkpoint, made on any device."""
         self._loss_and_correct.copy_(state["loss_and_correct"])
         self._count = int(state["count"])
 
@@ -169,14 +169,14 @@ class CurveCounts:
         classes = torch.arange(logits.shape[1], device=logits.device)
         reached = (logits.softmax(dim=1) * (NUM_THRESHOLDS - 1)).long()
         is_class = (targets[:, None] == classes).long()
-        places = (is_class * len(classes) + classes) * NUM_THRESHOLDS + reached
-        counts = places.flatten().bincount(minlength=self._counts.numel())
+        cells = (is_class * len(classes) + classes) * NUM_THRESHOLDS + reached
+        counts = cells.flatten().bincount(minlength=self._counts.numel())
         self._counts += counts.view_as(self._counts)
 
     def read(self) -> Curves:
         """Return the curves; waits for the device once."""
-        others, own = self._counts.flip(2).cumsum(2).flip(2).cpu().numpy()
-        return Curves(true_positives=own, false_positives=others)
+        others, same = self._counts.flip(2).cumsum(2).flip(2).cpu().numpy()
+        return Curves(true_positives=same, false_positives=others)
 
 
 def accuracy(confusion: NDArray[np.int64]) -> float:
@@ -239,9 +239,9 @@ def calibration(probabilities: NDArray[np.float64], correct: NDArray[np.bool_]) 
         correct: whether it is the target's; shape ``(N,)``.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    places = np.searchsorted(edges[1:-1], probabilities)
+    bins = np.searchsorted(edges[1:-1], probabilities)
     counts, sums, right = (
-        np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, probabilities, correct)
+        np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, probabilities, correct)
     )
     some = np.where(counts > 0, counts, np.nan)
     return Calibration(counts, sums / some, right / some)

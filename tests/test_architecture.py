@@ -35,11 +35,11 @@ LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     "cnnbench",
     "cnnbench.__main__",
+    "cnnbench.analysis.compare.formats",
     "cnnbench.api",
     "cnnbench.config.command",
     "cnnbench.notices",
     "cnnbench.runs.resume",
-    "cnnbench.analysis.compare.comparison",
     "cnnbench.analysis.evaluate.plots",
     "cnnbench.rendering.figures",
     "cnnbench.analysis.compare.plots",
@@ -47,6 +47,7 @@ WITHOUT_TORCH = (
     "cnnbench.rendering.text",
     "cnnbench.analysis.compare.report",
     "cnnbench.analysis.compare.report_details",
+    "cnnbench.analysis.compare.rows",
     "cnnbench.analysis.compare.tables",
     "cnnbench.analysis.compare.where",
     "cnnbench.cli.main",
@@ -57,6 +58,7 @@ WITHOUT_TORCH = (
     "cnnbench.errors",
     "cnnbench.files",
     "cnnbench.registry",
+    "cnnbench.runs.columns",
     "cnnbench.runs.directory",
     "cnnbench.runs.provenance",
     "cnnbench.runs.prune",
@@ -104,6 +106,28 @@ IMPORTS = [(module, target) for module in MODULES for target in imported(module)
 
 def test_every_room_has_its_floor() -> None:
     assert {unit_of(module) for module in MODULES} == LEVELS.keys()
+
+
+def test_every_room_says_what_belongs_there_and_what_it_may_import() -> None:
+    """What is here, what is elsewhere, and the floor's rule in words."""
+    for path in PACKAGE.rglob("__init__.py"):
+        if path.parent in (PACKAGE, PACKAGE / "layers" / "cpu", PACKAGE / "data" / "readers"):
+            continue
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert len(text.splitlines()) > 3, path
+        assert re.search(r"\b(imports?|see no|belongs?)\b", text, re.IGNORECASE), path
+
+
+def test_the_floors_are_those_of_the_contributors_page() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    found = {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
+    assert found == {
+        number: {room for room in rooms if not room.startswith("__")}
+        for number, rooms in enumerate(FLOORS, start=1)
+        if rooms != ("__main__",)
+    }
 
 
 def test_nothing_imports_upwards_or_from_the_next_room() -> None:

@@ -56,7 +56,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_installed_command_trains_from_anywhere(python: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     where = subprocess.run(
-        [python, "-c", "from cnnbench.config.compose import conf_dir; print(conf_dir())"],
+        [python, "-c", "from cnnbench.config.groups import conf_dir; print(conf_dir())"],
         cwd="/",
         env=environment,
         check=True,

@@ -1,4 +1,4 @@
-"""A run's network as one file that takes pictures, for ONNX or `torch.export`.
+"""A run's network as one file that takes images, for ONNX or `torch.export`.
 
 The file is compared with the network before it gets its name, on the images of the run's data.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.analysis.evaluate.evaluation import open_split
+from cnnbench.analysis.evaluate.measure import open_split
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 BATCH_SIZES = (1, 7)
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
-# From uint8 pictures (N, C, H, W) to logits.
+# From uint8 images (N, C, H, W) to logits.
 Program = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +52,7 @@ class _Kind:
     load: Callable[[Path, Iterable[str]], tuple[Program, dict[str, str]]]
 
 
-class _FromPictures(nn.Module):
+class _FromImages(nn.Module):
     """A network with its preprocessing before it."""
 
     def __init__(self, network: nn.Module, transform: InputTransform) -> None:
@@ -140,7 +140,7 @@ def export_network(
         DiskError: the file cannot be written.
     """
     kind = KINDS[to]
-    module = _FromPictures(network.module, network.transform).eval()
+    module = _FromImages(network.module, network.transform).eval()
     with torch.inference_mode():
         expected = [module(images[:size]) for size in BATCH_SIZES]
     known = {**facts, **_known(network)}
@@ -188,9 +188,9 @@ def _network_and_images(run: RunDir, model_path: str | None) -> tuple[LoadedNetw
         draw = torch.Generator().manual_seed(0)
         shape = (count, network.in_channels, size, size)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-        return network, images, f"random pictures, for want of the run's data ({error})"
-    pictures = torch.from_numpy(split.pictures(range(min(count, split.num_images))))
-    images = split.network.transform.resize(pictures)
+        return network, images, f"random images, for want of the run's data ({error})"
+    raw = torch.from_numpy(split.images(range(min(count, split.num_images))))
+    images = split.network.transform.resize(raw)
     images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
     return split.network, images, f"training images of {split.data.source}"
 
@@ -199,7 +199,7 @@ def _known(network: LoadedNetwork) -> dict[str, str]:
     """Return what a user of the file must know, each as text."""
     transform = network.transform
     preprocessing = {
-        "input": "uint8 pictures (N, C, H, W), 0 to 255",
+        "input": "uint8 images (N, C, H, W), 0 to 255",
         "included": "(pixels / 255 - mean) / std",
         "in_channels": network.in_channels,
         "image_size": transform.image_size,

@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 
 from cnnbench import api
-from cnnbench.analysis.compare import tables
+from cnnbench.analysis.compare import formats
 from cnnbench.errors import UsageError
 from cnnbench.notices import notice
+from cnnbench.runs import columns
 
-FORMATS = tables.FORMATS
+FORMATS = formats.FORMATS
 DESCRIPTION = """\
 One table over the runs at and below each PATH. Runs that differ in their seed
 alone are one row: mean +- sample standard deviation over n of them. Settings
 that differ get a column. Rows that are not comparable say why; unfinished runs
 are listed apart."""
-_COLUMNS = """\
-Columns: every setting, such as optimizer.lr; n, num_params, macs,
-receptive_field, epoch_seconds, images_per_second, train_seconds, best_epoch,
-val/accuracy, val/loss, test/accuracy, test/loss, selection, test_reads.
-
+_EXAMPLES = """\
 Examples:
   cnnbench compare outputs --group data --plots plots
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
@@ -73,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def epilog() -> str:
     """Return the columns and examples."""
-    return _COLUMNS
+    names = ", ".join(column.name for column in (*columns.facts(), *columns.metrics()))
+    text = f"Columns: every setting, such as optimizer.lr; n, {names}, selection, test_reads."
+    return f"{textwrap.fill(text, 78)}\n\n{_EXAMPLES}"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -93,9 +93,9 @@ def main(args: argparse.Namespace) -> int:
         baseline=args.baseline,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(tables.comparison_text(found, args.format, width), end="")
+    print(formats.comparison_text(found, args.format, width), end="")
     if args.format in ("csv", "latex") and found.left_out:
-        notice(tables.left_out_text(found, "text").rstrip("\n"))
+        notice(formats.left_out_text(found, "text").rstrip("\n"))
     return 0
 
 

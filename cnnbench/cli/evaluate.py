@@ -96,14 +96,16 @@ def _robustness_table(results: Sequence[Mapping[str, Any]], output_format: str) 
     names = run_names(results)
     rows = [
         {
-            "change": cells[0]["kind"],
-            "level": f"{cells[0]['level']:g}",
-            "unit": UNITS[cells[0]["kind"]],
+            "corruption": cells[0]["corruption"],
+            "severity": f"{cells[0]['severity']:g}",
+            "unit": UNITS[cells[0]["corruption"]],
             **{name: cell["accuracy"] for name, cell in zip(names, cells, strict=True)},
         }
         for cells in zip(*(result["robustness"] for result in results), strict=True)
     ]
-    return render_table(rows, ("change", "level", "unit", *names), output_format, ("level",))
+    return render_table(
+        rows, ("corruption", "severity", "unit", *names), output_format, ("severity",)
+    )
 
 
 def _text(result: Mapping[str, Any], output_format: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cnnbench.config.compose import Composer
+from cnnbench.config.groups import Groups
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.rendering.text import render_table
 
@@ -25,17 +25,16 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    composer = Composer(args.config_dir)
+    groups = Groups(args.config_dir)
     if args.group is None:
         rows = [
-            {"group": group, "choices": " ".join(composer.choices(group))}
+            {"group": group, "choices": " ".join(groups.choices(group))}
             for group in (*GROUPS, *PRESET_GROUPS)
         ]
         columns = ("group", "choices")
     else:
         rows = [
-            {"name": name, "description": text}
-            for name, text in composer.choices(args.group).items()
+            {"name": name, "description": text} for name, text in groups.choices(args.group).items()
         ]
         columns = ("name", "description")
     print(render_table(rows, columns, args.format), end="")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, shape_text
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import named_run
 
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
             raise UsageError("--params: lists the tensors of a run; give a run directory")
         rows = api.tensors(run.path, args.params, model_path=args.model_path)
         if args.format != "json":
-            rows = [{**row, "shape": _sides(row["shape"])} for row in rows]
+            rows = [{**row, "shape": shape_text(row["shape"], "x")} for row in rows]
         print(render_table(rows, _PARAM_COLUMNS, args.format), end="")
         return 0
     if run is not None:
@@ -100,16 +100,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sides(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
 def _percent(share: float) -> str:
     return f"{share:.1%}"
 
 
 def _rows(found: Mapping[str, Any], output_format: str) -> list[dict[str, Any]]:
-    rows = [{**layer, "output_shape": _sides(layer["output_shape"])} for layer in found["layers"]]
+    rows = [
+        {**layer, "output_shape": shape_text(layer["output_shape"], "x")}
+        for layer in found["layers"]
+    ]
     if output_format == "csv":
         return rows
     for row in rows:
@@ -125,7 +124,8 @@ def _shown(label: str, found: Mapping[str, Any], output_format: str) -> str:
     table = render_table(_rows(found, output_format), _COLUMNS, output_format, _COLUMNS[3:])
     if output_format == "csv":
         return table
-    return f"{label}, {_sides(found['input_shape'])}\n\n{table}\n{_totals(found)}{_warned(found)}"
+    shape = shape_text(found["input_shape"], "x")
+    return f"{label}, {shape}\n\n{table}\n{_totals(found)}{_warned(found)}"
 
 
 def _totals(found: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def _side_by_side(both: Mapping[str, Any], output_format: str) -> str:
     right = [f"{side} {key}" for side in ("first", "second") for key in _SHORT[2:]]
     layer_columns = [f"{side} {key}" for side in ("first", "second") for key in _SHORT]
     heads = "".join(
-        f"{side}: {label}, {_sides(found['input_shape'])}\n\n"
+        f"{side}: {label}, {shape_text(found['input_shape'], 'x')}\n\n"
         for side, label, found in zip(("first", "second"), labels, founds, strict=True)
     )
     warned = "".join(

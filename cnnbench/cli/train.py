@@ -10,6 +10,7 @@ import textwrap
 from cnnbench import api
 from cnnbench.config.command import config_text, read_settings
 from cnnbench.config.compose import Composer
+from cnnbench.config.groups import Groups
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
@@ -51,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def epilog() -> str:
     """Return the groups with their choices, and examples."""
-    composer = Composer()
+    groups = Groups()
     lines = ["Groups, as GROUP=CHOICE:"]
     for group in (*GROUPS, *PRESET_GROUPS):
-        choices = " ".join(composer.choices(group)) or "(none yet)"
+        choices = " ".join(groups.choices(group)) or "(none yet)"
         lines += textwrap.wrap(
             choices,
             width=80,

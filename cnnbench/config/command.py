@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.compose import Composer
+from cnnbench.config.compose import Composer, read_file
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RunConfig, to_tree
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
@@ -30,17 +30,17 @@ def read_settings(
             words name a preset, which would come below the file's values and do nothing.
     """
     settings = composer.parse(words)
-    return settings if file is None else _over_file(composer, file, settings)
+    return settings if file is None else _over_file(file, settings)
 
 
-def _over_file(composer: Composer, file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
+def _over_file(file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
     preset = next((s.key for s in settings if s.key in PRESET_GROUPS), None)
     if preset is not None:
         raise UsageError(
             f"{preset}: a saved config has a value for every key already, which a preset would "
             "not change; give the keys instead"
         )
-    below = composer.read_file(file)
+    below = read_file(file)
     code = next((s.values[0] for s in below if s.key == "model.path"), None)
     merged = over(below, settings)
     if code is not None and any(s.key == "model.path" and s in below for s in merged):

@@ -13,13 +13,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from cnnbench.config.run_config import (
-    GROUPS,
-    PRESET_GROUPS,
-    RunConfig,
-    all_keys,
-    read_config,
-)
+from cnnbench.config.groups import ALL_GROUPS, Groups, conf_dir
+from cnnbench.config.run_config import GROUPS, RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import (
     Setting,
@@ -31,7 +26,7 @@ from cnnbench.config.settings import (
     unknown_choice,
     unknown_key,
 )
-from cnnbench.errors import UsageError, did_you_mean, expected_names
+from cnnbench.errors import UsageError, did_you_mean
 from cnnbench.files import expand_path, read_regular
 from cnnbench.registry import ENTRY_POINTS, plugins
 
@@ -43,59 +38,30 @@ _HYDRA_KEYS = {
     "hydra.sweep.subdir": "sweep.name",
     "hydra.job.name": "sweep.name",
 }
-_ALL_GROUPS = (*GROUPS, *PRESET_GROUPS)
-
-
-def conf_dir() -> Path:
-    """Return the directory of the shipped YAML: in the package when installed, beside it else."""
-    package = Path(__file__).parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 class Composer:
-    """Compose run configs from the shipped groups and, optionally, a directory of the user's own.
+    """Read settings, and compose run configs from them and the groups.
 
     Args:
-        config_dir: a directory with groups of its own, laid out like ``conf/``; its choices add
-            to the shipped ones.
+        config_dir: a directory of groups of the user's own, as ``Groups`` takes it.
+
+    Attributes:
+        groups: the choices that there are.
 
     Raises:
-        UsageError: there is no such directory, or it repeats a shipped choice.
+        UsageError: as ``Groups``.
+
+    Example:
+        >>> composer = Composer()
+        >>> settings = composer.parse(["model=mlp", "seed=3"])
+        >>> composer.compose({s.key: s.values[0] for s in settings}).seed
+        3
     """
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
-        self._own = expand_path(config_dir)
-        if self._own is not None and not self._own.is_dir():
-            raise UsageError(f"--config-dir {config_dir}: there is no such directory")
+        self.groups = Groups(config_dir)
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
-        self._choices: dict[str, dict[str, str]] = {}
-        if self._own is not None:
-            if not any((self._own / group).is_dir() for group in _ALL_GROUPS):
-                expected = ", ".join(_ALL_GROUPS)
-                raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
-            for group in _ALL_GROUPS:
-                self.choices(group)
-
-    def choices(self, group: str) -> dict[str, str]:
-        """Return the choices of a group, each with its one-line description.
-
-        Raises:
-            UsageError: there is no such group, or the user's directory repeats a shipped choice.
-        """
-        if group in self._choices:
-            return self._choices[group]
-        if group not in _ALL_GROUPS:
-            raise UsageError(f"unknown group '{group}'{expected_names(group, _ALL_GROUPS)}")
-        found: dict[str, str] = {}
-        for root in filter(None, (conf_dir(), self._own)):
-            for path in sorted((root / group).glob("*.yaml")):
-                if path.stem in found:
-                    raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
-                found[path.stem] = _describe(path)
-        found |= plugins(group, found)
-        self._choices[group] = dict(sorted(found.items()))
-        return self._choices[group]
 
     def parse(self, settings: Sequence[str]) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
@@ -110,7 +76,7 @@ class Composer:
         parsed: dict[str, Setting] = {}
         for text in settings:
             try:
-                setting = self._parse_one(parser, text)
+                setting = _parse_one(parser, self.groups, text)
             except ConfigError as error:
                 problems.extend(error.problems)
             else:
@@ -119,128 +85,6 @@ class Composer:
         if problems:
             raise ConfigError(problems)
         return list(parsed.values())
-
-    def _parse_one(self, parser: Any, text: str) -> Setting:
-        from hydra.core.override_parser.types import Glob, OverrideType
-        from hydra.errors import HydraException
-
-        def fail(key: str, why: str) -> ConfigError:
-            return ConfigError([Problem(key, why)])
-
-        key, equals, value = text.partition("=")
-        key = key.strip().lstrip("+")
-        if not (key and equals):
-            raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
-        if key in all_keys() and all_keys()[key].is_path:
-            # A path is taken as it stands: commas, spaces and brackets in it are no grammar.
-            if is_interpolated(value):
-                raise fail(key, f"={value}: '${{' cannot stand in a path")
-            return Setting(key, (None if value == "null" else str(expand_path(value)),))
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
-        key = override.key_or_group
-        if key.startswith("hydra"):
-            hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
-            raise fail(key, f": Hydra's own settings have no effect here{hint}")
-        if override.type is OverrideType.DEL:
-            raise fail(key, ": a key cannot be removed; give it a value")
-        if override.package is not None:
-            raise fail(f"{key}@{override.package}", f": expected {key}=NAME")
-        if not override.is_sweep_override():
-            return Setting(key, (override.value(),))
-        if isinstance(override.value(), Glob):
-            if key not in _ALL_GROUPS:
-                raise fail(key, f"={value}: glob() chooses among a group's names, {key} is none")
-            names = override.value().filter(list(self.choices(key)))
-            if not names:
-                raise fail(key, f"={value}: matches none of {', '.join(self.choices(key))}")
-            return Setting(key, tuple(names), is_sweep=True)
-        if not override.is_discrete_sweep():
-            raise fail(key, f"={value}: interval() needs a sampler; use range() or choice()")
-        texts = override.sweep_string_iterator()
-        values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
-        return Setting(key, values, is_sweep=True)
-
-    @staticmethod
-    def read_file(path: str | Path) -> list[Setting]:
-        """Return the settings that repeat a saved ``config.yaml``.
-
-        Raises:
-            UsageError: the file is missing, too large, or no mapping of plain values.
-            ConfigError: a value is an interpolation.
-        """
-        import yaml
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        file = expand_path(path)
-        try:
-            text = read_regular(file, _MAX_CONFIG_BYTES).decode()
-            # A few lines of aliases to aliases would fill the memory; a saved config has none.
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-                raise UsageError(f"{path}: YAML aliases are not read; write the values out")
-            tree: Any = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from None
-        except (
-            yaml.YAMLError,
-            OmegaConfBaseException,
-            UnicodeDecodeError,
-            RecursionError,
-        ) as error:
-            raise UsageError(f"{path}: not readable as YAML ({error})") from None
-        if not isinstance(tree, dict):
-            raise UsageError(f"{path}: expected the keys of a run config")
-        return settings_of(tree)
-
-    def study_jobs(
-        self, name: str, *, is_debug: bool = False
-    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return a study's jobs: the settings all jobs share, and each job's own.
-
-        Args:
-            name: of the study.
-            is_debug: take the study's ``debug`` too: ``settings`` for all jobs, and under the
-                names of networks those for theirs. What a job itself says stands.
-
-        Raises:
-            ConfigError: there is no such study, or its settings cannot be read.
-            UsageError: its YAML has not the keys ``settings`` and ``jobs``, or its ``debug`` names
-                a network that no job has.
-        """
-        import yaml
-
-        known = self.choices("study")
-        if name not in known:
-            raise ConfigError([Problem("study", unknown_choice(name, known))])
-        path = next(
-            path
-            for root in filter(None, (conf_dir(), self._own))
-            if (path := root / "study" / f"{name}.yaml").is_file()
-        )
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict) or tree.keys() - {"debug"} != {"settings", "jobs"}:
-            raise UsageError(f"{path}: expected the keys settings and jobs, and perhaps debug")
-
-        def assignments(settings: Sequence[str]) -> dict[str, Any]:
-            return {s.key: s.values[0] for s in self.parse(settings)}
-
-        common = assignments(tree["settings"])
-        jobs = [assignments(job) for job in tree["jobs"]]
-        debug = {key: assignments(settings) for key, settings in tree.get("debug", {}).items()}
-        for_all = debug.pop("settings", {})
-        networks = [str(job.get("model", common.get("model"))) for job in jobs]
-        if unused := debug.keys() - set(networks):
-            raise UsageError(f"{path}: debug names {', '.join(sorted(unused))}, which no job has")
-        if not is_debug:
-            return [(common, job) for job in jobs]
-        return [
-            ({**common, **for_all, **debug.get(network, {})}, job)
-            for network, job in zip(networks, jobs, strict=True)
-        ]
 
     def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
         """Compose and check one run config.
@@ -254,9 +98,9 @@ class Composer:
         """
         problems: list[Problem] = []
         chosen: dict[str, str] = {}
-        for group in (*GROUPS, *PRESET_GROUPS):
+        for group in ALL_GROUPS:
             if assignments.get(group) is not None:
-                choice, known = str(assignments[group]), self.choices(group)
+                choice, known = str(assignments[group]), self.groups.choices(group)
                 if choice in known:
                     chosen[group] = choice
                 else:
@@ -266,7 +110,7 @@ class Composer:
         known_keys = dict(leaves(base.tree))
         values: dict[str, Any] = {}
         for key, value in fold_open(assignments, known_keys).items():
-            if key in (*GROUPS, *PRESET_GROUPS):
+            if key in ALL_GROUPS:
                 if value is None and key in GROUPS:
                     problems.append(Problem(key, "=null: expected a choice"))
                 continue
@@ -302,8 +146,8 @@ class Composer:
             from omegaconf.errors import OmegaConfBaseException
 
             overrides = [f"{group}='{choice}'" for group, choice in chosen.items()]
-            if self._own is not None:
-                quoted = f"file://{self._own}".replace("\\", "\\\\").replace("'", "\\'")
+            if self.groups.own is not None:
+                quoted = f"file://{self.groups.own}".replace("\\", "\\\\").replace("'", "\\'")
                 overrides.append(f"hydra.searchpath=['{quoted}']")
             # A notebook may have a Hydra of its own running, which two cannot.
             before = GlobalHydra.instance().hydra
@@ -319,6 +163,84 @@ class Composer:
             OmegaConf.set_struct(tree, False)
             self._bases[key] = _Base(tree)
         return self._bases[key]
+
+
+def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
+    """Read one setting."""
+    from hydra.core.override_parser.types import Glob, OverrideType
+    from hydra.errors import HydraException
+
+    def fail(key: str, why: str) -> ConfigError:
+        return ConfigError([Problem(key, why)])
+
+    key, equals, value = text.partition("=")
+    key = key.strip().lstrip("+")
+    if not (key and equals):
+        raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
+    if key in all_keys() and all_keys()[key].is_path:
+        # A path is taken literally: commas, spaces and brackets in it are no grammar.
+        if is_interpolated(value):
+            raise fail(key, f"={value}: '${{' cannot stand in a path")
+        return Setting(key, (None if value == "null" else str(expand_path(value)),))
+    try:
+        override = parser.parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
+    key = override.key_or_group
+    if key.startswith("hydra"):
+        hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
+        raise fail(key, f": Hydra's own settings have no effect here{hint}")
+    if override.type is OverrideType.DEL:
+        raise fail(key, ": a key cannot be removed; give it a value")
+    if override.package is not None:
+        raise fail(f"{key}@{override.package}", f": expected {key}=NAME")
+    if not override.is_sweep_override():
+        return Setting(key, (override.value(),))
+    if isinstance(override.value(), Glob):
+        if key not in ALL_GROUPS:
+            raise fail(key, f"={value}: glob() chooses among a group's names, {key} is none")
+        names = override.value().filter(list(groups.choices(key)))
+        if not names:
+            raise fail(key, f"={value}: matches none of {', '.join(groups.choices(key))}")
+        return Setting(key, tuple(names), is_sweep=True)
+    if not override.is_discrete_sweep():
+        raise fail(key, f"={value}: interval() needs a sampler; use range() or choice()")
+    texts = override.sweep_string_iterator()
+    values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
+    return Setting(key, values, is_sweep=True)
+
+
+def read_file(path: str | Path) -> list[Setting]:
+    """Return the settings that repeat a saved ``config.yaml``.
+
+    Raises:
+        UsageError: the file is missing, too large, or no mapping of plain values.
+        ConfigError: a value is an interpolation.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    file = expand_path(path)
+    try:
+        text = read_regular(file, _MAX_CONFIG_BYTES).decode()
+        # A few lines of aliases to aliases would fill the memory; a saved config has none.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise UsageError(f"{path}: YAML aliases are not read; write the values out")
+        tree: Any = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:
+        raise UsageError(f"{path}: not readable as YAML ({error})") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: expected the keys of a run config")
+    return settings_of(tree)
 
 
 class _Base:
@@ -390,9 +312,3 @@ def _store_plugins(chosen: Mapping[str, str]) -> None:
             text = (conf_dir() / "data" / "digits.yaml").read_text(encoding="utf-8")
             node = {**yaml.safe_load(text), **node}
         ConfigStore.instance().store(group=group, name=name, node=node)
-
-
-def _describe(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = (line.strip("# ") for line in lines if line.startswith("#"))
-    return next((text for text in comments if "@package" not in text), "")

@@ -67,7 +67,7 @@ _SIMPLE = (int, float, bool, str, type(None))
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a config: where, what came, what is expected, and the nearest valid name."""
+    """One mistake in a config: its key, the value, what is expected, and the nearest valid name."""
 
     key: str
     text: str
@@ -194,7 +194,7 @@ def read_node(
         tree: nested mappings of strings, numbers, booleans, lists and None.
         arguments: the types of those other keys, by (name of the nested field, key).
         problems: every mistake found is appended here.
-        prefix: where the tree stands, with a final dot.
+        prefix: the key of the tree, with a final dot.
 
     Returns:
         The dataclass, or ``None`` where there are problems. An absent optional value is ``None``.

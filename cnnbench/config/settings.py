@@ -55,25 +55,26 @@ def row_settings(
     Args:
         tree: the recorded config, from a file: a key that is unknown counts as one that decides.
         effective: what the process that trained computed with, by the last part of the key;
-            ``device_name`` is what ``device`` came to.
+            ``device_name`` is the device that was used.
         files: the hashes of what the network was made from: ``path``, ``weights``.
 
     Returns:
         Values by the key that a person types: ``model``, not ``model.name``.
     """
-    # A key of every choice that an older run lacks is null, as it is where a config is read.
-    recorded = {
-        key: None for key, facts in all_keys().items() if not (facts.is_group or facts.is_argument)
-    }
+    recorded = dict(leaves(with_older_values(tree, all_keys())))
+    for key, facts in all_keys().items():
+        if not (facts.is_group or facts.is_argument):
+            # What an older run lacks of the keys of every choice is null, as where it is read.
+            recorded.setdefault(key, None)
     settings: dict[str, Any] = {}
-    for key, value in {**recorded, **dict(leaves(with_older_values(tree, all_keys())))}.items():
+    for key, value in recorded.items():
         row = role_of(key).row
         if row == "effective":
             settings[_typed(key)] = effective.get(key.rpartition(".")[2], value)
         elif row == "value":
             settings[_typed(key)] = value
     settings["device"] = effective.get("device_name", effective.get("device"))
-    if settings["device.channels_last"] == "auto":  # older runs did not record what it came to
+    if settings["device.channels_last"] == "auto":  # older runs did not record the outcome
         settings["device.channels_last"] = effective.get("device") != "mps"
     return settings | {f"model.{name}": str(digest)[:12] for name, digest in files.items()}
 

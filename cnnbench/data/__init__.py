@@ -1,6 +1,9 @@
 """Data sets: readers, splits, the batched loader and batch transforms.
 
-Nothing here loads torch but ``loader``, ``augment`` and ``transforms``, which are imported by name.
+``table`` has the data sets by name, ``readers/`` a file for each source or format, ``splits`` the
+three parts as batches. Which data set a run reads belongs to ``training.data``: nothing here sees a
+config. Nothing loads torch but ``loader``, ``splits``, ``augment`` and ``transforms``, which are
+imported by name. Imports the ground: ``errors``, ``files``, ``registry``, ``seeds``.
 """
 
 from __future__ import annotations

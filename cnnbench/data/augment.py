@@ -27,8 +27,8 @@ class Augment:
         crop_padding: black pixels added on each side before a crop of the old size, which is the
             same as a shift by up to so many whole pixels each way, >= 0.
         flip: mirror left and right with probability 1/2.
-        rotate_degrees: turn by up to so many degrees each way, bilinearly, black beyond the edges,
-            in [0, 180].
+        rotate_degrees: rotate by up to so many degrees each way, bilinearly, black beyond the
+            edges, in [0, 180].
         erase_probability: of blacking out a rectangle (Zhong et al., 2020), in [0, 1].
         erase_fraction: the largest share of a picture that is blacked out, in [0.02, 1].
         mixup_alpha: blend each picture with another one by a share drawn from Beta(alpha, alpha)
@@ -107,19 +107,19 @@ def _draw_fractions(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad with black on each side, then cut out the old size at a place of each picture's own."""
+    """Pad with black on each side, then crop to the old size, each image at its own position."""
     down = _draw_integers(0, 2 * padding, images, generator)
     across = _draw_integers(0, 2 * padding, images, generator)
-    return cut(images, padding, down, across)
+    return crop_at(images, padding, down, across)
 
 
-def cut(images: Tensor, padding: int, down: Tensor, across: Tensor) -> Tensor:
-    """Pad with black on each side, then cut out the old size at given places.
+def crop_at(images: Tensor, padding: int, down: Tensor, across: Tensor) -> Tensor:
+    """Pad with black on each side, then crop to the old size at the positions given.
 
     Args:
         images: uint8, (N, C, H, W).
         padding: pixels, >= 0.
-        down: row of each cut's upper left corner in the padded picture, (N,), in [0, 2 * padding];
+        down: row of each crop's upper left corner in the padded image, (N,), in [0, 2 * padding];
             ``padding`` leaves a picture as it is.
         across: its column, likewise.
     """
@@ -144,10 +144,12 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """Turn each picture about its centre by an angle drawn from [-degrees, degrees]."""
-    return turn(images, (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180))
+    return rotate_by(
+        images, (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180)
+    )
 
 
-def turn(images: Tensor, angles: Tensor) -> Tensor:
+def rotate_by(images: Tensor, angles: Tensor) -> Tensor:
     """Turn each picture about its centre, bilinearly, black beyond the edges.
 
     Args:
@@ -158,8 +160,8 @@ def turn(images: Tensor, angles: Tensor) -> Tensor:
     zeros = torch.zeros_like(angles)
     matrices = torch.stack([cosines, -sines, zeros, sines, cosines, zeros], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images.float(), grid, align_corners=False)
-    return turned.round_().clamp_(0, 255).to(torch.uint8)
+    rotated = F.grid_sample(images.float(), grid, align_corners=False)
+    return rotated.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def erase(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.errors import UsageError, expected_names, reason_of
+from cnnbench.errors import UsageError, expected_names, reason_of, shape_text
 from cnnbench.geometry.trace import Geometry, LayerGeometry, analyze
 
 _SMALL_IMAGE = 64
@@ -47,9 +47,9 @@ def summarize(
     try:
         geometry = analyze(module, shape)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        shown = " x ".join(map(str, shape))
         raise UsageError(
-            f"{type(module).__name__} does not take an image of {shown}: {reason_of(error)}"
+            f"{type(module).__name__} does not take an image of {shape_text(shape)}: "
+            f"{reason_of(error)}"
         ) from None
     totals = asdict(geometry)
     fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]
@@ -80,7 +80,7 @@ def _row(layer: LayerGeometry, geometry: Geometry) -> dict[str, Any]:
 def _fold(
     layers: Sequence[Mapping[str, Any]], geometry: Geometry, module: nn.Module, depth: int
 ) -> list[dict[str, Any]]:
-    """Sum layers up by the module they are in; a module shows what it gave last."""
+    """Sum layers up by the module they are in; a module shows its last output."""
     folded: dict[str, dict[str, Any]] = {}
     for layer in layers:
         name = ".".join(layer["name"].split(".")[:depth])
@@ -97,7 +97,7 @@ def _fold(
         for key in ("receptive_field", "stride"):
             row[key] = max(filter(None, (row[key], layer[key])), default=None)
         if name not in geometry.module_shapes:
-            # A container whose parts are called one by one has no output of its own.
+            # A container whose parts are called one by one has no output.
             row["output_shape"] = layer["output_shape"]
     return list(folded.values())
 
@@ -114,17 +114,13 @@ def warnings_of(geometry: Geometry) -> list[str]:
     return [text for text in dict.fromkeys(found) if text is not None]
 
 
-def _sides(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
 def _field_warning(geometry: Geometry) -> str | None:
     image = geometry.input_shape[1:]
     for layer in geometry.layers:
         if image and layer.receptive_field and layer.receptive_field > min(image):
             return (
                 f"from {layer.name} on, the receptive field ({layer.receptive_field}) is larger "
-                f"than the image ({_sides(image)}): more layers let no output see more"
+                f"than the image ({shape_text(image)}): more layers let no output see more"
             )
     return None
 
@@ -132,16 +128,16 @@ def _field_warning(geometry: Geometry) -> str | None:
 def _pool_warnings(geometry: Geometry) -> list[str]:
     found = []
     for pool in geometry.pools:
-        where = pool.place or "the network"
+        where, size = pool.place or "the network", shape_text(pool.input_size)
         if any(k > side for k, side in zip(pool.kernel, pool.input_size, strict=False)):
             found.append(
-                f"{where}: the map ({_sides(pool.input_size)}) is smaller than the pool's window "
-                f"({_sides(pool.kernel)})"
+                f"{where}: the map ({size}) is smaller than the pool's window "
+                f"({shape_text(pool.kernel)})"
             )
         if any(o > i for o, i in zip(pool.output_size, pool.input_size, strict=True)):
             found.append(
-                f"{where}: the map ({_sides(pool.input_size)}) is smaller than what the pool makes "
-                f"of it ({_sides(pool.output_size)}): it only repeats values"
+                f"{where}: the map ({size}) is smaller than what the pool makes "
+                f"of it ({shape_text(pool.output_size)}): it only repeats values"
             )
     return found
 
@@ -151,7 +147,7 @@ def _stem_warning(geometry: Geometry) -> str | None:
     image = geometry.input_shape[1:]
     if not image or max(image) > _SMALL_IMAGE:
         return None
-    convs = [place for place, layer in enumerate(geometry.layers) if "Conv" in layer.kind]
+    convs = [index for index, layer in enumerate(geometry.layers) if "Conv" in layer.kind]
     if len(convs) < 2:
         return None
     before = geometry.layers[convs[1] - 1]
@@ -159,7 +155,7 @@ def _stem_warning(geometry: Geometry) -> str | None:
         return None
     left = before.output_shape[1:]
     return (
-        f"the stem, up to {before.name}, leaves {_sides(left)} of {_sides(image)} pixels; "
+        f"the stem, up to {before.name}, leaves {shape_text(left)} of {shape_text(image)} pixels; "
         "a stem for small images (where there is the argument, model.stem=small) keeps them"
     )
 
@@ -186,11 +182,11 @@ def _shrink_warnings(geometry: Geometry) -> list[str]:
     for layer in called[:-1]:
         is_window = layer.receptive_field is not None and not layer.is_branch
         is_looked_at = is_window or layer.kind == "Linear"
-        came, left = math.prod(layer.input_shape), math.prod(layer.output_shape)
-        if is_looked_at and came > _SHRINK * left:
+        before, after = math.prod(layer.input_shape), math.prod(layer.output_shape)
+        if is_looked_at and before > _SHRINK * after:
             found.append(
-                f"{layer.name} shrinks the activations {came / left:.0f}-fold, from "
-                f"{_sides(layer.input_shape)} to {_sides(layer.output_shape)}, in one layer"
+                f"{layer.name} shrinks the activations {before / after:.0f}-fold, from "
+                f"{shape_text(layer.input_shape)} to {shape_text(layer.output_shape)}, in one layer"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""The one look of all pictures: readable in black and white, the same bytes each time."""
+"""The one look of all figures: readable in black and white, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in our look inside the block, whatever a person's own matplotlibrc says."""
+    """Draw in our look inside the block, whatever the user's matplotlibrc says."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -50,18 +50,18 @@ def style() -> Iterator[None]:
         yield
 
 
-def line_look(place: int) -> dict[str, Any]:
-    """Return colour, line and marker of the line at a place, from 0."""
+def line_look(index: int) -> dict[str, Any]:
+    """Return colour, line and marker of the line of an index, from 0."""
     return {
-        "color": _COLORS[place % len(_COLORS)],
-        "linestyle": _LINES[place % len(_LINES)],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "color": _COLORS[index % len(_COLORS)],
+        "linestyle": _LINES[index % len(_LINES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
     }
 
 
-def bar_look(place: int) -> dict[str, Any]:
-    """Return the filling of the bars of a series at a place, from 0."""
-    hatch = _HATCHES[place % len(_HATCHES)]
+def bar_look(index: int) -> dict[str, Any]:
+    """Return the filling of the bars of a series of an index, from 0."""
+    hatch = _HATCHES[index % len(_HATCHES)]
     return {"color": "#cfcfcf", "edgecolor": "black", "hatch": hatch, "linewidth": 0.8}
 
 

@@ -10,8 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv", "json")
-# Characters of a row in a turned table: longer cells are folded.
+# Characters of a row in a transposed table: longer cells are folded.
 _NARROWEST, _WIDEST = 12, 28
+# Lists in lists that a setting shows.
+_SHOWN_DEPTH = 20
 _LATEX = str.maketrans(
     {
         **{special: f"\\{special}" for special in "&%$#_{}"},
@@ -40,7 +42,7 @@ def render_table(
         columns: which, and in which order.
         output_format: one of ``FORMATS``, or ``latex``; ``json`` gives the rows alone, unrounded.
         right: columns to align to the right, beside those that hold numbers alone.
-        width: characters that a line of text may have. A wider table is turned: its columns go
+        width: characters that a line of text may have. A wider table is transposed: its columns go
             down and its rows side by side, as many as fit.
     """
     if output_format == "json":
@@ -65,7 +67,7 @@ def render_table(
         return _latex([list(columns), *cells], numeric)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
-        return _turned(columns, cells, width)
+        return _transposed(columns, cells, width)
     lines = []
     for row in [list(columns), *cells]:
         padded = [
@@ -76,7 +78,7 @@ def render_table(
     return "".join(lines)
 
 
-def _turned(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+def _transposed(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
     """Return blocks of rows side by side, each with the names of the columns before them."""
     margin = max(map(len, columns))
     room = max(width - margin - 2, _NARROWEST)
@@ -96,8 +98,8 @@ def _turned(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
 def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, limit: int) -> str:
     widths = [min(max(map(len, row)), limit) for row in rows]
     lines = []
-    for place, column in enumerate(columns):
-        folded = [textwrap.wrap(row[place], size) for row, size in zip(rows, widths, strict=True)]
+    for index, column in enumerate(columns):
+        folded = [textwrap.wrap(row[index], size) for row, size in zip(rows, widths, strict=True)]
         for number in range(max(1, *map(len, folded))):
             parts = [cell[number] if number < len(cell) else "" for cell in folded]
             padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
@@ -141,3 +143,27 @@ def format_megabytes(count: int) -> str:
     """Return bytes as megabytes of 10**6: whole ones, with one digit after the point below 10."""
     digits = 0 if count >= 10e6 else 1
     return f"{count / 1e6:,.{digits}f} MB"
+
+
+def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
+    """Return a setting as it is written on a command line: ``[1,2]``, ``true``, ``null``.
+
+    Args:
+        value: as JSON gives it, or a tuple.
+        depth: how far lists in lists are followed; a stranger's may go deep.
+    """
+    if isinstance(value, (list, tuple, dict)) and not depth:
+        return "..."
+    if isinstance(value, dict):
+        pairs = (f"{setting_text(k)}:{setting_text(v, depth - 1)}" for k, v in value.items())
+        return f"{{{','.join(pairs)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(setting_text(part, depth - 1) for part in value)}]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    # What a stranger's file says must not steer the terminal.
+    return "".join(c if c.isprintable() else "?" for c in str(value))

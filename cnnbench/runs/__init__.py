@@ -1,14 +1,9 @@
-"""A run on disk: its directory, its record, its checkpoints, and the network in them.
+"""A run directory: what is in it, and what may be done with it.
 
-Here belongs whatever reads or writes a run directory: ``directory`` (made, found, locked),
-``record`` (``run.json`` as a type), ``provenance`` (what made a run's numbers, and whether two
-things are the same), ``checkpoint`` (the only caller of ``torch.load`` and ``torch.save``),
-``network`` (the weights of the selected epoch, and the network that they are of) and ``prune``
-(listing, thinning, removing). A run may be a stranger's: what is read from it is checked here, and
-nothing in it can run.
-
-Here does not belong how a run is trained (``training``) or what is made of it (``analysis``).
-
-May import: errors, files, version, device, config, data, models. ``directory``, ``record``,
-``provenance`` and ``prune`` load no torch.
+``directory`` makes, opens and locks it, ``record`` is run.json, ``checkpoint`` the only reader and
+writer of torch's files, ``network`` builds a run's network without trusting it, ``provenance`` says
+what a run depends on, ``resume`` what may change when it is resumed, and ``prune`` what can go.
+Making results belongs to ``training``, reading many of them to ``analysis``. All that is read from
+a file is data: no code in it runs. Imports ``config``, ``data``, ``models`` and the ground;
+``directory``, ``record`` and ``resume`` load no torch.
 """

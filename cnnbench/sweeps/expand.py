@@ -16,6 +16,7 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
+from cnnbench.sweeps.study import StudyJob, study_jobs
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     mistakes: dict[Problem, int] = {}
     is_debug = plain.get("debug") == "study"
     for study in studies:
-        jobs_of = composer.study_jobs(study, is_debug=is_debug) if study is not None else [({}, {})]
-        for common, own in jobs_of:
+        listed = [StudyJob({}, {})]
+        if study is not None:
+            listed = study_jobs(composer, study, is_debug=is_debug)
+        for job in listed:
             for combination in itertools.product(*axes.values()):
                 swept = dict(zip(axes, combination, strict=True))
-                differing = {**({"study": study} if len(studies) > 1 else {}), **own, **swept}
+                differing = {**({"study": study} if len(studies) > 1 else {}), **job.own, **swept}
                 try:
-                    config = composer.compose({**common, **own, **plain, **swept})
+                    config = composer.compose({**job.common, **job.own, **plain, **swept})
                 except ConfigError as error:
                     for problem in error.problems:
                         mistakes[problem] = mistakes.get(problem, 0) + 1

@@ -35,16 +35,16 @@ class Console:
         """Print lines as they are: no markup, no colours, never wrapped."""
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
-    def start(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:
+    def start_bar(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:
         """Begin an epoch.
 
         Args:
             epoch: from 1.
-            num_epochs: of the whole run.
+            num_epochs: of the run.
             num_steps: of this epoch.
-            step: steps of this epoch that were done before, in a run that goes on.
+            step: steps of this epoch that were done before, in a resumed run.
         """
-        self.stop()
+        self.stop_bar()
         self._images, self._steps, self._numbers = 0, step, ""
         self._started = time.perf_counter()
         self._next_refresh = self._started
@@ -64,15 +64,12 @@ class Console:
         self._progress.add_task("", total=num_steps, completed=step)
         self._progress.start()
 
-    def step(
-        self, num_images: int, *, loss: float | None = None, accuracy: float | None = None
-    ) -> None:
+    def step(self, num_images: int, *, loss: float | None = None) -> None:
         """Count a step; the screen changes at most ten times a second.
 
         Args:
             num_images: of the step's batch.
             loss: the newest, where the host has it.
-            accuracy: the newest, where the host has it; a fraction.
         """
         if self._progress is None:
             return
@@ -80,8 +77,6 @@ class Console:
         self._images += num_images
         if loss is not None:
             self._numbers = f"loss {loss:.3f}  "
-            if accuracy is not None:
-                self._numbers += f"accuracy {accuracy:.3f}  "
         now = time.perf_counter()
         if now < self._next_refresh:
             return
@@ -107,20 +102,20 @@ class Console:
 
         Args:
             epoch: from 1.
-            num_epochs: of the whole run.
+            num_epochs: of the run.
             train: over the epoch's training steps.
             val: None where the epoch was not evaluated.
-            seconds: of the whole epoch.
+            seconds: of the epoch, evaluation included.
             images_per_second: of its training part.
         """
-        self.stop()
+        self.stop_bar()
         parts = [f"epoch {epoch}/{num_epochs}", f"train {_format_scores(train)}"]
         if val is not None:
             parts.append(f"val {_format_scores(val)}")
         parts += [format_seconds(seconds), f"{images_per_second:.0f} images/s"]
         self.print("  ".join(parts))
 
-    def stop(self) -> None:
+    def stop_bar(self) -> None:
         """Take the bar away, also where a run breaks off; more than once is fine."""
         if self._progress is not None:
             self._progress.stop()

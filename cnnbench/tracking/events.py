@@ -40,15 +40,15 @@ def leave_out(file: Path, is_left_out: Callable[[Any], bool]) -> None:
         try:
             event = Event.FromString(record[_LENGTH_BYTES + _CHECKSUM_BYTES : -_CHECKSUM_BYTES])
         except Exception:  # protobuf's own kind, which no dependency of ours names
-            break  # nor do readers go on after a damaged event
+            break  # nor do readers read on after a damaged event
         if not is_left_out(event):
             kept.append(record)
     changed = b"".join(kept)
     if changed != content:
         # Under no name that a TensorBoard which is looking would take for one file more.
-        whole = file.with_name(f".events.tmp-{os.getpid()}")
-        atomic_write(whole, changed)
-        os.replace(whole, file)
+        replacement = file.with_name(f".events.tmp-{os.getpid()}")
+        atomic_write(replacement, changed)
+        os.replace(replacement, file)
 
 
 def _records(content: bytes) -> Iterator[bytes]:

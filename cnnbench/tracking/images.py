@@ -1,4 +1,4 @@
-"""Pictures that a run draws of its own numbers."""
+"""Images that a run draws of its numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_NUMBERED = 30
 _DOT_PIXELS = 4
 
 
-def confusion_picture(confusion: NDArray[np.int64]) -> torch.Tensor:
+def confusion_image(confusion: NDArray[np.int64]) -> torch.Tensor:
     """Draw a confusion matrix: a row for each target, a column for each prediction.
 
     The darker a cell, the larger its share of its row; each but an empty one shows its count.

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class JsonLines:
     """Appends flat objects whose keys are ``epoch``, ``global_step`` and metric names.
 
-    A line is written whole, in a single call; a number that is not finite becomes null. Pictures
+    A line is written whole, in a single call; a number that is not finite becomes null. Images
     and networks are left to other trackers.
 
     Args:
-        path: the file; goes on where it ends.
+        path: the file; lines are appended to it.
 
     Raises:
         DiskError: the file cannot be written, here and in all methods.
@@ -72,23 +72,25 @@ class JsonLines:
                 self.flush()
 
     def truncate_after(
-        self, global_step: int, is_redone: Callable[[Collection[str]], bool] = lambda names: False
+        self,
+        global_step: int,
+        is_written_again: Callable[[Collection[str]], bool] = lambda names: False,
     ) -> None:
-        """Drop what a run that goes on from ``global_step`` will write again.
+        """Drop what a run resumed from ``global_step`` will write again.
 
         Lines of later steps go, and a torn last line. The file is replaced atomically, and only
         where something goes.
 
         Args:
-            global_step: where the run goes on.
-            is_redone: whether a line with these names, of that very step, will be written again,
-                and so goes too.
+            global_step: where the run is resumed.
+            is_written_again: whether a line with these names, of that very step, will be written
+                again, and so goes too.
         """
         kept = [
             record
             for record in read_records(self._path)
             if record["global_step"] < global_step
-            or (record["global_step"] == global_step and not is_redone(record.keys()))
+            or (record["global_step"] == global_step and not is_written_again(record.keys()))
         ]
         data = "".join(f"{json.dumps(record)}\n" for record in kept).encode()
         try:
@@ -114,7 +116,7 @@ class JsonLines:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the whole records of a metrics file, without torn or foreign lines.
+    """Return the complete records of a metrics file, without torn or foreign lines.
 
     Raises:
         OSError: the file cannot be read.

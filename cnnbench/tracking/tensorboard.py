@@ -41,17 +41,17 @@ _writers = itertools.count()
 
 
 class TensorBoard:
-    """Writes scalars, pictures and the graph to an event file.
+    """Writes scalars, images and the graph to an event file.
 
     Training never stops over this view of the run: if the file cannot be written, or the graph
-    cannot be drawn, ``warn`` is told once and training goes on.
+    cannot be drawn, ``warn`` is told once and training continues.
 
     Args:
         directory: exists; gets one ``events.out.tfevents.*`` file more.
-        goes_on_after: the step after which a run goes on. What earlier files of the directory
+        resumed_after: the step after which a run is resumed. What earlier files of the directory
             have of later steps goes, and at step 0 all they have.
-        is_redone: whether an event with these tags, at that very step, will be written again, and
-            so goes too.
+        is_written_again: whether an event with these tags, at that very step, will be written
+            again, and so goes too.
         warn: takes a message for the user.
     """
 
@@ -59,8 +59,8 @@ class TensorBoard:
         self,
         directory: Path,
         *,
-        goes_on_after: int = 0,
-        is_redone: Callable[[Collection[str]], bool] = lambda names: False,
+        resumed_after: int = 0,
+        is_written_again: Callable[[Collection[str]], bool] = lambda names: False,
         warn: Callable[[str], None],
     ) -> None:
         self._warn = warn
@@ -72,12 +72,12 @@ class TensorBoard:
         earlier = event_files(directory)
         with self._failures_reported():
             for file in earlier:
-                leave_out(file, lambda event: _is_gone(event, goes_on_after, is_redone))
+                leave_out(file, lambda event: _is_dropped(event, resumed_after, is_written_again))
             self._file = path.open("xb")
         self._write(file_version="brain.Event:2")
         if earlier:
             # A TensorBoard that is looking has read what is gone now; this makes it forget.
-            first = goes_on_after + 1 if goes_on_after else 0
+            first = resumed_after + 1 if resumed_after else 0
             self._write(step=first, session_log={"status": "START"})
         self.flush()
 
@@ -93,7 +93,7 @@ class TensorBoard:
             self.flush()
 
     def images(self, tag: str, image: torch.Tensor, step: int) -> None:
-        """Write a picture as PNG."""
+        """Write an image as PNG."""
         from PIL import Image
 
         channels, height, width = image.shape
@@ -266,15 +266,15 @@ def _untyped(module: Any) -> Any:
     return module
 
 
-def _is_gone(event: Any, step: int, is_redone: Callable[[Collection[str]], bool]) -> bool:
-    """Tell whether an earlier file's event is not of the run that goes on after a step."""
+def _is_dropped(event: Any, step: int, is_written_again: Callable[[Collection[str]], bool]) -> bool:
+    """Tell whether an earlier file's event is not of a run that is resumed after a step."""
     if event.HasField("file_version") or event.HasField("session_log"):
         return False
     tags = [value.tag for value in event.summary.value]
     # Readers take the first they find, so the run's line must be in the newest file alone.
     if step == 0 or event.step > step or any(tag.startswith(_HPARAMS) for tag in tags):
         return True
-    return bool(event.step == step and is_redone(tags))
+    return bool(event.step == step and is_written_again(tags))
 
 
 def _tensor(values: NDArray[np.float64]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every sink of a run's numbers and pictures can do, and two plain sinks."""
+"""What every sink of a run's numbers and images can do, and two plain sinks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """A sink of a run's numbers and pictures."""
+    """A sink of a run's numbers and images."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Take numbers by name, such as ``train/loss``, and the ``epoch``.
@@ -24,7 +24,7 @@ class Tracker(Protocol):
         ...
 
     def images(self, tag: str, image: torch.Tensor, step: int) -> None:
-        """Take a picture.
+        """Take an image.
 
         Args:
             tag: its name, such as ``train/augmented``.
@@ -67,7 +67,7 @@ class Trackers:
             tracker.scalars(values, step)
 
     def images(self, tag: str, image: torch.Tensor, step: int) -> None:
-        """Hand a picture to each tracker."""
+        """Hand an image to each tracker."""
         for tracker in self._trackers:
             tracker.images(tag, image, step)
 
@@ -92,14 +92,14 @@ class Memory:
     """Keeps everything in lists; for tests and notebooks.
 
     Attributes:
-        records: flat dicts with ``global_step`` and the numbers, in the order they came.
-        pictures: ``(tag, step, image)``.
+        records: flat dicts with ``global_step`` and the numbers, in the order of logging.
+        logged_images: ``(tag, step, image)``.
         graphs: the networks.
     """
 
     def __init__(self) -> None:
         self.records: list[dict[str, float]] = []
-        self.pictures: list[tuple[str, int, torch.Tensor]] = []
+        self.logged_images: list[tuple[str, int, torch.Tensor]] = []
         self.graphs: list[nn.Module] = []
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -107,8 +107,8 @@ class Memory:
         self.records.append({**values, "global_step": step})
 
     def images(self, tag: str, image: torch.Tensor, step: int) -> None:
-        """Keep a picture."""
-        self.pictures.append((tag, step, image))
+        """Keep an image."""
+        self.logged_images.append((tag, step, image))
 
     def graph(self, module: nn.Module, example: torch.Tensor) -> None:
         """Keep the network."""

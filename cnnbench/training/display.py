@@ -10,18 +10,16 @@ from torch import Tensor, nn
 from cnnbench.engine import Step, TrainState
 from cnnbench.engine.finite import check_step
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
+from cnnbench.runs.columns import COLUMNS
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
-from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusion_picture
+from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusion_image
 from cnnbench.training.setup import Plan, Setup
 
 _GRID_IMAGES = 32
-# Columns of the HParams page, each a scalar of TensorBoard alone.
-METRICS = (
-    "results/test/accuracy",
-    "results/val/accuracy",
-    "results/train_seconds",
-    "results/num_params",
+# Columns of the HParams page, each a scalar of TensorBoard alone: results before costs.
+METRICS = tuple(
+    f"results/{column.name}" for column in reversed(COLUMNS.values()) if column.in_hparams
 )
 
 
@@ -49,7 +47,9 @@ def open_trackers(
 
     metrics = JsonLines(run.metrics)
     metrics.truncate_after(step, is_written_again)
-    tensorboard = TensorBoard(run.path, goes_on_after=step, is_redone=is_written_again, warn=warn)
+    tensorboard = TensorBoard(
+        run.path, resumed_after=step, is_written_again=is_written_again, warn=warn
+    )
     tensorboard.session_start(settings_shown(plan), METRICS, step)
     return Trackers(metrics, tensorboard), tensorboard
 
@@ -148,7 +148,7 @@ def show_test(
     step: int,
 ) -> None:
     """Draw the confusion matrix of the test set and each class's precision-recall curve."""
-    tensorboard.images("test/confusion", confusion_picture(confusion.read()), step)
+    tensorboard.images("test/confusion", confusion_image(confusion.read()), step)
     tensorboard.pr_curves("test/pr", class_names, curves.read(), step)
 
 

@@ -175,7 +175,7 @@ class Training:
 
     def _start_epoch(self) -> None:
         if self.state.epoch < self.config.num_epochs:
-            self.screen.start(
+            self.screen.start_bar(
                 self.state.epoch + 1,
                 self.config.num_epochs,
                 self.data.steps_per_epoch,
@@ -302,7 +302,7 @@ class Training:
 
     def _finish(self) -> None:
         """Read the test set once, with the selected epoch's weights, and write the results."""
-        self.screen.stop()
+        self.screen.stop_bar()
         best = self.checkpoints.load("best")
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
@@ -357,7 +357,7 @@ class Training:
 
     def close(self) -> None:
         """Take the bar off the screen and close the files."""
-        self.screen.stop()
+        self.screen.stop_bar()
         self.trackers.close()
 
 

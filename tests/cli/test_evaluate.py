@@ -18,7 +18,7 @@ import torch
 from tiny import info, train
 
 import cnnbench
-from cnnbench.analysis.evaluate import evaluation
+from cnnbench.analysis.evaluate import measure
 from cnnbench.cli.main import run as cli
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
@@ -180,7 +180,7 @@ def test_a_reading_is_counted_while_another_one_is_being_counted(run: Path) -> N
     other = threading.Thread(target=hold)
     other.start()
     held.wait()
-    evaluation._count_test_read(RunDir(run))
+    measure._count_test_read(RunDir(run))
     other.join()
     assert info(run)["results"]["test_reads"] == 2
 
@@ -217,12 +217,14 @@ def test_pictures_lie_in_the_run_and_are_named_on_standard_error(
 
 
 def test_changed_pictures_are_measured_exactly(run: Path) -> None:
-    from cnnbench.analysis.evaluate.robustness import KINDS
+    from cnnbench.analysis.evaluate.robustness import CORRUPTIONS
 
     result = cnnbench.evaluate(run, robustness=True)
-    rows = {(row["kind"], row["level"]): row["accuracy"] for row in result["robustness"]}
+    rows = {(row["corruption"], row["severity"]): row["accuracy"] for row in result["robustness"]}
     assert len(rows) == len(result["robustness"])
-    assert set(rows) == {(name, v) for name, kind in KINDS.items() for v in (0, *kind.levels)}
+    assert set(rows) == {
+        (name, v) for name, kind in CORRUPTIONS.items() for v in (0, *kind.severities)
+    }
     module = cnnbench.load(run)
     data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
@@ -230,7 +232,7 @@ def test_changed_pictures_are_measured_exactly(run: Path) -> None:
         if level == 0:
             assert accuracy == result["accuracy"]
             continue
-        changed = KINDS[name].apply(images, level, range(len(images)))
+        changed = CORRUPTIONS[name].apply(images, level, range(len(images)))
         with torch.no_grad():
             predicted = module(data.prepare(changed, targets)[0]).argmax(1)
         assert accuracy == (predicted == targets).sum().item() / len(targets), (name, level)
@@ -242,7 +244,7 @@ def test_changes_are_made_before_a_networks_own_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks of any input size see the same changed pictures, however they are batched."""
-    from cnnbench.analysis.evaluate.robustness import KINDS, Kind
+    from cnnbench.analysis.evaluate.robustness import CORRUPTIONS, Corruption
 
     seen: list[torch.Tensor] = []
 
@@ -251,12 +253,14 @@ def test_changes_are_made_before_a_networks_own_size(
         seen.append(images)
         return images
 
-    monkeypatch.setattr("cnnbench.analysis.evaluate.robustness.KINDS", {"look": Kind(look, (1,))})
-    assert KINDS
+    monkeypatch.setattr(
+        "cnnbench.analysis.evaluate.robustness.CORRUPTIONS", {"look": Corruption(look, (1,))}
+    )
+    assert CORRUPTIONS
     batches = []
     for size in (16, 33):
         run = train(tmp_path, "num_epochs=1", f"data.image_size={size}")
-        monkeypatch.setattr(evaluation, "eval_batch_size", lambda _, size=size: size)
+        monkeypatch.setattr(measure, "eval_batch_size", lambda _, size=size: size)
         result = cnnbench.evaluate(run, robustness=True)
         assert result["robustness"][1]["accuracy"] == result["accuracy"]
         assert result["accuracy"] == info(run)["results"]["test/accuracy"]
@@ -282,16 +286,21 @@ def test_several_runs_share_one_table(
     pairs = list(zip(*(result["robustness"] for result in results), strict=True))
     if output_format == "csv":
         rows = list(csv.DictReader(io.StringIO(out)))
-        assert list(rows[0]) == ["change", "level", "unit", "basic_cnn", "softmax"]
+        assert list(rows[0]) == ["corruption", "severity", "unit", "basic_cnn", "softmax"]
         assert [
-            (row["change"], float(row["level"]), float(row["basic_cnn"]), float(row["softmax"]))
+            (
+                row["corruption"],
+                float(row["severity"]),
+                float(row["basic_cnn"]),
+                float(row["softmax"]),
+            )
             for row in rows
-        ] == [(a["kind"], a["level"], a["accuracy"], b["accuracy"]) for a, b in pairs]
+        ] == [(a["corruption"], a["severity"], a["accuracy"], b["accuracy"]) for a, b in pairs]
         return
     lines = [line.replace("|", " ").split() for line in out.splitlines()]
     for a, b in pairs:
         ends = [f"{a['accuracy']:.4f}", f"{b['accuracy']:.4f}"]
-        start = [a["kind"], f"{a['level']:g}"]
+        start = [a["corruption"], f"{a['severity']:g}"]
         assert any(line[:2] == start and line[-2:] == ends for line in lines)
     assert out.count("accuracy on corrupted images") == 1
 

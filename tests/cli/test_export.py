@@ -230,7 +230,7 @@ def test_without_its_data_a_run_is_compared_on_random_pictures(tmp_path: Path) -
     assert with_data["compared_on"] == f"training images of folder {root}"
     root.rename(tmp_path / "moved")
     without = cnnbench.export(run, to="torch")
-    assert without["compared_on"].startswith("random pictures, for want of the run's data")
+    assert without["compared_on"].startswith("random images, for want of the run's data")
 
 
 @pytest.mark.parametrize("to", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])

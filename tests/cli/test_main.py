@@ -115,7 +115,9 @@ def test_help_of_train_has_groups_choices_and_examples(run: Run) -> None:
     for group in (*GROUPS, *PRESET_GROUPS):
         lines = re.search(rf"^  {group} +((?:.*\n {{13}})*.*)$", out, re.MULTILINE)
         assert lines is not None
-        assert " ".join(lines[1].split()) == (" ".join(composer.choices(group)) or "(none yet)")
+        assert " ".join(lines[1].split()) == (
+            " ".join(composer.groups.choices(group)) or "(none yet)"
+        )
     examples = re.findall(r"^  cnnbench train(.*?)(?:   .*)?$", out, re.MULTILINE)
     assert len(examples) > 3
     for example in examples:
@@ -253,9 +255,9 @@ def test_ls_in_all_formats(run: Run, group: str | None) -> None:
     rows = json.loads(outputs["json"])
     composer = Composer()
     if group is None:
-        wanted = [(g, " ".join(composer.choices(g))) for g in (*GROUPS, *PRESET_GROUPS)]
+        wanted = [(g, " ".join(composer.groups.choices(g))) for g in (*GROUPS, *PRESET_GROUPS)]
     else:
-        wanted = list(composer.choices(group).items())
+        wanted = list(composer.groups.choices(group).items())
     assert [tuple(row.values()) for row in rows] == wanted
     read = list(csv.reader(io.StringIO(outputs["csv"])))
     assert [tuple(row) for row in read[1:]] == wanted

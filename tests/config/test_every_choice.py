@@ -38,7 +38,7 @@ def own_network(folder: Path) -> str:
 
 
 def choices(group: str) -> list[str]:
-    return list(Composer().choices(group))
+    return list(Composer().groups.choices(group))
 
 
 @pytest.mark.parametrize("name", cases(choices("model"), "training"))

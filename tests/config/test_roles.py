@@ -12,6 +12,7 @@ import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,8 @@ from recorded_runs import write_run
 
 import cnnbench
 from cnnbench.cli.main import run as cli
-from cnnbench.config.compose import Composer, conf_dir
+from cnnbench.config.compose import Composer
+from cnnbench.config.groups import conf_dir
 from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys
 from cnnbench.config.run_config import (
     ARGUMENTS,
@@ -38,7 +40,7 @@ from cnnbench.runs.provenance import run_key
 from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
-CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.choices(group)]
+CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.groups.choices(group)]
 RECORDED = Path(__file__).parents[1] / "data" / "run_v1" / "interrupted"
 EFFECTIVE = {"device": "cpu", "device_name": "a cpu", "precision": "bf16", "num_threads": 2}
 
@@ -250,8 +252,9 @@ def test_a_run_from_before_a_key_is_one_with_the_older_value(key: str, tmp_path:
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    pattern = before.choices.replace("*", "11") if before.choices != "*" else "auto"
-    config = to_tree(composed(f"{group}={pattern}", f"{key}={json.dumps(before.value)}"))
+    choice = next(name for name in COMPOSER.groups.choices(group) if fnmatch(name, before.choices))
+    settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
+    config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
     del older[group][name]
     run = write_run(tmp_path / "read", change={"config": older})

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from cnnbench.config.command import single_config
-from cnnbench.config.compose import Composer, conf_dir
+from cnnbench.config.compose import Composer
+from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import (
     ARGUMENTS,
     GROUPS,
@@ -25,7 +26,7 @@ from cnnbench.config.schema import ConfigError, read_value
 from cnnbench.config.settings import settings_of
 
 COMPOSER = Composer()
-CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.choices(group)]
+CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.groups.choices(group)]
 # Networks whose constructors are not ours.
 FOREIGN = ("custom", "torchvision")
 NODES = {name: kind for name, kind in typing.get_type_hints(RunConfig).items() if name in GROUPS}
@@ -61,7 +62,7 @@ def constructors(group: str) -> Mapping[str, Callable[..., Any] | None]:
     rows: dict[str, Mapping[str, Any]] = {
         "model": {n: row.constructor for n, row in MODELS.items()} | dict.fromkeys(FOREIGN),
         "data": dict.fromkeys(DATASETS),
-        "augment": dict.fromkeys(COMPOSER.choices("augment"), Augment),
+        "augment": dict.fromkeys(COMPOSER.groups.choices("augment"), Augment),
         "optimizer": OPTIMIZERS,
         "scheduler": SCHEDULES,
         "device": dict.fromkeys(DEVICES),
@@ -71,7 +72,7 @@ def constructors(group: str) -> Mapping[str, Callable[..., Any] | None]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_row_of_a_registry_has_a_file_and_no_file_is_left_over(group: str) -> None:
-    assert COMPOSER.choices(group).keys() == constructors(group).keys()
+    assert COMPOSER.groups.choices(group).keys() == constructors(group).keys()
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -88,7 +89,7 @@ def test_every_file_has_a_description_its_name_and_a_word_on_each_key(
 ) -> None:
     path = conf_dir() / group / f"{name}.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(COMPOSER.choices(group)[name]) > 3
+    assert len(COMPOSER.groups.choices(group)[name]) > 3
     body = [line for line in lines if not line.startswith("#")]
     assert body[0] == f"name: {name}"
     assert all(" # " in line for line in body[1:])
@@ -115,7 +116,7 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
 
 
-@pytest.mark.parametrize("name", [n for n in COMPOSER.choices("model") if n not in FOREIGN])
+@pytest.mark.parametrize("name", [n for n in COMPOSER.groups.choices("model") if n not in FOREIGN])
 def test_a_networks_file_shows_its_constructors_defaults(name: str) -> None:
     from cnnbench.models import model_arguments
 
@@ -134,7 +135,7 @@ def test_no_augmentation_is_the_constructors_defaults() -> None:
     assert shipped("augment", "none") == {"name": "none", **defaults}
 
 
-@pytest.mark.parametrize("name", [n for n in COMPOSER.choices("augment") if n != "none"])
+@pytest.mark.parametrize("name", [n for n in COMPOSER.groups.choices("augment") if n != "none"])
 def test_each_augmentation_shows_every_key_and_does_something(name: str) -> None:
     from cnnbench.data.augment import Augment
 
@@ -158,7 +159,7 @@ def test_optimizers_and_schedules_show_their_constructors_defaults(group: str) -
         assert {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()} == wanted
 
 
-@pytest.mark.parametrize("name", COMPOSER.choices("data"))
+@pytest.mark.parametrize("name", COMPOSER.groups.choices("data"))
 def test_data_sets_differ_in_their_own_keys_alone(name: str) -> None:
     common = {k: v for k, v in shipped("data", name).items() if k in fields_of("data")}
     special = {"name", "image_size", "root", "batch_size"}  # 1,797 digits want smaller batches
@@ -175,7 +176,7 @@ def test_every_key_is_described_where_it_is_set() -> None:
     everything = {field.name for field in dataclasses.fields(RunConfig)}
     assert everything == set(tree) | set(GROUPS)
     for group in GROUPS:
-        choice = next(iter(COMPOSER.choices(group)))
+        choice = next(iter(COMPOSER.groups.choices(group)))
         given = (
             fields_of(group) - {"image_size", "adam_lr"} if group == "model" else fields_of(group)
         )

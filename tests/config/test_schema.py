@@ -27,7 +27,7 @@ INFINITE = float("inf")
 
 
 @pytest.mark.parametrize(
-    ("kind", "came", "wanted"),
+    ("kind", "loaded", "wanted"),
     [
         (int, 3, 3),
         (float, 3, 3.0),
@@ -47,14 +47,14 @@ INFINITE = float("inf")
         (tuple[SMALL, ...], [], ()),
     ],
 )
-def test_values_that_fit(kind: Any, came: Any, wanted: Any) -> None:
-    value = read_value(kind, came)
+def test_values_that_fit(kind: Any, loaded: Any, wanted: Any) -> None:
+    value = read_value(kind, loaded)
     assert value == wanted
     assert type(value) is type(wanted)
 
 
 @pytest.mark.parametrize(
-    ("kind", "came"),
+    ("kind", "loaded"),
     [
         (int, 3.0),
         (int, True),
@@ -90,9 +90,9 @@ def test_values_that_fit(kind: Any, came: Any, wanted: Any) -> None:
         (SMALL | None, 9),
     ],
 )
-def test_values_that_do_not(kind: Any, came: Any) -> None:
+def test_values_that_do_not(kind: Any, loaded: Any) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        read_value(kind, came)
+        read_value(kind, loaded)
 
 
 @pytest.mark.parametrize(

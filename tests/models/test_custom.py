@@ -311,7 +311,7 @@ def test_a_packages_network_and_data_set(package, tmp_path, capsys):
     )
     assert cli(["ls", "model"]) == 0
     assert "from the package friend (friend_nets:MyNet)" in capsys.readouterr().out
-    assert "friends" in Composer().choices("data")
+    assert "friends" in Composer().groups.choices("data")
     assert not ran(file)
     settings = ["data.limit=40", "num_epochs=1", f"output_root={tmp_path / 'o'}"]
     run = cnnbench.train(["model=friendnet", "model.args.width=2", "data=friends", *settings])
@@ -331,4 +331,4 @@ def test_a_name_that_is_there_twice(package, name):
     if name == "twin":
         package("two", f"[cnnbench.models]\n{name} = two_nets:MyNet\n")
     with pytest.raises(UsageError, match=f"model={name} is there twice"):
-        Composer().choices("model")
+        Composer().groups.choices("model")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import (
     command,
     differences,
@@ -334,6 +335,34 @@ def test_other_data_than_before_is_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match="is not the data this run was trained on"):
         cnnbench.train([f"resume={run}"])
     assert info(run) == content
+
+
+def test_data_that_moved_and_other_workers_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "before" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "before" / name / f"{number:02d}.png")
+    settings = [
+        setting
+        for setting in tiny(tmp_path, "data.image_size=16")
+        if not setting.startswith(("data=", "data.num_", "data.native_size"))
+    ]
+    settings += ["data=folder", f"data.root={tmp_path / 'before'}"]
+    expected = cnnbench.train(settings)
+    with monkeypatch.context() as patch:
+        stop_when(patch, at_step(2))
+        with pytest.raises(Interrupted) as caught:
+            cnnbench.train(settings)
+    run = caught.value.run_path
+    assert run is not None
+    (tmp_path / "before").rename(tmp_path / "after")
+    cnnbench.train([f"resume={run}", f"data.root={tmp_path / 'after'}", "data.num_workers=1"])
+    assert differences(expected, run) == []
+    assert info(run)["config"]["data"]["root"] == str(tmp_path / "after")
 
 
 def test_the_negative_control_covers_the_whole_state(

@@ -79,32 +79,39 @@ def wrong_values(kind: Any) -> dict[str, str]:
     return wrong
 
 
+def value_of(kind: Any) -> Any:
+    """Return a type without marks that no value has to meet, such as its role."""
+    if get_origin(kind) is Annotated and not any(isinstance(m, Range) for m in kind.__metadata__):
+        return value_of(get_args(kind)[0])
+    return kind
+
+
 def fields(group: str) -> dict[str, Any]:
     """Return the types of a group's keys in the default choice and of its choices' own."""
     hints = typing.get_type_hints(HINTS[group], include_extras=True)
-    return {name: kind for name, kind in hints.items() if name not in ("name", "args")}
+    return {name: value_of(kind) for name, kind in hints.items() if name not in ("name", "args")}
 
 
 def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
     """Yield a choice that has it, a key, and its type."""
     import yaml
 
-    from cnnbench.config.compose import conf_dir
+    from cnnbench.config.groups import conf_dir
 
     seen = set()
-    for choice in COMPOSER.choices(group):
+    for choice in COMPOSER.groups.choices(group):
         tree = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
         for name in tree:
             kind = ARGUMENTS.get((group, name))
             is_open = name in ("args", "path")
             if kind is not None and name not in seen and not is_open:
                 seen.add(name)
-                yield choice, name, kind
+                yield choice, name, value_of(kind)
 
 
 def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     """Yield settings with one mistake, its key, what came, and what is expected."""
-    default = next(iter(COMPOSER.choices(group)))
+    default = next(iter(COMPOSER.groups.choices(group)))
     # A key that only some networks have.
     owners = {("model", "adam_lr"): "vgg16"}
     rows = [
@@ -121,7 +128,7 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
             if base(kind) is Literal and value == f"{get_args(kind)[0]}x" and is_text(kind):
                 near = f"did you mean '{get_args(kind)[0]}'"
                 yield [f"{group}={choice}", f"{key}={value}", "seed=1"], key, value, near
-    names = list(COMPOSER.choices(group))
+    names = list(COMPOSER.groups.choices(group))
     for name in names[:3]:
         yield [f"{group}={name}x"], group, f"{name}x", f"did you mean '{name}'"
     for name in (*fields(group), *(name for _, name, _ in own_keys(group))):

@@ -26,9 +26,9 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_epoch(console: Console, steps: int = 5, pause: float = 0.0) -> None:
-    console.start(3, 10, steps)
+    console.start_bar(3, 10, steps)
     for _ in range(steps):
-        console.step(64, loss=0.5, accuracy=0.75)
+        console.step(64, loss=0.5)
         time.sleep(pause)
     console.epoch(3, 10, train=TRAIN, val=VAL, seconds=12.34, images_per_second=4878.2)
 
@@ -55,17 +55,17 @@ def test_a_terminal_gets_a_bar_that_makes_room_for_the_line() -> None:
     text = out.getvalue()
     assert "\x1b[" in text
     assert "epoch 3/10" in text
-    assert "loss 0.500  accuracy 0.750" in text
+    assert "loss 0.500  " in text
     assert "images/s" in text
     assert text.count("[53340/60000]") == 1
 
 
-def test_a_bar_starts_where_a_run_goes_on() -> None:
+def test_a_bar_starts_where_a_run_is_resumed() -> None:
     out = io.StringIO()
     console = Console(RichConsole(file=out, force_terminal=True, width=100, color_system=None))
-    console.start(1, 1, 8, step=5)
+    console.start_bar(1, 1, 8, step=5)
     console.step(64)
-    console.stop()
+    console.stop_bar()
     assert "6/8" in out.getvalue()
 
 
@@ -103,22 +103,22 @@ def test_text_is_neither_wrapped_nor_marked_up_nor_coloured(terminal: bool) -> N
 def test_the_screen_changes_at_most_ten_times_a_second() -> None:
     out = io.StringIO()
     console = Console(RichConsole(file=out, force_terminal=True, width=100, color_system=None))
-    console.start(1, 1, 100_000)
+    console.start_bar(1, 1, 100_000)
     started = time.perf_counter()
     for _ in range(20_000):
         console.step(1)
     seconds = time.perf_counter() - started
-    console.stop()
+    console.stop_bar()
     assert out.getvalue().count("images/s") <= seconds * 10 + 3
 
 
 def test_breaking_off_takes_the_bar_away_and_shows_the_cursor() -> None:
     out = io.StringIO()
     console = Console(RichConsole(file=out, force_terminal=True, width=100))
-    console.start(1, 1, 10)
+    console.start_bar(1, 1, 10)
     assert "\x1b[?25l" in out.getvalue()
-    console.stop()
-    console.stop()
+    console.stop_bar()
+    console.stop_bar()
     assert out.getvalue().rstrip("\n").count("\x1b[?25h") == 1
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cnnbench.tracking import confusion_picture
+from cnnbench.tracking import confusion_image
 
 
 def test_a_cell_is_as_dark_as_its_share_of_its_row() -> None:
     counts = np.array([[8, 0, 0], [0, 1, 1], [0, 0, 0]])
-    picture = confusion_picture(counts)
+    picture = confusion_image(counts)
     assert picture.dtype == torch.uint8
     assert picture.shape == (1, 108, 108)
     corners = picture[0, 2::36, 2::36]
@@ -21,6 +21,6 @@ def test_a_cell_is_as_dark_as_its_share_of_its_row() -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 30, 31, 200])
 def test_any_number_of_classes_fits(num_classes: int) -> None:
-    picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 99_999)
+    picture = confusion_image(np.eye(num_classes, dtype=np.int64) * 99_999)
     assert picture.shape[1] == picture.shape[2] <= 1080
     assert (picture[0].diagonal() == 0).any()

@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_drops_what_it_writes_again(tmp_path: Path) -> None:
         first.scalars({"test/loss": float(step)}, step)
     first.close()
     second = TensorBoard(
-        tmp_path, goes_on_after=3, is_redone=lambda tags: "test/loss" in tags, warn=fail
+        tmp_path, resumed_after=3, is_written_again=lambda tags: "test/loss" in tags, warn=fail
     )
     for step in (4, 5):
         second.scalars({"a": 10.0 * step}, step)

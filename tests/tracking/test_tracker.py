@@ -38,7 +38,7 @@ def test_each_tracker_gets_everything() -> None:
     trackers.close()
     for sink in sinks:
         assert sink.records == [{"train/loss": 1.5, "epoch": 1, "global_step": 7}]
-        assert sink.pictures == [("train/plain", 8, PICTURE)]
+        assert sink.logged_images == [("train/plain", 8, PICTURE)]
         assert sink.graphs == [module]
         assert (sink.flushed, sink.closed) == (1, 1)
 

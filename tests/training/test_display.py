@@ -124,7 +124,7 @@ def test_the_test_is_drawn_and_recorded(tmp_path: Path) -> None:
 
     from PIL import Image
 
-    from cnnbench.tracking import confusion_picture
+    from cnnbench.tracking import confusion_image
 
     run = train(tmp_path)
     confusion = info(run)["test_confusion"]
@@ -134,7 +134,7 @@ def test_the_test_is_drawn_and_recorded(tmp_path: Path) -> None:
     assert right / 30 == info(run)["results"]["test/accuracy"]
     [image] = read(run).Images("test/confusion")
     pixels = np.array(Image.open(io.BytesIO(image.encoded_image_string)))
-    np.testing.assert_array_equal(pixels, confusion_picture(np.array(confusion))[0].numpy())
+    np.testing.assert_array_equal(pixels, confusion_image(np.array(confusion))[0].numpy())
     names = info(run)["data"]["class_names"]
     curves = read(run).PluginTagToContent("pr_curves")
     assert curves.keys() == {f"test/pr/{name}" for name in names}

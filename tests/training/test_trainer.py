@@ -63,6 +63,7 @@ def test_run_json_has_the_words_that_scripts_rely_on(run: Path) -> None:
     [process] = content["provenance"]["processes"]
     assert process["effective"]["num_threads"] == 1
     assert process["effective"]["precision"] == "fp32"
+    assert process["effective"]["channels_last"] is True
     assert content["provenance"]["code_version"].startswith(cnnbench.__version__)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.analysis.evaluate.evaluation import OpenSplit, measure, open_split
+from cnnbench.analysis.evaluate.measure import OpenSplit, measure, open_split
 from cnnbench.analysis.evaluate.plots import mistakes_grid
+from cnnbench.analysis.statistics.image_tests import mcnemar
 from cnnbench.errors import UsageError
 from cnnbench.rendering.figures import save, style
 from cnnbench.rendering.text import render_json, render_table
@@ -27,7 +28,7 @@ def compare_errors(
     Args:
         run_a: an existing run.
         run_b: another one, trained on the same data.
-        plots: where the pictures that only one gets right are drawn; made where it is missing.
+        plots: where the images that only one gets right are drawn; made where it is missing.
         model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
 
     Returns:
@@ -50,14 +51,14 @@ def compare_errors(
     names = measured[0].class_names
     images = [
         {
-            "index": place,
-            "class": names[measured[0].targets[place]],
+            "index": index,
+            "class": names[measured[0].targets[index]],
             "right": right,
-            "a": names[measured[0].predictions[place]],
-            "b": names[measured[1].predictions[place]],
+            "a": names[measured[0].predictions[index]],
+            "b": names[measured[1].predictions[index]],
         }
-        for right, places in only.items()
-        for place in places.tolist()
+        for right, indices in only.items()
+        for index in indices.tolist()
     ]
     result = {
         "runs": [found.result["run"] for found in measured],
@@ -80,7 +81,7 @@ def compare_errors(
             for right, wrong in ((0, 1), (1, 0)):
                 letter = _LETTERS[right]
                 title = f"test, {models[right]} right and {models[wrong]} wrong"
-                grid = mistakes_grid(measured[wrong], only[letter], opened[wrong].pictures, title)
+                grid = mistakes_grid(measured[wrong], only[letter], opened[wrong].images, title)
                 files += save(grid, plots / f"only_{letter.lower()}_right", ("png",))
     return result, files
 
@@ -110,22 +111,6 @@ def _digest(opened: OpenSplit) -> str:
     for images, _targets in opened.data.batches(opened.name, opened.batch_size):
         digest.update(images.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test (McNemar, 1947).
-
-    How likely are counts that are at least as unequal, where either run is as often the one that
-    is right?
-
-    Args:
-        only_a: images that only the first gets right.
-        only_b: images that only the second gets right.
-    """
-    from scipy.special import bdtr
-
-    # The tails of a fair coin are alike; where both hold the middle, their sum is above 1.
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def errors_text(result: Mapping[str, Any], output_format: str) -> str:

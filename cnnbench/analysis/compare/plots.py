@@ -1,6 +1,6 @@
 """Plots of a comparison.
 
-Each row keeps its colour, line, marker and hatch through all pictures of a table.
+Each row keeps its colour, line, marker and hatch through all figures of a table.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.analysis.compare.comparison import Comparison, Row, Table
-from cnnbench.analysis.compare.tables import row_name
-from cnnbench.analysis.compare.where import setting_text
+from cnnbench.analysis.compare.formats import row_name
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COSTS = {
-    "num_params": "parameters",
-    "macs": "multiply-accumulates for one image",
-    "train_seconds": "seconds of training",
-}
 _OPEN = "\nopen marker: not comparable"
 
 
 def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
-    """Write the pictures of each table as PNG and SVG.
+    """Write the figures of each table as PNG and SVG.
 
     Args:
         comparison: with groups, each gets a directory of its own.
@@ -47,17 +45,17 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     with style():
         for number, table in enumerate(comparison.tables, start=1):
             name = re.sub(r"[^A-Za-z0-9=._+-]+", "_", table.title)[:80]
-            place = directory / f"{number:02d}_{name}" if name else directory
+            target = directory / f"{number:02d}_{name}" if name else directory
             for stem, figure in _figures(table).items():
-                files += save(figure, place / stem)
+                files += save(figure, target / stem)
     return files
 
 
 def _figures(table: Table) -> dict[str, Figure]:
     figures = {"learning_curves": _learning_curves(table), "accuracy_bars": _bars(table)}
-    for cost, label in COSTS.items():
-        if any(row.values[cost] for row in table.rows):
-            figures[f"accuracy_{cost}"] = _trade_off(table, cost, label)
+    for cost in columns.costs():
+        if any(row.values[cost.name] for row in table.rows):
+            figures[f"accuracy_{cost.name.replace('/', '_')}"] = _trade_off(table, cost)
     return figures
 
 
@@ -67,7 +65,7 @@ def _figure(table: Table, num_axes: int) -> tuple[Figure, list[Axes]]:
 
     size = (4.2 * num_axes + 1.2, 3.6 + 0.19 * len(table.rows))
     figure = Figure(figsize=size, layout="constrained")
-    axes = [figure.add_subplot(1, num_axes, place + 1) for place in range(num_axes)]
+    axes = [figure.add_subplot(1, num_axes, n + 1) for n in range(num_axes)]
     if table.title:
         figure.suptitle(setting_text(table.title), fontsize=10)
     return figure, axes
@@ -119,12 +117,12 @@ def by_epoch(curves: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
     return {epoch: [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs}
 
 
-def _trade_off(table: Table, cost: str, label: str) -> Figure:
+def _trade_off(table: Table, cost: Column) -> Figure:
     """Draw accuracy against one cost, with the rows that no other beats in both."""
     figure, (ax,) = _figure(table, 1)
     points = {}
     for row in table.rows:
-        x, accuracy = row.values[cost], row.metric("test/accuracy")
+        x, accuracy = row.values[cost.name], row.metric("test/accuracy")
         if not x:
             continue
         mean, half = accuracy["mean"] or 0.0, interval(row, "test/accuracy")
@@ -138,8 +136,8 @@ def _trade_off(table: Table, cost: str, label: str) -> Figure:
     front = sorted(points[number] for number in pareto_front(points))
     xs, ys = [x for x, _ in front], [y for _, y in front]
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
-    ax.set(xlabel=label, ylabel="test accuracy", title=f"test accuracy against {label}")
-    shown = [row.values[cost] for row in table.rows if row.values[cost]]
+    ax.set(xlabel=cost.axis, ylabel="test accuracy", title=f"test accuracy against {cost.axis}")
+    shown = [row.values[cost.name] for row in table.rows if row.values[cost.name]]
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)
@@ -182,15 +180,15 @@ def _bars(table: Table) -> Figure:
 
     figure = Figure(figsize=(7.5, 1.2 + 0.44 * len(table.rows)), layout="constrained")
     ax = figure.add_subplot()
-    for place, row in enumerate(table.rows):
+    for position, row in enumerate(table.rows):
         mean = row.metric("test/accuracy")["mean"] or 0.0
         half = interval(row, "test/accuracy")
-        ax.barh(place, mean, height=0.66, **bar_look(row.number - 1))
+        ax.barh(position, mean, height=0.66, **bar_look(row.number - 1))
         if half is not None:
-            ax.errorbar(mean, place, xerr=half, color="black", capsize=4, linewidth=1.6)
+            ax.errorbar(mean, position, xerr=half, color="black", capsize=4, linewidth=1.6)
         text = f"{mean:.4f}" + ("" if half is None else f" ± {half:.4f}")
         text += " (not comparable)" if row.not_comparable else ""
-        end = (min(1.0, mean + (half or 0.0)), place)
+        end = (min(1.0, mean + (half or 0.0)), position)
         ax.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
     labels = [textwrap.fill(_label(row, table), 44) for row in table.rows]
     ax.set_yticks(range(len(table.rows)), labels, fontsize=8)

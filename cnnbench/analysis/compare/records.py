@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Source, finite_number
 from cnnbench.runs.directory import RunDir, find_runs
 from cnnbench.runs.provenance import changes
 from cnnbench.runs.record import RunRecord
 
-FACTS = ("num_params", "macs", "receptive_field")
-METRICS = (
-    "epoch_seconds",
-    "images_per_second",
-    "train_seconds",
-    "best_epoch",
-    "val/accuracy",
-    "val/loss",
-    "test/accuracy",
-    "test/loss",
-)
 # What a stranger's line of metrics may raise.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
-# No training gives a larger number, and sums of squares of these stay finite.
-_LARGEST = 1e100
 _NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
 
 
@@ -46,8 +33,8 @@ class Record:
         started: when its first process did, in UTC, as text that sorts.
         seed: of initialisation, order and augmentation.
         settings: by dotted key all that decides its result but the seed, and what computed.
-        facts: of the network, by ``FACTS``.
-        metrics: by ``METRICS``; None where it was not measured.
+        facts: of the network, by the names of ``columns.facts``; None where it was not recorded.
+        metrics: by the names of ``columns.metrics``; None where it was not measured.
         selection: what its epoch was selected on.
         test_reads: how often the test set was read.
         data_sha256: of its data.
@@ -65,7 +52,7 @@ class Record:
     started: str
     seed: int
     settings: Mapping[str, Any]
-    facts: Mapping[str, int | None]
+    facts: Mapping[str, float | None]
     metrics: Mapping[str, float | None]
     selection: str
     test_reads: int
@@ -140,23 +127,18 @@ def read_run(run: RunDir) -> Record | LeftOut:
         reason = (record.reason or "").partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
     results, model, data = record.results, record.model, record.data
-    missing = [name for name in _NEEDED if _number(results.get(name)) is None]
+    missing = [name for name in _NEEDED if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
     curves = _curves(run.metrics)
-    measured: dict[str, float | None] = {
-        name: _number(results.get(name)) for name in METRICS if name in results
-    }
-    for name in ("epoch_seconds", "images_per_second"):
-        values = curves.get(f"perf/{name}", {}).values()
-        measured[name] = fmean(values) if values else None
+    source = Source(results, model, curves)
     return Record(
         path=run.path,
         started=record.provenance.processes[0].started,
         seed=record.seed,
         settings=_settings(record),
-        facts={name: model.get(name) for name in FACTS},
-        metrics={name: measured.get(name) for name in METRICS},
+        facts={column.name: column.value(source) for column in columns.facts()},
+        metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", record.config.get("selection"))),
         test_reads=record.test_reads or 1,
         data_sha256=data.sha256,
@@ -221,17 +203,10 @@ def _curves(file: Path) -> dict[str, dict[int, float]]:
         try:
             record = json.loads(line)
             epoch = int(record["epoch"])
-            numbers = {name: _number(value) for name, value in record.items()}
+            numbers = {name: finite_number(value) for name, value in record.items()}
         except _MALFORMED:
             continue
         for name, number in numbers.items():
             if number is not None:
                 curves.setdefault(name, {})[epoch] = number
     return curves
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, or None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value if math.isfinite(value) and abs(value) < _LARGEST else None

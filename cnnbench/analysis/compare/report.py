@@ -16,28 +16,29 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from cnnbench.analysis.compare.comparison import Comparison, Row, Table
-from cnnbench.analysis.compare.plots import COSTS, by_epoch, interval
-from cnnbench.analysis.compare.records import FACTS, Record
+from cnnbench.analysis.compare.formats import (
+    SPREAD_NOTE,
+    Cell,
+    comparison_cells,
+    difference_note,
+    row_name,
+    shown_columns,
+)
+from cnnbench.analysis.compare.plots import by_epoch, interval
+from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.report_details import (
     LAYER_COLUMNS,
-    RUN_COLUMNS,
     clip,
     counted,
     describe_network,
     describe_row,
     network_key,
+    run_columns,
 )
-from cnnbench.analysis.compare.tables import (
-    NUMERIC,
-    SPREAD_NOTE,
-    difference_note,
-    row_cells,
-    row_name,
-    row_values,
-    shown_columns,
-)
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.files import atomic_write, writing
+from cnnbench.runs import columns
 from cnnbench.version import __version__
 
 CURVES = (
@@ -48,10 +49,6 @@ CURVES = (
     "perf/epoch_seconds",
     "perf/images_per_second",
 )
-_RANKS = {
-    **dict.fromkeys(("epoch_seconds", "images_per_second", "best_epoch", *FACTS), 1),
-    **dict.fromkeys(("selection", "test_reads"), 2),
-}
 _MAX_POINTS = 120
 _MAX_DRAWN = 10
 _NOTES = (
@@ -123,19 +120,23 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         networks.setdefault(network_key(record), record)
     shown = _first_shown(rows)
     note = difference_note(comparison)
+    costs = {column.name: column.axis for column in columns.costs()}
     return {
         "title": "cnnbench comparison",
         "lead": _lead(rows, records, len(comparison.left_out)),
-        "tables": [_table(table) for table in comparison.tables],
+        "tables": [
+            _table(table, cells)
+            for table, cells in zip(comparison.tables, comparison_cells(comparison), strict=True)
+        ],
         "metrics": CURVES,
-        "costs": list(COSTS),
+        "costs": list(costs),
         "num_drawn": len(shown),
         "num_hidden": len(rows) - len(shown),
         "is_thinned": any(
             len(curve) > _MAX_POINTS for record in records for curve in record.curves.values()
         ),
         "max_points": _MAX_POINTS,
-        "run_columns": list(RUN_COLUMNS),
+        "run_columns": [column.name for column in run_columns()],
         "layer_columns": list(LAYER_COLUMNS),
         "details": [
             describe_row(row, table, list(networks).index(network_key(row.records[0])) + 1)
@@ -149,8 +150,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             "tables": [_charts(table) for table in comparison.tables],
             "shown": shown,
             "metrics": CURVES,
-            "costs": list(COSTS),
-            "costLabels": COSTS,
+            "costs": list(costs),
+            "costLabels": costs,
         },
     }
 
@@ -177,38 +178,34 @@ def _first_shown(rows: Sequence[Row]) -> list[int]:
     return sorted(row.number for row in best)
 
 
-def _table(table: Table) -> dict[str, Any]:
-    cells = [row_cells(row, table) for row in table.rows]
+def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+    shown = [cell for cell in shown_columns(cells) if cell.head != "not comparable"]
     # What was measured comes before what it cost: not all of a wide table is in sight.
-    found = [column for column in shown_columns(table, cells) if column != "not comparable"]
-    columns = sorted(found, key=lambda name: _RANKS.get(name, 0))
+    shown.sort(key=lambda cell: cell.rank)
     rows = []
-    for row, texts in zip(table.rows, cells, strict=True):
-        values = row_values(row, table)
+    for row, found in zip(table.rows, cells, strict=True):
+        by_head = {cell.head: cell for cell in found}
         rows.append(
             {
                 "number": row.number,
                 "marks": clip("; ".join(row.not_comparable)),
-                "cells": [
-                    {
-                        "text": clip(texts.get(column, "")),
-                        "value": _sort_value(values.get(column)),
-                        "kind": "number" if column in NUMERIC else "",
-                    }
-                    for column in columns
-                ],
+                "cells": [_cell(by_head[cell.head]) for cell in shown],
             }
         )
     heads = [
         # A long name may be broken after its joints.
-        {
-            "name": column,
-            "parts": re.split(r"(?<=[_/.])", column),
-            "kind": "number" if column in NUMERIC else "",
-        }
-        for column in columns
+        {"name": cell.head, "parts": re.split(r"(?<=[_/.])", cell.head), "kind": _kind(cell)}
+        for cell in shown
     ]
     return {"title": clip(table.title), "columns": heads, "rows": rows}
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {"text": clip(cell.text), "value": _sort_value(cell.value), "kind": _kind(cell)}
+
+
+def _kind(cell: Cell) -> str:
+    return "number" if cell.is_number else ""
 
 
 def _sort_value(value: Any) -> str | None:
@@ -229,7 +226,11 @@ def _charts(table: Table) -> dict[str, Any]:
                 "name": clip(row_name(row, table)),
                 "comparable": not row.not_comparable,
                 "curves": {name: points for name, points in curves.items() if points},
-                "costs": {name: row.values[name] for name in COSTS if row.values[name]},
+                "costs": {
+                    column.name: value
+                    for column in columns.costs()
+                    if (value := row.values[column.name])
+                },
                 "accuracy": [_round(mean or 0.0), None if half is None else _round(half)],
             }
         )
@@ -237,12 +238,12 @@ def _charts(table: Table) -> dict[str, Any]:
 
 
 def _curve(row: Row, name: str) -> list[tuple[int, float, float | None]]:
-    """Return epoch, mean and standard deviation, at no more epochs than a picture shows."""
+    """Return epoch, mean and standard deviation, at no more epochs than a chart shows."""
     points = by_epoch([record.curves.get(name, {}) for record in row.records])
     epochs = list(points)
     if len(epochs) > _MAX_POINTS:
         last = len(epochs) - 1
-        epochs = [epochs[round(place * last / (_MAX_POINTS - 1))] for place in range(_MAX_POINTS)]
+        epochs = [epochs[round(n * last / (_MAX_POINTS - 1))] for n in range(_MAX_POINTS)]
     found = []
     for epoch in epochs:
         values = points[epoch]

@@ -8,22 +8,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnbench.analysis.compare.comparison import Row, Table
+from cnnbench.analysis.compare.formats import plus_minus, row_name
 from cnnbench.analysis.compare.records import Record
-from cnnbench.analysis.compare.tables import plus_minus, row_name
-from cnnbench.analysis.compare.where import setting_text
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Table
+from cnnbench.errors import shape_text
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
+from cnnbench.runs.columns import Column
 
 _MAX_CHARACTERS = 300
 _MAX_MATRIX = 20
 _MAX_LISTED = 20
 _MAX_LAYERS = 60
-RUN_COLUMNS = {
-    "val/accuracy": 4,
-    "test/accuracy": 4,
-    "test/loss": 4,
-    "best_epoch": 0,
-    "train_seconds": 1,
-}
 LAYER_COLUMNS = {
     "layer": "name",
     "kind": "kind",
@@ -68,10 +65,10 @@ def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
         "readings of the test images": ", ".join(str(record.test_reads) for record in row.records),
         "machine": sources["machine"],
         "versions": sources["versions"],
-        "data": f"{clip(row.values['data'])}, from {sources['data'] or 'a place not recorded'}",
+        "data": f"{clip(row.values['data'])}, from {sources['data'] or 'a source not recorded'}",
         "data SHA-256": clip(first.data_sha256),
         "images": sources["images"],
-        "commands given": sources["command"],
+        "commands": sources["command"],
     }
     path = shlex.quote(setting_text(first.path))
     return {
@@ -88,12 +85,14 @@ def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
     }
 
 
+def run_columns() -> list[Column]:
+    """Return what is shown of each single run."""
+    return columns.scores_first(column for column in columns.metrics() if column.in_runs)
+
+
 def _run(record: Record) -> dict[str, Any]:
     path = setting_text(record.path)
-    cells = [
-        "" if (value := record.metrics[name]) is None else f"{value:.{digits}f}"
-        for name, digits in RUN_COLUMNS.items()
-    ]
+    cells = [_number_text(record.metrics[column.name], column.digits) for column in run_columns()]
     return {
         "seed": record.seed,
         "cells": cells,
@@ -104,6 +103,13 @@ def _run(record: Record) -> dict[str, Any]:
     }
 
 
+def _number_text(value: float | None, digits: int) -> str:
+    """Return one run's number; only means of whole numbers have digits after the point."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
+
 def _confusion(row: Row) -> dict[str, Any] | None:
     """Return the sum over a row's runs; a large one as its worst classes and commonest mistakes."""
     matrices = [r.test_confusion for r in row.records if r.test_confusion is not None]
@@ -112,8 +118,8 @@ def _confusion(row: Row) -> dict[str, Any] | None:
     size = len(matrices[0])
     total = [[sum(matrix[i][j] for matrix in matrices) for j in range(size)] for i in range(size)]
     names = [clip(name) for name in row.records[0].class_names or ()]
-    names = names if len(names) == size else [str(place) for place in range(size)]
-    hits = sum(total[place][place] for place in range(size))
+    names = names if len(names) == size else [str(label) for label in range(size)]
+    hits = sum(total[label][label] for label in range(size))
     images = sum(map(sum, total))
     found: dict[str, Any] = {
         "note": f"The sum over {len(matrices)} of {counted(len(row.records), 'run')}: "
@@ -121,10 +127,10 @@ def _confusion(row: Row) -> dict[str, Any] | None:
         "names": names,
     }
     if size <= _MAX_MATRIX:
-        return {**found, "matrix": [_line(names, total, place) for place in range(size)]}
+        return {**found, "matrix": [_line(names, total, label) for label in range(size)]}
     sums = [sum(counts) for counts in total]
-    classes = [place for place in range(size) if sums[place]]
-    classes.sort(key=lambda place: (total[place][place] / sums[place], place))
+    classes = [label for label in range(size) if sums[label]]
+    classes.sort(key=lambda label: (total[label][label] / sums[label], label))
     mistakes = sorted(
         (-total[i][j], i, j) for i in range(size) for j in range(size) if i != j and total[i][j]
     )
@@ -142,18 +148,18 @@ def _confusion(row: Row) -> dict[str, Any] | None:
     }
 
 
-def _line(names: Sequence[str], total: Sequence[Sequence[int]], place: int) -> dict[str, Any]:
+def _line(names: Sequence[str], total: Sequence[Sequence[int]], label: int) -> dict[str, Any]:
     """Return the row of one true class."""
-    counts = total[place]
+    counts = total[label]
     images = sum(counts)
-    share = counts[place] / images if images else None
+    share = counts[label] / images if images else None
     return {
-        "name": names[place],
+        "name": names[label],
         "cells": [
             {
                 "count": count or "",
                 "heat": math.ceil(9 * count / images) if images else 0,
-                "is_hit": column == place,
+                "is_hit": column == label,
             }
             for column, count in enumerate(counts)
         ],
@@ -208,7 +214,7 @@ def _layer_text(key: str, value: Any) -> str:
     if key.endswith("share"):
         return f"{value:.1%}"
     if key == "output_shape":
-        return " x ".join(map(str, value))
+        return shape_text(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -1,197 +1,203 @@
-"""A comparison as text, Markdown, CSV, LaTeX or JSON."""
+"""Tables over runs: which rows they show, in which order, and against which baseline."""
 
 from __future__ import annotations
 
-import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cnnbench.analysis.compare.comparison import PAIRED, Comparison, Row, Table, to_dict
-from cnnbench.analysis.compare.records import FACTS
-from cnnbench.analysis.compare.where import setting_text
-from cnnbench.rendering import text as render
+from cnnbench.analysis.compare.records import LeftOut, read_runs
+from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
+from cnnbench.analysis.compare.where import parse_where
+from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns as run_columns
 
-FORMATS = (*render.FORMATS, "latex")
-# Metrics of the printed table, and digits after the point; JSON has all of them, unrounded.
-SHOWN = {
-    "epoch_seconds": 2,
-    "images_per_second": 0,
-    "best_epoch": 1,
-    "val/accuracy": 4,
-    "test/accuracy": 4,
-}
-SPREAD_NOTE = "±: sample standard deviation over n seeds."
-_DIFFERENCES = {name: f"Δ {name}" for name in PAIRED}
-NUMERIC = {"row", "n", *FACTS, *SHOWN, "test_reads", *_DIFFERENCES.values()}
-_NAME_CHARACTERS = 70
+_SHOWN_FIRST = ("model", "data")
 
 
-def comparison_text(found: Comparison, output_format: str, width: int | None = None) -> str:
-    """Return what the command prints.
+@dataclass(frozen=True)
+class Table:
+    """Rows that are shown together.
+
+    Attributes:
+        title: ``COLUMN = VALUE`` of its group; empty where there are no groups.
+        rows: in the order asked for.
+        settings: the columns of those settings in which the rows differ.
+    """
+
+    title: str
+    rows: list[Row]
+    settings: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All tables of one command, and the runs that are in none.
+
+    Attributes:
+        tables: at least one where any run is finished.
+        left_out: by path.
+        baseline: the row that the others are compared with.
+    """
+
+    tables: list[Table]
+    left_out: list[LeftOut]
+    baseline: Row | None
+
+
+def compare_runs(
+    paths: Sequence[str | Path],
+    *,
+    where: str | None = None,
+    sort: str | None = None,
+    descending: bool = False,
+    group: str | None = None,
+    baseline: str | None = None,
+) -> Comparison:
+    """Fold runs into rows, and rows into tables.
 
     Args:
-        found: the comparison.
-        output_format: one of ``FORMATS``.
-        width: columns of the terminal that text has to fit; None for any width.
+        paths: runs, or directories with runs below.
+        where: a condition on the rows, as ``parse_where`` reads it.
+        sort: a column; else by model and settings.
+        descending: the largest first.
+        group: a column; each of its values gets a table.
+        baseline: the number of a row, a run in it, or a model that only one row has.
+
+    Raises:
+        UsageError: a path holds no run, or a column, a condition or the baseline is wrong.
     """
-    if output_format == "json":
-        return render.render_json(to_dict(found))
-    if output_format == "csv":
-        return _csv(found)
-    parts = []
-    note = difference_note(found)
-    if output_format == "latex" and note is not None:
-        parts.append(f"% {note}\n")
-    for table in found.tables:
-        if table.title:
-            head = {"text": "", "markdown": "### ", "latex": "% "}[output_format]
-            parts.append(f"{head}{table.title}\n" + ("\n" if output_format == "markdown" else ""))
-        rows = [row_cells(row, table) for row in table.rows]
-        columns = shown_columns(table, rows)
-        parts += [render.render_table(rows, columns, output_format, NUMERIC, width), "\n"]
-    if output_format == "latex":
-        return "".join(parts[:-1])
-    if not found.tables:
-        parts.append("no finished run to show\n")
-    elif any(len(row.records) > 1 for table in found.tables for row in table.rows):
-        parts.append(f"{SPREAD_NOTE}\n")
-    if note is not None:
-        parts.append(f"{note}\n")
-    if found.left_out:
-        parts += ["\n" * (not parts[-1].isspace()), left_out_text(found, output_format)]
-    return "".join(parts).rstrip("\n") + "\n"
+    records, left_out = read_runs(paths)
+    rows = fold_seeds(records, left_out)
+    columns = {column: None for row in rows for column in row.values}
+    if where is not None and columns:
+        condition = parse_where(where, columns)
+        rows = [row for row in rows if condition(row.values)]
+    for flag, column in (("--sort", sort), ("--group", group)):
+        if column is not None and columns and column not in columns:
+            known = sorted(columns)
+            raise UsageError(f"{flag} {column}: unknown column{expected_names(column, known)}")
+    rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
+    rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
+    if sort is not None:
+        present = [row for row in rows if row.values.get(sort) is not None]
+        present.sort(key=lambda row: _order(row.values[sort]), reverse=descending)
+        # What was not measured comes last in either direction.
+        rows = [*present, *(row for row in rows if row.values.get(sort) is None)]
+    groups = _grouped(rows, group)
+    tables, others = _tables(groups, None)
+    base = None
+    if baseline is not None:
+        base = _find_baseline(baseline, tables, rows)
+        tables, others = _tables(groups, base)
+        _add_differences(tables, base)
+    left_out = sorted([*left_out, *others], key=lambda run: run.path)
+    return Comparison(tables, left_out, base)
 
 
-def difference_note(found: Comparison) -> str | None:
-    """Say what a difference is; None where there are none."""
-    if found.baseline is None:
-        return None
-    return (
-        f"Δ: mean difference from row {found.baseline.number} over the seeds that both have, ± its "
-        "sample standard deviation; p: two-sided paired t-test, not corrected for the number of "
-        "rows."
+def _order(value: Any) -> tuple[int, float, str]:
+    """Sort numbers before words before what is absent."""
+    if value is None:
+        return 2, 0.0, ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return 0, value, ""
+    return 1, 0.0, setting_text(value)
+
+
+def _grouped(rows: Sequence[Row], column: str | None) -> dict[str, list[Row]]:
+    if column is None:
+        return {"": list(rows)} if rows else {}
+    groups: dict[str, list[Row]] = {}
+    ordered = sorted(rows, key=lambda row: _order(row.values.get(column)))
+    values = list(dict.fromkeys(setting_text(row.values.get(column)) for row in ordered))
+    for value in values:
+        groups[f"{column} = {value}"] = [
+            row for row in rows if setting_text(row.values.get(column)) == value
+        ]
+    return groups
+
+
+def _tables(
+    groups: Mapping[str, Sequence[Row]], base: Row | None
+) -> tuple[list[Table], list[LeftOut]]:
+    """Make a table of each group's commonest class set; the other rows are left out."""
+    tables: list[Table] = []
+    others: list[LeftOut] = []
+    number = 0
+    for title, candidates in groups.items():
+        sizes: Counter[tuple[str, ...]] = Counter()
+        for row in candidates:
+            sizes[row.classes] += len(row.records)
+        table_classes = base.classes if base in candidates and base else sizes.most_common(1)[0][0]
+        rows = [row for row in candidates if row.classes == table_classes]
+        for row in candidates:
+            if row.classes != table_classes:
+                reason = f"other classes than the table's: {_class_text(row.classes)}"
+                others += [LeftOut(record.path, "done", reason) for record in row.records]
+        for row in rows:
+            number += 1
+            row.number = number
+        mark(rows, base if base in rows else None)
+        tables.append(Table(title, rows, _differing(rows)))
+    return tables, others
+
+
+def _class_text(names: Sequence[str]) -> str:
+    shown = ", ".join(setting_text(name) for name in names[:4])
+    return f"{shown}, ... ({len(names)})" if len(names) > 4 else shown
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """Return the settings that get a column.
+
+    One that every row has differs where any two rows differ. One that only some choices of a group
+    have, such as ``model.norm``, differs where two rows of the same choice do.
+    """
+    keys = {key: None for row in rows for key in row.records[0].settings}
+    found = []
+    for key in keys:
+        if key == "model":
+            continue
+        having = [row.records[0].settings for row in rows if key in row.records[0].settings]
+        group = key.partition(".")[0] if len(having) < len(rows) else ""
+        seen: dict[str, set[str]] = {}
+        for settings in having:
+            choice = setting_text(settings.get(group))
+            seen.setdefault(choice, set()).add(setting_text(settings[key]))
+        if any(len(values) > 1 for values in seen.values()):
+            found.append(key)
+    return found
+
+
+def _find_baseline(text: str, tables: Sequence[Table], rows: Sequence[Row]) -> Row:
+    shown = [row for table in tables for row in table.rows]
+    if text.isdecimal():
+        for row in shown:
+            if row.number == int(text):
+                return row
+        raise UsageError(f"--baseline {text}: there are {len(shown)} rows")
+    path = expand_path(text)
+    for row in rows:
+        if any(record.path == path for record in row.records):
+            return row
+    models = [str(row.values["model"]) for row in shown]
+    if models.count(text) == 1:
+        return shown[models.index(text)]
+    if text in models:
+        numbers = ", ".join(str(row.number) for row in shown if row.values["model"] == text)
+        raise UsageError(f"--baseline {text}: several rows have this model; give one of {numbers}")
+    raise UsageError(
+        f"--baseline {text}: expected the number of a row, a run in the table, or a model"
+        f"{expected_names(text, sorted(set(models)))}"
     )
 
 
-def shown_columns(table: Table, rows: list[dict[str, str]]) -> list[str]:
-    """Return the columns of a table in which any row has something."""
-    columns = [
-        "row",
-        "model",
-        *table.settings,
-        "n",
-        *FACTS,
-        *SHOWN,
-        *_DIFFERENCES.values(),
-        "selection",
-        "test_reads",
-        "not comparable",
-    ]
-    return [column for column in columns if any(row.get(column) for row in rows)]
-
-
-def row_cells(row: Row, table: Table) -> dict[str, str]:
-    """Return a row as people read it."""
-    cells = {"row": str(row.number), "n": str(len(row.records))}
-    for name in ("model", *table.settings):
-        cells[name] = setting_text(row.values[name]) if name in row.values else ""
-    for name in FACTS:
-        value = row.values[name]
-        cells[name] = "" if value is None else f"{value:,}"
-    for name, digits in SHOWN.items():
-        cells[name] = plus_minus(row.metric(name), digits)
-    for name, difference in row.differences.items():
-        cells[_DIFFERENCES[name]] = _difference_text(difference, SHOWN[name], len(row.records))
-    cells["selection"] = setting_text(row.values["selection"])
-    cells["test_reads"] = str(row.values["test_reads"])
-    cells["not comparable"] = "; ".join(row.not_comparable)
-    return cells
-
-
-def row_values(row: Row, table: Table) -> dict[str, Any]:
-    """Return by column what a row is sorted by; None sorts last."""
-    return {
-        "row": row.number,
-        **{name: row.values.get(name) for name in ("model", *table.settings, *FACTS, *SHOWN)},
-        "n": len(row.records),
-        **{_DIFFERENCES[name]: found["mean"] for name, found in row.differences.items()},
-        "selection": row.values["selection"],
-        "test_reads": row.values["test_reads"],
-        "not comparable": "; ".join(row.not_comparable) or None,
-    }
-
-
-def row_name(row: Row, table: Table) -> str:
-    """Name a row by its number, model, and what it has of the settings that differ."""
-    settings = [
-        f"{key}={setting_text(row.values[key])}" for key in table.settings if key in row.values
-    ]
-    text = " ".join([str(row.number), setting_text(row.values["model"]), *settings])
-    return textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
-
-
-def plus_minus(metric: dict[str, float | None], digits: int) -> str:
-    """Return a mean and what it varies by, as ``Row.metric`` gives them."""
-    mean, std = metric["mean"], metric["std"]
-    if mean is None:
-        return ""
-    text = f"{mean:.{digits}f}"
-    return text if std is None else f"{text} ± {std:.{digits}f}"
-
-
-def _difference_text(found: dict[str, float | None], digits: int, num_runs: int) -> str:
-    mean, std, p = found["mean"], found["std"], found["p"]
-    if mean is None:
-        return "" if found["n"] else "no common seed"
-    text = f"{mean:+.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
-    extra = [] if p is None else [f"p={p:.2g}"]
-    extra += [f"n={found['n']}"] if found["n"] != num_runs else []
-    return f"{text} ({', '.join(extra)})" if extra else text
-
-
-def _csv(found: Comparison) -> str:
-    """Return one table of plain numbers for all groups."""
-    settings = list({name: None for table in found.tables for name in table.settings})
-    rows = []
-    for table in found.tables:
-        for row in table.rows:
-            cells: dict[str, Any] = {"row": row.number, "group": table.title}
-            for name in ("model", "data", *settings):
-                cells[name] = setting_text(row.values[name]) if name in row.values else ""
-            cells |= {name: row.values[name] for name in ("n", *FACTS)}
-            for name in SHOWN:
-                metric = row.metric(name)
-                cells |= {name: metric["mean"], f"{name}_std": metric["std"]}
-            cells |= {name: row.values[name] for name in ("selection", "test_reads")}
-            for name, difference in row.differences.items():
-                cells |= {f"{name}_difference_{key}": value for key, value in difference.items()}
-            cells["not_comparable"] = "; ".join(row.not_comparable)
-            rows.append(cells)
-    spread = [column for name in SHOWN for column in (name, f"{name}_std")]
-    differences = [f"{name}_difference_{k}" for name in PAIRED for k in ("mean", "std", "n", "p")]
-    columns = [
-        "row",
-        *(["group"] if any(table.title for table in found.tables) else []),
-        "model",
-        "data",
-        *(name for name in settings if name != "data"),
-        "n",
-        *FACTS,
-        *spread,
-        "selection",
-        "test_reads",
-        *(differences if found.baseline is not None else ()),
-        "not_comparable",
-    ]
-    return render.render_table(rows, columns, "csv")
-
-
-def left_out_text(found: Comparison, output_format: str) -> str:
-    """Say which runs are in no row, and why."""
-    if not found.left_out:
-        return ""
-    rows = [
-        {"status": run.status, "reason": setting_text(run.reason), "run": setting_text(run.path)}
-        for run in found.left_out
-    ]
-    table = render.render_table(rows, ("status", "reason", "run"), output_format)
-    return f"Not in the table:\n{'' if output_format == 'text' else chr(10)}{table}"
+def _add_differences(tables: Sequence[Table], base: Row) -> None:
+    names = [column.name for column in run_columns.metrics() if column.is_paired]
+    for row in (row for table in tables for row in table.rows):
+        if row is not base and row.classes == base.classes:
+            row.differences = {name: paired_difference(row, base, name) for name in names}

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.rendering.text import setting_text
 
 Condition = Callable[[Mapping[str, Any]], bool]
 
@@ -24,7 +25,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _WORDS = ("and", "or", "not")
 _MAX_DEPTH = 50
-_SHOWN_DEPTH = 20
 
 
 def parse_where(text: str, columns: Collection[str]) -> Condition:
@@ -33,7 +33,7 @@ def parse_where(text: str, columns: Collection[str]) -> Condition:
     Args:
         text: comparisons ``COLUMN OP VALUE`` with OP one of = != < <= > >=, joined by and, or,
             not and parentheses. ``null`` is an absent value; quotes hold a value with spaces.
-        columns: those that there are.
+        columns: the known ones.
 
     Returns:
         A function from a row, values by column, to whether it fulfils the condition.
@@ -54,33 +54,33 @@ class _Parser:
     def __init__(self, text: str, columns: Collection[str]) -> None:
         self.text, self.columns = text, columns
         self.tokens: list[tuple[str, bool]] = []
-        place = 0
-        while text[place:].strip():
-            match = _TOKEN.match(text, place)
+        start = 0
+        while text[start:].strip():
+            match = _TOKEN.match(text, start)
             if match is None:
-                raise UsageError(f"--where {text!r}: cannot be read from '{text[place:].strip()}'")
+                raise UsageError(f"--where {text!r}: cannot be read from '{text[start:].strip()}'")
             sign, double, single, word = match.groups()
             quoted = double if double is not None else single
             self.tokens.append((quoted, True) if quoted is not None else (sign or word, False))
-            place = match.end()
-        self.place = 0
+            start = match.end()
+        self.position = 0
 
     @property
     def here(self) -> str | None:
-        return self.tokens[self.place][0] if self.place < len(self.tokens) else None
+        return self.tokens[self.position][0] if self.position < len(self.tokens) else None
 
     @property
     def is_quoted(self) -> bool:
-        return self.tokens[self.place][1]
+        return self.tokens[self.position][1]
 
     def error(self, expected: str) -> UsageError:
-        came = "the end" if self.here is None else f"'{self.here}'"
-        return UsageError(f"--where {self.text!r}: {expected}, came to {came}")
+        token = "the end" if self.here is None else f"'{self.here}'"
+        return UsageError(f"--where {self.text!r}: {expected}, came to {token}")
 
     def takes(self, token: str) -> bool:
         """Step over a token if it is the next."""
         if self.here == token and not self.is_quoted:
-            self.place += 1
+            self.position += 1
             return True
         return False
 
@@ -116,16 +116,16 @@ class _Parser:
         if column not in self.columns:
             known = sorted(self.columns)
             raise UsageError(f"--where: unknown column '{column}'{expected_names(column, known)}")
-        self.place += 1
+        self.position += 1
         sign = self.here
         if sign not in _OPERATORS or self.is_quoted:
             raise self.error(f"expected one of {' '.join(_OPERATORS)} after '{column}'")
-        self.place += 1
+        self.position += 1
         value = self.here
         if value is None or (value in (*_OPERATORS, *_WORDS, "(", ")") and not self.is_quoted):
             raise self.error(f"expected a value after '{column}{sign}'")
         is_quoted = self.is_quoted
-        self.place += 1
+        self.position += 1
         return _comparison(column, sign, value, None if is_quoted else _number(value))
 
 
@@ -134,44 +134,20 @@ def _comparison(column: str, sign: str, value: str, number: float | None) -> Con
     is_order = sign not in ("=", "==", "!=")
 
     def holds(row: Mapping[str, Any]) -> bool:
-        came = row.get(column)
-        if came is None:
+        actual = row.get(column)
+        if actual is None:
             return not is_order and compare(value, "null")
-        is_number = isinstance(came, (int, float)) and not isinstance(came, bool)
+        is_number = isinstance(actual, (int, float)) and not isinstance(actual, bool)
         if is_number and number is not None:
-            return compare(came, number)
+            return compare(actual, number)
         if is_order:
             raise UsageError(
-                f"--where: {column}{sign}{value} has no order: {column} is {setting_text(came)} "
+                f"--where: {column}{sign}{value} has no order: {column} is {setting_text(actual)} "
                 "in a row; use = or !="
             )
-        return compare(setting_text(came), value)
+        return compare(setting_text(actual), value)
 
     return holds
-
-
-def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
-    """Return a setting as it is written on a command line: ``[1,2]``, ``true``, ``null``.
-
-    Args:
-        value: as JSON gives it, or a tuple.
-        depth: how far lists in lists are followed; a stranger's may go deep.
-    """
-    if isinstance(value, (list, tuple, dict)) and not depth:
-        return "..."
-    if isinstance(value, dict):
-        pairs = (f"{setting_text(k)}:{setting_text(v, depth - 1)}" for k, v in value.items())
-        return f"{{{','.join(pairs)}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(setting_text(part, depth - 1) for part in value)}]"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    # What a stranger's file says must not steer the terminal.
-    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _number(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Pictures of what a run makes of a split: where it errs, how sure it is, what it withstands."""
+"""Figures of an evaluation: mistakes, accuracy by class, calibration and robustness."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnbench.analysis.compare.where import setting_text
 from cnnbench.data.images import Images
 from cnnbench.metrics import CALIBRATION_BINS
 from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.rendering.text import setting_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from cnnbench.analysis.evaluate.evaluation import Measured
+    from cnnbench.analysis.evaluate.measure import Measured
 
-    Places = NDArray[np.int64]
-    PicturesAt = Callable[[Sequence[int]], Images]
+    Indices = NDArray[np.int64]
+    ImagesAt = Callable[[Sequence[int]], Images]
 
-# What the levels of each kind of change count.
+# What the severities of each corruption count.
 UNITS = {
     "translation": "pixels",
     "rotation": "degrees",
@@ -31,19 +31,19 @@ UNITS = {
     "blur": "std in pixels",
     "contrast": "share taken away",
 }
-_MAX_PICTURES = 30
+_MAX_IMAGES = 30
 _GRID_COLUMNS = 6
 _NAME_CHARACTERS = 18
 # Matrices of more classes have no numbers in their cells, or not even names beside them.
 _MAX_NUMBERED, _MAX_NAMED = 25, 60
 
 
-def plot_evaluation(measured: Measured, pictures: PicturesAt, directory: Path) -> list[Path]:
+def plot_evaluation(measured: Measured, images: ImagesAt, directory: Path) -> list[Path]:
     """Write confusion matrix, accuracy per class, calibration diagram and worst mistakes.
 
     Args:
         measured: what to draw.
-        pictures: from places in the split to uint8 pictures (n, C, H, W).
+        images: from indices in the split to uint8 images (n, C, H, W).
         directory: made where it is missing; files of this split are replaced.
 
     Returns:
@@ -60,7 +60,7 @@ def plot_evaluation(measured: Measured, pictures: PicturesAt, directory: Path) -
             *save(_calibration(measured), directory / f"{split}_calibration"),
         ]
         wrong = np.flatnonzero(~measured.correct)
-        figure = mistakes_grid(measured, wrong, pictures, _title(measured, "mistakes"))
+        figure = mistakes_grid(measured, wrong, images, _title(measured, "mistakes"))
         # Pixels gain nothing from SVG.
         return files + save(figure, directory / f"{split}_mistakes", ("png",))
 
@@ -68,7 +68,7 @@ def plot_evaluation(measured: Measured, pictures: PicturesAt, directory: Path) -
 def plot_robustness(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str, stem: Path
 ) -> list[Path]:
-    """Write accuracy against the level of each kind of change, a line for each run.
+    """Write accuracy against the severity of each corruption, a line for each run.
 
     Args:
         curves: by the name of the run, as ``robustness`` returned them.
@@ -83,11 +83,15 @@ def plot_robustness(
     with style():
         figure = Figure(figsize=(9.0, 5.2 + 0.1 * len(curves)), layout="constrained")
         axes = figure.subplots(2, 3, sharey=True).flat
-        for ax, (kind, unit) in zip(axes, UNITS.items(), strict=False):
-            for place, (name, rows) in enumerate(curves.items()):
-                points = [(row["level"], row["accuracy"]) for row in rows if row["kind"] == kind]
-                ax.plot(*zip(*points, strict=True), label=plain(name), **line_look(place))
-            ax.set(title=kind, xlabel=unit, ylim=(0, 1))
+        for ax, (corruption, unit) in zip(axes, UNITS.items(), strict=False):
+            for index, (name, rows) in enumerate(curves.items()):
+                points = [
+                    (row["severity"], row["accuracy"])
+                    for row in rows
+                    if row["corruption"] == corruption
+                ]
+                ax.plot(*zip(*points, strict=True), label=plain(name), **line_look(index))
+            ax.set(title=corruption, xlabel=unit, ylim=(0, 1))
         for ax in axes[len(UNITS) :]:
             ax.axis("off")
         for ax in axes[::3]:
@@ -121,31 +125,31 @@ def run_names(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{number} {name}" for number, name in enumerate(names, start=1)]
 
 
-def mistakes_grid(measured: Measured, wrong: Places, pictures: PicturesAt, title: str) -> Figure:
-    """Draw the surest of some mistakes: picture, true class, prediction and its probability.
+def mistakes_grid(measured: Measured, wrong: Indices, images: ImagesAt, title: str) -> Figure:
+    """Draw the surest of some mistakes: image, true class, prediction and its probability.
 
     Args:
         measured: of the run that is mistaken.
-        wrong: places of the mistakes in the split.
-        pictures: from places to uint8 pictures (n, C, H, W); of other than three channels, the
+        wrong: indices of the mistakes in the split.
+        images: from indices to uint8 images (n, C, H, W); of other than three channels, the
             first is drawn.
         title: what these are.
     """
     from matplotlib.figure import Figure
 
     # Of equally sure ones, in the split's order.
-    surest = wrong[np.argsort(-measured.probabilities[wrong], kind="stable")][:_MAX_PICTURES]
+    surest = wrong[np.argsort(-measured.probabilities[wrong], kind="stable")][:_MAX_IMAGES]
     num_rows = max(1, math.ceil(len(surest) / _GRID_COLUMNS))
     figure = Figure(figsize=(1.45 * _GRID_COLUMNS, 0.5 + 1.75 * num_rows), layout="constrained")
     axes = list(figure.subplots(num_rows, _GRID_COLUMNS, squeeze=False).flat)
     for ax in axes:
         ax.axis("off")
     names = [_label(name) for name in measured.class_names]
-    for ax, place, picture in zip(axes, surest, pictures(surest.tolist()), strict=False):
-        pixels = picture.transpose(1, 2, 0) if len(picture) == 3 else picture[0]
+    for ax, index, image in zip(axes, surest, images(surest.tolist()), strict=False):
+        pixels = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        true, predicted = names[measured.targets[place]], names[measured.predictions[place]]
-        sure = measured.probabilities[place]
+        true, predicted = names[measured.targets[index]], names[measured.predictions[index]]
+        sure = measured.probabilities[index]
         ax.set_title(f"{true}\n→ {predicted} ({sure:.3f})", fontsize=7.5)
     shown = "all" if len(surest) == len(wrong) else f"the {len(surest)} surest of"
     text = f"{title}: {shown} {len(wrong)} (true class → predicted, probability)"
@@ -154,7 +158,7 @@ def mistakes_grid(measured: Measured, wrong: Places, pictures: PicturesAt, title
 
 
 def _label(name: str) -> str:
-    """Return a class name as it fits a picture."""
+    """Return a class name as it fits a figure."""
     text = setting_text(name)
     short = text if len(text) <= _NAME_CHARACTERS else f"{text[: _NAME_CHARACTERS - 1]}…"
     return plain(short)
@@ -182,8 +186,8 @@ def _confusion_matrix(measured: Measured) -> Figure:
             ax.text(column, row, text, ha="center", va="center", color=color, fontsize=7.5)
     if num_classes <= _MAX_NAMED:
         names = [_label(name) for name in measured.class_names]
-        turned = any(len(name) > 2 for name in names)
-        ax.set_xticks(range(num_classes), names, rotation=90 if turned else 0)
+        is_upright = any(len(name) > 2 for name in names)
+        ax.set_xticks(range(num_classes), names, rotation=90 if is_upright else 0)
         ax.set_yticks(range(num_classes), names)
     ax.grid(visible=False)
     ax.spines[["top", "right"]].set_visible(True)
@@ -201,9 +205,9 @@ def _class_accuracy(measured: Measured) -> Figure:
     ax = figure.add_subplot()
     recalls = [row["recall"] for row in rows]
     ax.barh(range(len(rows)), recalls, height=0.7, **bar_look(0))
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         text = f"{row['recall']:.3f} of {row['support']}" if row["support"] else "no images"
-        ax.text(1.02, place, text, va="center", fontsize=8)
+        ax.text(1.02, index, text, va="center", fontsize=8)
     accuracy = measured.result["accuracy"]
     ax.axvline(accuracy, color="black", linestyle="--", linewidth=1)
     ax.set_yticks(range(len(rows)), [_label(row["class"]) for row in rows], fontsize=8)

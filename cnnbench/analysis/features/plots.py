@@ -1,4 +1,4 @@
-"""Pictures of what a network sees, in the one look of all plots."""
+"""Figures of what a network sees, in the one look of all plots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from cnnbench.analysis.features.compute import Box, Features, Filters, Stage, gradient_center
+from cnnbench.analysis.features.extract import Box, Features, Filters, Stage, gradient_center
 from cnnbench.data import sample_grid
 from cnnbench.rendering.figures import plain
 
@@ -28,23 +28,23 @@ _LIGHTEST = 225
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture, and what one network makes of it.
+    """An image, and what one network makes of it.
 
     Attributes:
         label: the network's name, or whatever tells it from the others.
-        picture: as the network takes it, uint8 (C, image_size, image_size).
-        features: of the picture.
+        image: as the network takes it, uint8 (C, image_size, image_size).
+        features: of the image.
         top: likeliest first, each with ``class`` and ``probability``.
     """
 
     label: str
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     features: Features
     top: Sequence[Mapping[str, Any]]
 
 
 def figures(seen: Seen) -> dict[str, Figure]:
-    """Return the pictures of one network and one picture by name, those that there are."""
+    """Return the figures of one network and one image, by name."""
     found = seen.features
     drawn = {}
     if found.filters is not None:
@@ -57,16 +57,16 @@ def figures(seen: Seen) -> dict[str, Figure]:
 
 
 def draw_side_by_side(rows: Sequence[Seen]) -> Figure:
-    """Draw a row for each network: the picture, Grad-CAM, and the strongest maps of each stage."""
+    """Draw a row for each network: the image, Grad-CAM, and the strongest maps of each stage."""
     num_columns = 2 + max(len(row.features.stages) for row in rows)
     figure = _figure(1.55 * num_columns + 0.4, 2.0 * len(rows) + 0.5)
     for number, row in enumerate(rows):
         axes = [
-            figure.add_subplot(len(rows), num_columns, number * num_columns + place + 1)
-            for place in range(num_columns)
+            figure.add_subplot(len(rows), num_columns, number * num_columns + column + 1)
+            for column in range(num_columns)
         ]
         found = row.features
-        _show_picture(axes[0], row.picture)
+        _show_image(axes[0], row.image)
         axes[0].set_title(plain(textwrap.shorten(row.label, 30)), fontsize=9, fontweight="bold")
         _show_cam(axes[1], row)
         axes[1].set_title(_answer(row.top[0]), fontsize=8)
@@ -75,7 +75,7 @@ def draw_side_by_side(rows: Sequence[Seen]) -> Figure:
             ax.set_title(_stage_name(stage), fontsize=7)
         for ax in axes[2 + len(found.stages) :]:
             ax.set_axis_off()
-    figure.suptitle("picture, Grad-CAM of the likeliest class, the four strongest maps per stage")
+    figure.suptitle("image, Grad-CAM of the likeliest class, the four strongest maps per stage")
     return figure
 
 
@@ -92,21 +92,21 @@ def _bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def _show_picture(ax: Axes, picture: NDArray[np.uint8]) -> None:
-    pixels = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+def _show_image(ax: Axes, image: NDArray[np.uint8]) -> None:
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     _bare(ax)
 
 
 def _show_tiles(ax: Axes, tiles: NDArray[np.uint8], columns: int) -> None:
-    """Show (N, C, H, W) pictures in rows, as large as each other whatever their sides."""
+    """Show (N, C, H, W) images in rows, as large as each other whatever their sides."""
     zoom = max(1, round(_TILE_PIXELS / max(tiles.shape[2:])))
     large = tiles.repeat(zoom, axis=2).repeat(zoom, axis=3)
-    _show_picture(ax, sample_grid(large, columns, _GAP))
+    _show_image(ax, sample_grid(large, columns, _GAP))
 
 
 def _shades(maps: Tensor) -> NDArray[np.uint8]:
-    """Return maps (N, H, W) as grey pictures (N, 1, H, W), each from its least to its largest."""
+    """Return maps (N, H, W) as grey images (N, 1, H, W), each from its least to its largest."""
     values = maps.double()
     low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
     span = (high - low).clamp(min=1e-12)
@@ -156,7 +156,7 @@ def _draw_filters(label: str, filters: Filters) -> Figure:
     if filters.responses is not None:
         ax = figure.add_subplot(1, panels, 2)
         _show_tiles(ax, _shades(filters.responses[:_MAX_FILTERS]), columns)
-        ax.set_title("what each makes of the picture\nlight is most", fontsize=8)
+        ax.set_title("what each makes of the image\nlight is most", fontsize=8)
     return figure
 
 
@@ -164,7 +164,7 @@ def _draw_maps(seen: Seen) -> Figure:
     stages = seen.features.stages
     figure = _figure(8.4, 0.6 + 0.78 * len(stages))
     grid = figure.add_gridspec(len(stages), 2, width_ratios=[1.1, _MAX_MAPS])
-    _show_picture(figure.add_subplot(grid[0, 0]), seen.picture)
+    _show_image(figure.add_subplot(grid[0, 0]), seen.image)
     for number, stage in enumerate(stages):
         ax = figure.add_subplot(grid[number, 1])
         maps = _strongest(stage.maps, _MAX_MAPS)
@@ -181,8 +181,8 @@ def _draw_maps(seen: Seen) -> Figure:
 
 
 def _show_cam(ax: Axes, seen: Seen) -> None:
-    """Lay Grad-CAM over the picture; the line runs where it is half of its largest."""
-    _show_picture(ax, seen.picture)
+    """Lay Grad-CAM over the image; the line runs where it is half of its largest."""
+    _show_image(ax, seen.image)
     if seen.features.grad_cam is None:
         ax.text(
             *(0.5, 0.5, "no\nconvolution"),
@@ -200,13 +200,13 @@ def _show_cam(ax: Axes, seen: Seen) -> None:
 
 
 def _draw_prediction(seen: Seen) -> Figure:
-    """Draw the picture, what of it speaks for the likeliest class, and the likeliest classes."""
+    """Draw the image, what of it speaks for the likeliest class, and the likeliest classes."""
     has_cam = seen.features.grad_cam is not None
     figure = _figure(7.6 if has_cam else 5.4, 2.7)
     grid = figure.add_gridspec(1, 3 if has_cam else 2)
     ax = figure.add_subplot(grid[0])
-    _show_picture(ax, seen.picture)
-    ax.set_title("picture", fontsize=9)
+    _show_image(ax, seen.image)
+    ax.set_title("image", fontsize=9)
     if has_cam:
         ax = figure.add_subplot(grid[1])
         _show_cam(ax, seen)
@@ -219,8 +219,8 @@ def _draw_prediction(seen: Seen) -> Figure:
         range(len(top)), [row["probability"] for row in top], color="#bbbbbb", edgecolor="black"
     )
     ax.set_yticks(range(len(top)), [plain(name) for name in names], fontsize=8)
-    for place, row in enumerate(top):
-        end = (row["probability"], place)
+    for index, row in enumerate(top):
+        end = (row["probability"], index)
         shown = f"{row['probability']:.3f}"
         ax.annotate(shown, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     ax.invert_yaxis()
@@ -236,8 +236,8 @@ def _draw_fields(seen: Seen) -> Figure:
     stages = seen.features.stages
     figure = _figure(0.4 + 1.75 * (len(stages) + 1), 2.9)
     axes = [figure.add_subplot(1, len(stages) + 1, n + 1) for n in range(len(stages) + 1)]
-    _show_picture(axes[0], seen.picture)
-    axes[0].set_title("picture\n", fontsize=8)
+    _show_image(axes[0], seen.image)
+    axes[0].set_title("image\n", fontsize=8)
     for ax, stage in zip(axes[1:], stages, strict=True):
         strength = stage.gradient.sqrt().numpy()
         ax.imshow(strength, cmap="gray", vmin=0, interpolation="nearest")
@@ -260,7 +260,7 @@ def _draw_fields(seen: Seen) -> Figure:
             f"{seen.label}: pixels that move the central unit of each map "
             "(brightness: square root of the gradient)\n"
         )
-        + "dashed: what it can see, within the picture; solid: nine tenths of the gradient",
+        + "dashed: what it can see, within the image; solid: nine tenths of the gradient",
         fontsize=9,
     )
     return figure

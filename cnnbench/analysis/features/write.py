@@ -1,4 +1,4 @@
-"""What networks of runs see in picture files, written as pictures and into TensorBoard."""
+"""What networks of runs see in image files, written as figures and into TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cnnbench.analysis.features.compute import Features, look_at
+from cnnbench.analysis.features.extract import Features, look_at
 from cnnbench.analysis.features.plots import Seen, draw_side_by_side, figures
 from cnnbench.analysis.predict import image_files
 from cnnbench.data import decode_image
@@ -39,8 +39,8 @@ class _Subject:
         label: that, with a number where there are several runs.
         network: with the selected epoch's weights.
         step: at which they were saved.
-        directory: for its pictures.
-        pictures: as the network takes them.
+        directory: for its figures.
+        images: as the network takes them.
     """
 
     run: RunDir
@@ -49,7 +49,7 @@ class _Subject:
     network: LoadedNetwork
     step: int
     directory: Path
-    pictures: list[NDArray[np.uint8]]
+    images: list[NDArray[np.uint8]]
 
 
 def write_features(
@@ -58,21 +58,21 @@ def write_features(
     output: Path | None = None,
     model_path: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Write what runs see in pictures; `cnnbench.features` says what comes back.
+    """Write what runs see in images; `cnnbench.features` says what comes back.
 
-    Nothing is written before all runs and pictures were read.
+    Nothing is written before all runs and images were read.
 
     Args:
         runs: existing runs; their data sets are not needed.
-        paths: picture files, or folders of them.
+        paths: image files, or folders of them.
         output: for everything that is written; None for the run directories, `features` below
-            them for the pictures, of which none may be written to by another process.
+            them for the figures, of which none may be written to by another process.
         model_path: as ``load_run`` takes it.
 
     Raises:
-        UsageError: a run is there twice, or another process is writing to it.
+        UsageError: a run is named twice, or another process is writing to it.
         CheckpointError: a run is damaged or foreign.
-        DataError: a file is missing or no picture.
+        DataError: a file is missing or no image.
         DiskError: a file cannot be written.
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
@@ -92,8 +92,8 @@ def write_features(
             stack.enter_context(_board(s.run.path if output is None else s.directory))
             for s in subjects
         ]
-        for place, (file, name) in enumerate(zip(files, names, strict=True)):
-            seen = [_look(subject, place) for subject in subjects]
+        for index, (file, name) in enumerate(zip(files, names, strict=True)):
+            seen = [_look(subject, index) for subject in subjects]
             beside = {}
             if len(subjects) > 1:
                 stem = (output or subjects[0].directory) / name / "side_by_side"
@@ -125,18 +125,18 @@ def _open(
         network=network,
         step=int(saved["global_step"]),
         directory=directory,
-        pictures=[
+        images=[
             decode_image(file, network.in_channels, network.transform.image_size) for file in files
         ],
     )
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """Return a directory name for each file, its own without the ending, and none twice."""
+    """Return a directory name for each file, its name without the ending, and none twice."""
     names: list[str] = []
     for file in files:
         # A name that starts with a dot would be hidden.
-        stem = re.sub(r"^\.+", "", file.stem) or "picture"
+        stem = re.sub(r"^\.+", "", file.stem) or "image"
         name, number = stem, 2
         while name in names:
             name, number = f"{stem}-{number}", number + 1
@@ -155,16 +155,16 @@ def _board(directory: Path) -> Iterator[TensorBoard]:
         board.close()
 
 
-def _look(subject: _Subject, place: int) -> Seen:
-    picture = subject.pictures[place]
-    image = subject.network.transform(torch.from_numpy(picture)[None])
-    found = look_at(subject.network.module, image)
-    values, places = found.probabilities.topk(min(_TOP, len(found.probabilities)))
+def _look(subject: _Subject, index: int) -> Seen:
+    image = subject.images[index]
+    inputs = subject.network.transform(torch.from_numpy(image)[None])
+    found = look_at(subject.network.module, inputs)
+    values, labels = found.probabilities.topk(min(_TOP, len(found.probabilities)))
     top = [
         {"class": subject.network.class_names[number], "probability": value}
-        for value, number in zip(values.tolist(), places.tolist(), strict=True)
+        for value, number in zip(values.tolist(), labels.tolist(), strict=True)
     ]
-    return Seen(subject.label, picture, found, top)
+    return Seen(subject.label, image, found, top)
 
 
 def _write(subject: _Subject, seen: Seen, name: str, board: TensorBoard) -> list[str]:
@@ -179,8 +179,8 @@ def _write(subject: _Subject, seen: Seen, name: str, board: TensorBoard) -> list
 def _pixels(png: Path) -> torch.Tensor:
     from PIL import Image
 
-    with Image.open(png) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    with Image.open(png) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _row(subject: _Subject, seen: Seen, file: Path) -> dict[str, Any]:

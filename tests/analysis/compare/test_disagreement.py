@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 import cnnbench
-from cnnbench.analysis.compare.disagreement import mcnemar
+from cnnbench.analysis.statistics.image_tests import mcnemar
 from cnnbench.cli.main import run as cli
 from cnnbench.runs.directory import RunDir
 from cnnbench.training.data import read_splits

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import cnnbench
-from cnnbench.analysis.compare.comparison import compare_runs
 from cnnbench.analysis.compare.plots import pareto_front
 from cnnbench.analysis.compare.report import render_report, write_report
+from cnnbench.analysis.compare.tables import compare_runs
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.training.data import describe_data

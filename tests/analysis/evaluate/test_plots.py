@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from cnnbench.analysis.evaluate import plots as evaluation_plots
-from cnnbench.analysis.evaluate.evaluation import Measured
+from cnnbench.analysis.evaluate.measure import Measured
 from cnnbench.metrics import calibration, per_class
 
 
@@ -125,7 +125,7 @@ def test_curves_have_a_line_for_each_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(evaluation_plots, "save", lambda figure, stem: kept.append(figure) or [])
     curves = {
         name: [
-            {"kind": kind, "level": level, "accuracy": start / (1 + level)}
+            {"corruption": kind, "severity": level, "accuracy": start / (1 + level)}
             for kind in evaluation_plots.UNITS
             for level in (0, 2, 5)
         ]

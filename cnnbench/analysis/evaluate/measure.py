@@ -33,7 +33,7 @@ from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.runs.provenance import check_same_data
 from cnnbench.training.data import read_splits
 
-# (uint8 pictures (n, C, H, W), their places in the split) -> pictures of the same shape
+# (uint8 images (n, C, H, W), their indices in the split) -> images of the same shape
 Change = Callable[[Tensor, range], Tensor]
 # Another evaluation that counts its reading takes far less.
 _MAX_WAIT_SECONDS = 2.0
@@ -49,7 +49,7 @@ class OpenSplit:
         run: an existing run.
         name: train, val or test.
         network: with the selected epoch's weights.
-        data: the run's; pictures have the data set's own size.
+        data: the run's; images have the data set's size.
         device: where network and batches are.
         batch_size: images at once.
     """
@@ -70,7 +70,7 @@ class OpenSplit:
         """Yield logits (n, num_classes) and targets (n,) of each batch, in the split's order.
 
         Args:
-            change: what is done to the pictures first.
+            change: what is done to the images first.
         """
         batches = self.data.batches(self.name, self.batch_size)
         return evaluate(
@@ -83,19 +83,19 @@ class OpenSplit:
     def _changed(self, batches: Batches, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0
         for images, targets in batches:
-            places = range(first, first + len(targets))
-            yield change(images.to(self.device), places), targets
-            first = places.stop
+            indices = range(first, first + len(targets))
+            yield change(images.to(self.device), indices), targets
+            first = indices.stop
 
-    def pictures(self, places: Sequence[int]) -> Images:
-        """Return the pictures at some places of the split, uint8 (len(places), C, H, W)."""
-        images, _targets = self.data.parts[self.name][torch.tensor(places, dtype=torch.int64)]
+    def images(self, indices: Sequence[int]) -> Images:
+        """Return the images of some indices in the split, uint8 (len(indices), C, H, W)."""
+        images, _targets = self.data.parts[self.name][torch.tensor(indices, dtype=torch.int64)]
         return images.cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run makes of a split.
+    """What a run predicts on a split.
 
     Attributes:
         result: what ``cnnbench evaluate --format json`` prints.
@@ -163,9 +163,9 @@ def measure(opened: OpenSplit) -> Measured:
         confusion.add(logits, targets)
         in_top5 += top_k_correct(logits, targets, 5)
         predicted = logits.argmax(dim=1, keepdim=True)
-        # The prediction's own: of equal logits, max and argmax may mean different ones.
-        of_it = logits.softmax(dim=1).gather(1, predicted)
-        seen.append((targets.cpu(), predicted[:, 0].cpu(), of_it[:, 0].cpu()))
+        # Of that very class: of equal logits, max and argmax may mean different ones.
+        confidence = logits.softmax(dim=1).gather(1, predicted)
+        seen.append((targets.cpu(), predicted[:, 0].cpu(), confidence[:, 0].cpu()))
     if opened.name == "test":
         _count_test_read(opened.run)
     columns = (torch.cat(column).numpy() for column in zip(*seen, strict=True))

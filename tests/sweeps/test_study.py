@@ -15,7 +15,7 @@ from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 
 COMPOSER = Composer()
-STUDIES = sorted(COMPOSER.choices("study"))
+STUDIES = sorted(COMPOSER.groups.choices("study"))
 
 
 def jobs(*settings: str, composer: Composer = COMPOSER) -> tuple[Job, ...]:
@@ -111,3 +111,25 @@ debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}
         for more in ((), ("debug=study",))
     )
     assert (full, small) == ([9, 4, 9], [1, 4, 2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jobs: [",
+        "jobs: [[seed=1]]",
+        "settings: []\njobs: []",
+        "settings: []\njobs: [seed=1]",
+        "settings: seed=1\njobs: [[seed=1]]",
+        "settings: []\njobs: [[1]]",
+        "settings: []\njobs: [[seed=1]]\ndebug: [seed=1]",
+        "settings: []\njobs: [[seed=1]]\ndebug: {lenet: seed=1}",
+        "settings: []\njobs: [[seed=1]]\nmore: 1",
+        "- 1",
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_plainly(text: str, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "two.yaml").write_text(f"# two\n{text}\n")
+    with pytest.raises(UsageError, match=r"two\.yaml: (expected the keys|not readable)"):
+        jobs("study=two", composer=Composer(tmp_path))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnbench.analysis.compare.comparison import Comparison, compare_runs
 from cnnbench.analysis.compare.plots import interval, pareto_front, plot_comparison
-from cnnbench.analysis.compare.where import parse_where, setting_text
+from cnnbench.analysis.compare.tables import Comparison, compare_runs
+from cnnbench.analysis.compare.where import parse_where
 from cnnbench.errors import UsageError
 from tests.recorded_runs import write_run
 
@@ -248,8 +248,8 @@ def _later() -> dict[str, Any]:
 )
 def test_a_strangers_run_breaks_nothing(root: Path, change: dict[str, Any]) -> None:
     write_run(root, seed=7, change=change)
+    from cnnbench.analysis.compare.formats import FORMATS, comparison_text
     from cnnbench.analysis.compare.report import render_report
-    from cnnbench.analysis.compare.tables import FORMATS, comparison_text
 
     for group in (None, "num_epochs"):
         found = compare_runs([root], group=group)
@@ -408,12 +408,6 @@ def test_where(text: str, wanted: bool) -> None:
 def test_a_wrong_condition(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_where(text, ROW)(ROW)
-
-
-def test_settings_are_shown_as_they_are_typed() -> None:
-    values = [(1, 2.5), True, None, 1e-4, "a\x1b[3m", {"a": [1, {}]}]
-    texts = ["[1,2.5]", "true", "null", "0.0001", "a?[3m", "{a:[1,{}]}"]
-    assert list(map(setting_text, values)) == texts
 
 
 def test_a_thousand_runs_in_seconds(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a network sees in one picture: its first filters, its maps, Grad-CAM, receptive fields.
+"""What a network sees in one image: its first filters, its maps, Grad-CAM, receptive fields.
 
 Grad-CAM is that of Selvaraju et al., https://arxiv.org/abs/1610.02391; the measured receptive field
 is the gradient of one unit, as Luo et al. measure it, https://arxiv.org/abs/1701.04128.
@@ -43,7 +43,7 @@ class Filters:
         layer: its path within the network.
         is_convolution: otherwise it is a linear layer, whose filters are as large as the image.
         weights: (N, C, H, W).
-        responses: of each filter on the picture, (N, H', W'); None for a linear layer.
+        responses: of each filter on the image, (N, H', W'); None for a linear layer.
     """
 
     layer: str
@@ -79,7 +79,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Features:
-    """What a network makes of one picture.
+    """What a network makes of one image.
 
     Attributes:
         probabilities: of the classes, (num_classes,).
@@ -105,7 +105,7 @@ class _Call(NamedTuple):
 
 
 def look_at(module: nn.Module, image: Tensor) -> Features:
-    """Look at what a network makes of one picture.
+    """Look at what a network makes of one image.
 
     Args:
         module: in evaluation mode; it is left exactly as it was.
@@ -195,8 +195,8 @@ def _last_of_each_size(
 ) -> list[tuple[_Call, int | None]]:
     """Return the last map before each change of resolution, with its receptive field.
 
-    Maps of one pixel are left out where there are larger ones: they have no places to show. So are
-    tensors in which neighbours are no pixels, such as those of a transformer.
+    Maps of one pixel are left out where there are larger ones: they have no positions to show. So
+    are tensors in which neighbours are no pixels, such as those of a transformer.
     """
     names = set(_main_line(module, "", {call.name for call in calls if _is_map(call.output)}))
     num_calls = {name: sum(call.name == name for call in calls) for name in names}

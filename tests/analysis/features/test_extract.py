@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnbench.analysis.features.compute import look_at
+from cnnbench.analysis.features.extract import look_at
 from cnnbench.geometry.trace import analyze
 from cnnbench.models import MODELS, create_model
 

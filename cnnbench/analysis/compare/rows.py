@@ -1,0 +1,176 @@
+"""Rows of a comparison: seeds folded, what is not comparable marked, and paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from cnnbench.analysis.compare.records import LeftOut, Record
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
+
+
+@dataclass
+class Row:
+    """The runs that differ in nothing but their seed.
+
+    Attributes:
+        records: by seed.
+        values: by name what ``--where``, ``--sort`` and ``--group`` use; a metric's is its mean.
+        number: from 1, as shown.
+        not_comparable: why its accuracies are not to be set beside the others'.
+        differences: against the baseline, by metric, as ``paired_difference`` gives them.
+        verdict: what a test says of the row, by name: plain values, the word itself as
+            ``verdict``; empty where none was made.
+    """
+
+    records: tuple[Record, ...]
+    values: Mapping[str, Any]
+    number: int = 0
+    not_comparable: list[str] = field(default_factory=list)
+    differences: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    _measured: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of its networks."""
+        first = self.records[0]
+        return first.class_names or (f"{first.num_classes} classes of {self.values['data']}",)
+
+    def metric(self, name: str) -> dict[str, float | None]:
+        """Return ``mean`` and sample ``std`` over its runs; None where there are too few."""
+        if name not in self._measured:
+            values = self.metric_values(name)
+            self._measured[name] = {
+                "mean": fmean(values) if values else None,
+                "std": stdev(values) if len(values) > 1 else None,
+            }
+        return self._measured[name]
+
+    def metric_values(self, name: str) -> list[float]:
+        """Return what its runs measured, in the order of their seeds."""
+        values = [record.metrics[name] for record in self.records]
+        return [value for value in values if value is not None]
+
+
+def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
+    """Fold seeds into rows; of two runs of one seed the newer one counts."""
+    folded: dict[str, dict[int, Record]] = {}
+    records = sorted(records, key=lambda record: (record.started, record.path))
+    # Runs of the same data have the same classes, also where an older version did not say which.
+    names = {_class_key(record): record.class_names for record in records if record.class_names}
+    for record in records:
+        record = replace(record, class_names=names.get(_class_key(record), record.class_names))
+        parts = [
+            record.settings,
+            record.selection,
+            record.data_sha256,
+            record.facts,
+            record.class_names,
+        ]
+        seeds = folded.setdefault(json.dumps(parts, sort_keys=True), {})
+        if (older := seeds.get(record.seed)) is not None:
+            reason = f"seed {record.seed} was run again: {record.path}"
+            left_out.append(LeftOut(older.path, "done", reason))
+        seeds[record.seed] = record
+    return [_row(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in folded.values()]
+
+
+def _class_key(record: Record) -> tuple[str, int]:
+    return record.data_sha256, record.num_classes
+
+
+def _row(records: tuple[Record, ...]) -> Row:
+    first = records[0]
+    row = Row(records, {})
+    row.values = {
+        **first.settings,
+        "n": len(records),
+        **first.facts,
+        **{column.name: row.metric(column.name)["mean"] for column in columns.metrics()},
+        "selection": first.selection,
+        "test_reads": max(record.test_reads for record in records),
+        "data_sha256": first.data_sha256,
+    }
+    return row
+
+
+def mark(rows: Sequence[Row], base: Row | None) -> None:
+    """Say of each row in what it is unlike the baseline, or unlike most."""
+
+    def text(row: Row, column: str) -> str:
+        return setting_text(row.values.get(column))
+
+    def expected(column: str) -> str:
+        if base is not None:
+            return text(base, column)
+        return Counter(text(row, column) for row in rows).most_common(1)[0][0]
+
+    shared = [column.name for column in columns.shared()]
+    reference = {column: expected(column) for column in (*shared, "data_sha256")}
+    like = [base] if base is not None else rows
+    versions = Counter(record.code_version for row in like for record in row.records)
+    [(version, _)] = versions.most_common(1)
+    for row in rows:
+        row.not_comparable = [
+            f"{column} {text(row, column)}, not {reference[column]}"
+            for column in shared
+            if text(row, column) != reference[column]
+        ]
+        if text(row, "data_sha256") != reference["data_sha256"]:
+            row.not_comparable.append(f"other data: SHA-256 {text(row, 'data_sha256')[:12]}")
+        if others := {record.code_version for record in row.records} - {version}:
+            names = " and ".join(sorted(map(_version_text, others)))
+            number = sum(record.code_version != version for record in row.records)
+            row.not_comparable.append(
+                f"code version {names}, not {_version_text(version)} "
+                f"({number} of {len(row.records)} runs)"
+            )
+        resumed = [record for record in row.records if record.resumed_with]
+        if resumed:
+            texts = dict.fromkeys("; ".join(record.resumed_with) for record in resumed)
+            row.not_comparable.append(
+                f"resumed with other {' and '.join(map(setting_text, texts))} "
+                f"({len(resumed)} of {len(row.records)} runs)"
+            )
+        if row.values["selection"] == "test":
+            row.not_comparable.append("epoch selected on test")
+
+
+def _version_text(version: str | None) -> str:
+    return "unknown" if version is None else setting_text(version)
+
+
+def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | None]:
+    """Compare two rows over the seeds that both have.
+
+    Returns:
+        ``mean`` and sample ``std`` of the differences, ``n`` of them, and the two-sided ``p`` of
+        Student's paired t-test; None where there are too few, or where all are the same.
+    """
+    ours, theirs = (
+        {record.seed: record.metrics[metric] for record in side.records} for side in (row, base)
+    )
+    pairs = [
+        (mine, other)
+        for seed, mine in sorted(ours.items())
+        if mine is not None and (other := theirs.get(seed)) is not None
+    ]
+    differences = [mine - other for mine, other in pairs]
+    spread = stdev(differences) if len(differences) > 1 else None
+    p = None
+    if spread is not None and spread > 1e-12 * max(1.0, abs(fmean(differences))):
+        from scipy import stats
+
+        p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
+    return {
+        "mean": fmean(differences) if differences else None,
+        "std": spread,
+        "n": len(differences),
+        "p": p,
+    }

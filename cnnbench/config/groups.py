@@ -1,0 +1,85 @@
+"""The groups of ``conf/``, a directory of the user's own beside them, and the choices of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
+from cnnbench.errors import UsageError, expected_names
+from cnnbench.files import expand_path
+from cnnbench.registry import plugins
+
+ALL_GROUPS = (*GROUPS, *PRESET_GROUPS)
+
+
+def conf_dir() -> Path:
+    """Return the directory of the shipped YAML: in the package when installed, beside it else."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class Groups:
+    """The choices of each group: shipped, of the user's directory, and of other packages.
+
+    Args:
+        config_dir: a directory with groups of the user's own, laid out like ``conf/``; its choices
+            add to the shipped ones.
+
+    Attributes:
+        own: that directory, absolute, or None.
+
+    Raises:
+        UsageError: there is no such directory, it holds no group, or it repeats a shipped choice.
+
+    Example:
+        >>> "lenet" in Groups().choices("model")
+        True
+    """
+
+    def __init__(self, config_dir: str | Path | None = None) -> None:
+        self.own = expand_path(config_dir)
+        self._choices: dict[str, dict[str, str]] = {}
+        if self.own is None:
+            return
+        if not self.own.is_dir():
+            raise UsageError(f"--config-dir {config_dir}: there is no such directory")
+        if not any((self.own / group).is_dir() for group in ALL_GROUPS):
+            expected = ", ".join(ALL_GROUPS)
+            raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
+        for group in ALL_GROUPS:
+            self.choices(group)
+
+    def choices(self, group: str) -> dict[str, str]:
+        """Return the choices of a group, each with its one-line description.
+
+        Raises:
+            UsageError: there is no such group, or the user's directory repeats a shipped choice.
+        """
+        if group in self._choices:
+            return self._choices[group]
+        if group not in ALL_GROUPS:
+            raise UsageError(f"unknown group '{group}'{expected_names(group, ALL_GROUPS)}")
+        found: dict[str, str] = {}
+        for root in self._roots():
+            for path in sorted((root / group).glob("*.yaml")):
+                if path.stem in found:
+                    raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
+                found[path.stem] = _description(path)
+        found |= plugins(group, found)
+        self._choices[group] = dict(sorted(found.items()))
+        return self._choices[group]
+
+    def file(self, group: str, choice: str) -> Path:
+        """Return the YAML file of a choice that is shipped or the user's own."""
+        paths = (root / group / f"{choice}.yaml" for root in self._roots())
+        return next(path for path in paths if path.is_file())
+
+    def _roots(self) -> list[Path]:
+        return [root for root in (conf_dir(), self.own) if root is not None]
+
+
+def _description(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = (line.strip("# ") for line in lines if line.startswith("#"))
+    return next((text for text in comments if "@package" not in text), "")

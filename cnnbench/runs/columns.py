@@ -1,0 +1,188 @@
+"""What finished runs are compared by: each fact and each metric, declared once.
+
+A new one is one line of ``COLUMNS``. Text, Markdown, CSV, LaTeX, JSON and the page of ``compare``
+show it, and ``--where``, ``--sort`` and ``--group`` take its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+# No training gives a larger number, and sums of squares of these stay finite.
+_LARGEST = 1e100
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run left behind, as columns read it.
+
+    Attributes:
+        results: of ``run.json``, by name, unchecked.
+        network: the facts of the network in ``run.json``, by name, unchecked.
+        curves: by name, the finite values by epoch.
+    """
+
+    results: Mapping[str, Any]
+    network: Mapping[str, Any]
+    curves: Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A fact or metric of runs, or a setting that needs more than its name.
+
+    Attributes:
+        name: its key in JSON, its head in tables, and what ``--where`` and ``--sort`` call it.
+            A metric of a split is ``<split>/<metric>``.
+        kind: a metric is a number that each run has, shown as mean and sample standard deviation;
+            a fact is a whole number that all runs of a row share; a setting comes from the config.
+        read: takes it from what a run left behind; by default it is the result (of a fact: the
+            fact of the network) of this name.
+        digits: of a metric, after the point.
+        better: which end is the better one; None where neither is.
+        axis: its name on an axis; with one, test accuracy is drawn against it.
+        in_table: whether tables show it; JSON has it anyway.
+        in_runs: whether the page lists it for each single run.
+        in_hparams: whether TensorBoard's HParams page has it.
+        is_paired: whether its differences from a baseline are shown.
+        is_shared: whether rows that differ in it are not comparable.
+
+    Example:
+        ``Column("test/top5_accuracy", digits=4, better="higher")``
+    """
+
+    name: str
+    kind: Literal["metric", "fact", "setting"] = "metric"
+    read: Callable[[Source], Any] | None = None
+    digits: int = 0
+    better: Literal["higher", "lower"] | None = None
+    axis: str = ""
+    in_table: bool = True
+    in_runs: bool = False
+    in_hparams: bool = False
+    is_paired: bool = False
+    is_shared: bool = False
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it was measured on a split: how well a network does, not what it costs."""
+        return self.name.startswith(("train/", "val/", "test/"))
+
+    def value(self, source: Source) -> float | None:
+        """Return a run's value; None where the run has no such finite number."""
+        is_fact = self.kind == "fact"
+        try:
+            if self.read is not None:
+                found = self.read(source)
+            else:
+                found = (source.network if is_fact else source.results).get(self.name)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            return None
+        return whole_number(found) if is_fact else finite_number(found)
+
+
+def _epoch_mean(curve: str) -> Callable[[Source], float]:
+    """Return what reads the mean of a curve over the epochs."""
+    return lambda source: fmean(source.curves[curve].values())
+
+
+# In the order of tables, which show only what some row has.
+COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        Column("num_params", "fact", better="lower", axis="parameters", in_hparams=True),
+        Column("macs", "fact", better="lower", axis="multiply-accumulates for one image"),
+        Column("receptive_field", "fact"),
+        Column(
+            "epoch_seconds",
+            read=_epoch_mean("perf/epoch_seconds"),
+            digits=2,
+            better="lower",
+            is_paired=True,
+        ),
+        Column(
+            "images_per_second",
+            read=_epoch_mean("perf/images_per_second"),
+            better="higher",
+        ),
+        Column("best_epoch", digits=1, in_runs=True),
+        Column(
+            "train_seconds",
+            digits=1,
+            better="lower",
+            axis="seconds of training",
+            in_table=False,
+            in_runs=True,
+            in_hparams=True,
+        ),
+        Column(
+            "val/accuracy",
+            digits=4,
+            better="higher",
+            in_runs=True,
+            in_hparams=True,
+            is_paired=True,
+        ),
+        Column("val/loss", digits=4, better="lower", in_table=False),
+        Column(
+            "test/accuracy",
+            digits=4,
+            better="higher",
+            in_runs=True,
+            in_hparams=True,
+            is_paired=True,
+        ),
+        Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
+        *(
+            Column(name, "setting", is_shared=True)
+            for name in (
+                "data.split_seed",
+                "data.val_fraction",
+                "data.limit",
+                "num_epochs",
+                "device.precision",
+            )
+        ),
+    )
+}
+
+
+def facts() -> list[Column]:
+    """Return the facts, in the order of tables."""
+    return [column for column in COLUMNS.values() if column.kind == "fact"]
+
+
+def metrics() -> list[Column]:
+    """Return the metrics, in the order of tables."""
+    return [column for column in COLUMNS.values() if column.kind == "metric"]
+
+
+def costs() -> list[Column]:
+    """Return what test accuracy is drawn against."""
+    return [column for column in COLUMNS.values() if column.axis]
+
+
+def shared() -> list[Column]:
+    """Return what rows must have in common to be comparable."""
+    return [column for column in COLUMNS.values() if column.is_shared]
+
+
+def scores_first(columns: Iterable[Column]) -> list[Column]:
+    """Return columns in their order, but what was measured on a split before what it cost."""
+    return sorted(columns, key=lambda column: not column.is_score)
+
+
+def finite_number(value: Any) -> float | None:
+    """Return a finite number, or None for all else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if math.isfinite(value) and abs(value) < _LARGEST else None
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a count in the range of 64 bits, or None for all else."""
+    return value if type(value) is int and 0 <= value < 2**63 else None

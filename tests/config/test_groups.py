@@ -1,0 +1,48 @@
+"""The groups of choices: shipped, of the user's own, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnnbench.config.groups import Groups, conf_dir
+from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
+from cnnbench.errors import UsageError
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("# mine\nname: lenet\nactivation: tanh\n")
+    return tmp_path
+
+
+def test_choices_of_the_users_own_stand_among_the_shipped_ones(own: Path) -> None:
+    groups = Groups(own)
+    assert groups.choices("model")["tiny"] == "mine"
+    assert list(groups.choices("model")) == sorted({"tiny", *Groups().choices("model")})
+    assert groups.choices("optimizer") == Groups().choices("optimizer")
+    assert groups.file("model", "tiny") == own / "model" / "tiny.yaml"
+    assert groups.file("model", "lenet") == conf_dir() / "model" / "lenet.yaml"
+
+
+def test_a_shipped_choice_is_not_replaced_in_silence(own: Path) -> None:
+    (own / "optimizer").mkdir()
+    (own / "optimizer" / "adamw.yaml").write_text("# mine\nname: sgd\n")
+    with pytest.raises(UsageError, match="optimizer=adamw is a shipped choice; rename it"):
+        Groups(own)
+
+
+def test_a_directory_that_holds_no_groups(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no folder of model, data"):
+        Groups(tmp_path)
+    with pytest.raises(UsageError, match="there is no such directory"):
+        Groups(tmp_path / "nowhere")
+
+
+def test_every_group_of_conf_is_known() -> None:
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert folders <= {*GROUPS, *PRESET_GROUPS}
+    with pytest.raises(UsageError, match="did you mean 'model'"):
+        Groups().choices("modle")
