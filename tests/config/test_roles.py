@@ -23,12 +23,8 @@ from recorded_runs import write_run
 import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
-<<<<<<< HEAD
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
-=======
-from cnnbench.config.compose import Composer, conf_dir
->>>>>>> record
 from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys
 from cnnbench.config.run_config import (
     ARGUMENTS,

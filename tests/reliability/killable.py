@@ -64,17 +64,6 @@ class Shown:
         return self.memory[1 + PHASES.index(phase)]
 
 
-def opening_in_halves(happened: Callable[[str, str], None]) -> Callable[..., Any]:
-    """Return an ``open`` whose files, where they are written, are `InHalves`."""
-
-    def open_file(path: Path, mode: str, **keywords: Any) -> Any:
-        if "r" in mode:
-            return open(path, mode, **keywords)  # noqa: SIM115
-        return InHalves(path, mode, happened)
-
-    return open_file
-
-
 class InHalves:
     """A file whose bytes come in two parts, with something to happen at each point.
 
@@ -143,7 +132,7 @@ def watch(shown: Shown) -> None:
         if what == "half a write":
             time.sleep(_PAUSE_SECONDS)
 
-    files.open = opening_in_halves(pause)  # type: ignore[attr-defined]
+    files.open = functools.partial(InHalves, happened=pause)  # type: ignore[attr-defined]
     wrap(checkpoint, "atomic_write", file_phase)
     wrap(torch, "save", lambda *args, **keywords: "serialise")
     wrap(os, "fsync", lambda *args: "fsync")
@@ -198,7 +187,7 @@ def die_at(file: str, call: str, count: int) -> None:
         renamed = self.name
         done(self.name, "unlink")
 
-    files.open = opening_in_halves(done)  # type: ignore[attr-defined]
+    files.open = functools.partial(InHalves, happened=done)  # type: ignore[attr-defined]
     os.fsync, os.replace, Path.unlink = dying_fsync, dying_replace, dying_unlink  # type: ignore
 
 
