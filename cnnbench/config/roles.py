@@ -70,7 +70,7 @@ class Before:
 
     Attributes:
         value: what they did.
-        choices: a pattern of the group's choices that have the key.
+        choices: patterns of the group's choices that have the key since then, joined by ``|``.
 
     A later key that may be null needs no mark: where it is absent, it is null.
     """
@@ -141,6 +141,11 @@ def _mark(kind: Any, mark: type[_Mark]) -> _Mark | None:
     return next((found for found in marks(kind) if isinstance(found, mark)), None)
 
 
+def is_choice(name: str, patterns: str) -> bool:
+    """Tell whether a choice is among those that patterns, joined by ``|``, name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
+
+
 def with_older_values(tree: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
     """Return a recorded config with the keys that came after it, as its run was without them.
 
@@ -156,7 +161,7 @@ def with_older_values(tree: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[
         node = filled.get(group) if group else filled
         if not isinstance(node, Mapping) or name in node:
             continue
-        if fnmatchcase(str(node.get("name")), facts.before.choices):
+        if is_choice(str(node.get("name")), facts.before.choices):
             later = {**node, name: facts.before.value}
             filled = {**filled, group: later} if group else later
     return filled

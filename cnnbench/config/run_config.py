@@ -29,6 +29,7 @@ from cnnbench.config.roles import (
     Before,
     Key,
     Role,
+    is_choice,
     read_keys,
 )
 from cnnbench.config.schema import (
@@ -44,12 +45,27 @@ from cnnbench.config.schema import (
     RatioNumber,
     Seed,
     Size,
+    marks,
     read_node,
 )
 
 GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
+
+
+@dataclass(frozen=True)
+class Only:
+    """Marks an argument of which some choices take other values than the rest.
+
+    Attributes:
+        choices: patterns of their names, joined by ``|``.
+        kind: the type of what they take.
+    """
+
+    choices: str
+    kind: Any
+
 
 # The types of the arguments that only some choices of a group have. One name has one meaning
 # throughout a group; a test holds the choices' YAML and constructors to these rows.
@@ -74,23 +90,38 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,
     ("model", "aux"): bool,
+    ("model", "aux_weight"): Annotated[float, Range(ge=0), Before(0.3, "googlenet")],
     ("model", "conv_channels"): tuple[Count, ...],
+    ("model", "dilation"): Annotated[Count, Before(1, "basic_cnn")],
     ("model", "dropout"): Probability,
-    ("model", "factorize"): Literal["none", "3x3", "asymmetric"],
-    ("model", "factorize_stages"): tuple[Annotated[int, Range(ge=3, le=5)], ...],
-    ("model", "final_relu"): bool,
+    ("model", "dropout_position"): Annotated[Literal["after", "before"], Before("after", "vgg*")],
+    ("model", "factorize"): Literal["none", "3x3", "asymmetric", "asymmetric_pad_first"],
+    ("model", "factorize_stages"): tuple[Literal[3, 4, 5], ...],
+    ("model", "final_relu"): Annotated[bool, Before(False, "nin_cifar")],
     ("model", "freeze"): Literal["none", "backbone"],
     ("model", "groups"): Literal[1, 2],
     ("model", "growth_rate"): Count,
-    ("model", "head"): Literal["linear", "gap", "replace", "append"],
+    ("model", "head"): Annotated[
+        Literal["linear", "gap", "conv1x1", "replace", "append"],
+        Only("alexnet*|vgg*", Literal["linear", "gap", "conv1x1"]),
+        Only("torchvision", Literal["replace", "append"]),
+        Before("linear", "vgg*"),
+    ],
     ("model", "head_size"): Count,
     ("model", "hidden"): tuple[Count, ...],
-    # VGG had no norm at first; other networks always recorded theirs.
-    ("model", "norm"): Annotated[Literal["none", "conv", "block"], Before("none", "vgg*")],
-    ("model", "padding"): Size,
+    # GoogLeNet always recorded its norm; other networks had none at first.
+    ("model", "norm"): Annotated[
+        Literal["none", "conv", "block", "hidden", "all"],
+        Only("googlenet", Literal["none", "conv", "block"]),
+        Only("lenet", Literal["none", "conv", "hidden", "all"]),
+        Only("mlp", Literal["none", "hidden"]),
+        Only("vgg*", Literal["none", "conv"]),
+        Before("none", "lenet|mlp|vgg*"),
+    ],
+    ("model", "padding"): Annotated[Size, Before(2, "lenet")],
     ("model", "path"): Annotated[PathText, CONTENT],
     ("model", "pool"): Literal["max", "avg"],
-    ("model", "pool_ceil_mode"): bool,
+    ("model", "pool_ceil_mode"): Annotated[bool, Before(False, "resne*|wide_resnet*")],
     ("model", "pretrained"): str,
     ("model", "residual"): bool,
     ("model", "residual_scale"): Positive,
@@ -256,6 +287,22 @@ def resumable_keys() -> tuple[str, ...]:
     )
 
 
+def argument_type(group: str, key: str, choice: str) -> Any:
+    """Return the type of an argument as one choice of a group takes it.
+
+    Example:
+        >>> argument_type("model", "norm", "vgg11")
+        typing.Literal['none', 'conv']
+    """
+    kind = ARGUMENTS[group, key]
+    kinds = (
+        mark.kind
+        for mark in marks(kind)
+        if isinstance(mark, Only) and is_choice(choice, mark.choices)
+    )
+    return next(kinds, kind)
+
+
 def read_config(tree: Mapping[str, Any]) -> RunConfig:
     """Turn a resolved tree of plain values into a run config.
 
@@ -266,7 +313,13 @@ def read_config(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: all unknown keys, wrong types, values out of range and missing values.
     """
     problems: list[Problem] = []
-    config = read_node(RunConfig, tree, ARGUMENTS, problems)
+    choices = {
+        group: str(node.get("name")) for group, node in tree.items() if isinstance(node, Mapping)
+    }
+    kinds = {
+        (group, key): argument_type(group, key, choices.get(group, "")) for group, key in ARGUMENTS
+    }
+    config = read_node(RunConfig, tree, kinds, problems)
     if not problems:
         problems = _contradictions(config)
     if problems:

@@ -16,6 +16,13 @@ from cnnbench.layers.conv import (
     conv_unit,
     scale_channels,
 )
+from cnnbench.layers.heads import (
+    DropoutPosition,
+    HeadName,
+    build_head,
+    hidden_layers,
+    run_head,
+)
 from cnnbench.layers.pooling import POOLS, PoolName, average_pool_to
 from cnnbench.layers.residual import BasicBlock, BottleneckBlock, zero_last_norms
 from cnnbench.layers.sizes import (
@@ -33,6 +40,11 @@ __all__ = [
     "build_stem",
     "conv_unit",
     "scale_channels",
+    "DropoutPosition",
+    "HeadName",
+    "build_head",
+    "hidden_layers",
+    "run_head",
     "POOLS",
     "PoolName",
     "average_pool_to",

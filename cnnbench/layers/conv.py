@@ -65,8 +65,13 @@ def conv_unit(
     return nn.Sequential(parts)
 
 
-def build_stem(in_channels: int, out_channels: int, stem: StemName) -> nn.Sequential:
-    """Build `imagenet` (7x7/2, norm, ReLU, max pool 3/2) or `small` (3x3/1, norm, ReLU)."""
+def build_stem(
+    in_channels: int, out_channels: int, stem: StemName, *, pool_ceil_mode: bool = False
+) -> nn.Sequential:
+    """Build `imagenet` (7x7/2, norm, ReLU, max pool 3/2) or `small` (3x3/1, norm, ReLU).
+
+    The pool pads by 1; with `pool_ceil_mode` it pads by nothing and rounds sizes up.
+    """
     kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["conv"] = nn.Conv2d(
@@ -75,5 +80,5 @@ def build_stem(in_channels: int, out_channels: int, stem: StemName) -> nn.Sequen
     parts["norm"] = nn.BatchNorm2d(out_channels)
     parts["act"] = nn.ReLU()
     if stem == "imagenet":
-        parts["pool"] = nn.MaxPool2d(3, 2, 1)
+        parts["pool"] = nn.MaxPool2d(3, 2, 0 if pool_ceil_mode else 1, ceil_mode=pool_ceil_mode)
     return nn.Sequential(parts)

@@ -16,13 +16,16 @@ from cnnbench.layers import (
     ACTIVATIONS,
     POOLS,
     ActivationName,
+    HeadName,
     PoolName,
     Step,
+    build_head,
+    hidden_layers,
     output_size,
+    run_head,
     scale_channels,
     smallest_image,
 )
-from cnnbench.models.mlp import hidden_layers
 from cnnbench.models.row import KAIMING_INIT, NO_LRN, Card, Departure, ModelRow, NumClasses
 
 
@@ -47,7 +50,8 @@ class AlexNet(nn.Module):
         pool: `max` or `avg`.
         dropout: probability after each hidden layer.
         padding: zeros around the image in conv1.
-        head: `linear` flattens the last feature maps; `gap` averages each and has no hidden layers.
+        head: `linear` flattens the last feature maps; `gap` averages each, and
+            `conv1x1` averages what a 1x1 convolution makes of them: both have no hidden layers.
         groups: 2 splits conv2, conv4 and conv5 into the two streams of the paper.
         width_multiplier: scales convolutions and hidden layers.
     """
@@ -64,7 +68,7 @@ class AlexNet(nn.Module):
         pool: PoolName = "max",
         dropout: Probability = 0.5,
         padding: Size = 1,
-        head: Literal["linear", "gap"] = "linear",
+        head: HeadName = "linear",
         groups: Literal[1, 2] = 1,
         width_multiplier: RatioNumber = 1.0,
     ) -> None:
@@ -83,21 +87,16 @@ class AlexNet(nn.Module):
         widths = [groups * scale_channels(c // groups, width_multiplier) for c in conv_channels]
         hidden = tuple(scale_channels(width, width_multiplier) for width in hidden)
         self.stages = _build_stages(steps, [in_channels, *widths], activation, pool, groups)
-        self.is_flat = head == "linear"
-        if self.is_flat:
-            in_features = widths[-1] * side**2
-            layers = hidden_layers(in_features, hidden, activation, dropout)
-            layers.append(nn.Linear(hidden[-1] if hidden else in_features, num_classes))
-        else:
-            layers = [nn.Linear(widths[-1], num_classes)]
-        self.head = nn.Sequential(*layers)
+        self.head_name = head
+        layers = []
+        if head == "linear":
+            layers = hidden_layers(widths[-1] * side**2, hidden, activation, dropout=dropout)
+        self.head = build_head(head, widths[-1], side, layers, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
         # (N, 96, 26, 26), (N, 256, 12, 12), (N, 256, 5, 5) after the three pools at 224 pixels
-        x = self.stages(x)
-        logits: Tensor = self.head(x.flatten(1) if self.is_flat else x.mean((2, 3)))
-        return logits
+        return run_head(self.head_name, self.head, self.stages(x))
 
 
 def _build_stages(

@@ -24,19 +24,27 @@ class BasicCNN(nn.Module):
         in_channels: channels of the images.
         num_classes: logits to give.
         image_size: side of the images in pixels, at least 16.
+        dilation: of both convolutions. Above 1 they see more pixels with as many weights; padding
+            keeps the sizes, so that nothing else changes.
     """
 
     min_image_size, min_image_layer = _SMALLEST
 
     def __init__(
-        self, *, in_channels: Count, num_classes: NumClasses, image_size: int = 28
+        self,
+        *,
+        in_channels: Count,
+        num_classes: NumClasses,
+        image_size: int = 28,
+        dilation: Count = 1,
     ) -> None:
         super().__init__()
         side = output_size(image_size, _STEPS)
-        self.conv1 = nn.Conv2d(in_channels, 10, 5)
+        padding = 2 * (dilation - 1)
+        self.conv1 = nn.Conv2d(in_channels, 10, 5, padding=padding, dilation=dilation)
         self.pool1 = nn.MaxPool2d(2)
         self.act1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5, padding=padding, dilation=dilation)
         self.pool2 = nn.MaxPool2d(2)
         self.act2 = nn.ReLU()
         self.head = nn.Linear(20 * side**2, num_classes)

@@ -9,12 +9,12 @@ published code, and the shortcut is a plain 1x1 where channels differ.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnbench.config.schema import Count, Positive, Probability, RatioNumber
+from cnnbench.config.schema import Count, Positive, Probability, Range, RatioNumber
 from cnnbench.layers import (
     StemName,
     Step,
@@ -81,20 +81,18 @@ class GoogLeNet(nn.Module):
         num_classes: logits to give.
         stem: `imagenet` (7x7/2) or `small` (3x3/1); both keep the two pools.
         norm: `conv` after each convolution, `block` in the stem and after each block, or `none`.
-        factorize: `3x3` splits each 5x5 in two; `asymmetric` also 3x3 in 1x3 and 3x1; or `none`.
+        factorize: `3x3` splits each 5x5 in two; `asymmetric` also 3x3 in 1x3 and 3x1, each padded
+            along its kernel; `asymmetric_pad_first` pads the 1x3 on all sides and the 3x1 not at
+            all, which gives the same sizes and other borders; or `none`.
         factorize_stages: stages that `factorize` changes, of 3, 4 and 5.
         residual: add a shortcut around each block.
         residual_scale: factor on the block before the sum.
         aux: build the two auxiliary heads, which `forward_with_aux` runs.
+        aux_weight: how much the loss of each auxiliary head counts in training.
         dropout: probability before the last layer.
         pool_ceil_mode: pool 3/2 without padding, rounding sizes up.
         width_multiplier: scales every layer but the last.
-
-    Attributes:
-        aux_weight: what an auxiliary head's loss counts in training.
     """
-
-    aux_weight = 0.3
 
     def __init__(
         self,
@@ -108,6 +106,7 @@ class GoogLeNet(nn.Module):
         residual: bool = False,
         residual_scale: Positive = 1.0,
         aux: bool = False,
+        aux_weight: Annotated[float, Range(ge=0)] = 0.3,
         dropout: Probability = 0.0,
         pool_ceil_mode: bool = False,
         width_multiplier: RatioNumber = 1.0,
@@ -115,6 +114,7 @@ class GoogLeNet(nn.Module):
         super().__init__()
         self.min_image_size, self.min_image_layer = smallest_image(_steps(stem, pool_ceil_mode))
 
+        self.aux_weight = aux_weight
         widths = [scale_channels(c, width_multiplier) for c in (64, 64, 192)]
         self.stem = _build_stem(in_channels, widths, stem, norm, pool_ceil_mode)
         self.blocks = nn.ModuleDict()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnnbench.layers import conv_unit, scale_channels
 
 Norm = Literal["none", "conv", "block"]
-Factorize = Literal["none", "3x3", "asymmetric"]
+Factorize = Literal["none", "3x3", "asymmetric", "asymmetric_pad_first"]
 
 
 class InceptionRow(NamedTuple):
@@ -40,13 +40,21 @@ class InceptionRow(NamedTuple):
         )
 
 
-def _kernels(side: int, factorize: Factorize) -> list[tuple[int, int]]:
-    """Return the kernels that stand for one of `side` 3 or 5."""
+class _Conv(NamedTuple):
+    kernel_size: tuple[int, int]
+    padding: tuple[int, int]
+
+
+def _convs(side: int, factorize: Factorize) -> list[_Conv]:
+    """Return the convolutions that stand for one of `side` 3 or 5."""
     if factorize == "asymmetric":
-        return [(1, 3), (3, 1)] * (side // 2)
+        return [_Conv((1, 3), (0, 1)), _Conv((3, 1), (1, 0))] * (side // 2)
+    if factorize == "asymmetric_pad_first":
+        # The rows that the first adds above and below are not zero where it has a bias or norm.
+        return [_Conv((1, 3), (1, 1)), _Conv((3, 1), (0, 0))] * (side // 2)
     if factorize == "3x3":
-        return [(3, 3)] * (side // 2)
-    return [(side, side)]
+        return [_Conv((3, 3), (1, 1))] * (side // 2)
+    return [_Conv((side, side), (side // 2, side // 2))]
 
 
 def _branch(
@@ -55,9 +63,10 @@ def _branch(
     """Build a 1x1 that reduces, and the convolutions that stand for one of `side`."""
     channels, out_channels = widths
     units = [conv_unit(in_channels, channels, 1, norm=norm)]
-    for height, width in _kernels(side, factorize):
-        padding = (height // 2, width // 2)
-        units.append(conv_unit(channels, out_channels, (height, width), padding=padding, norm=norm))
+    for conv in _convs(side, factorize):
+        units.append(
+            conv_unit(channels, out_channels, conv.kernel_size, padding=conv.padding, norm=norm)
+        )
         channels = out_channels
     return nn.Sequential(*units)
 
@@ -69,7 +78,7 @@ class InceptionBlock(nn.Module):
         in_channels: input channels.
         row: widths of the branches.
         norm: `conv`, `block` (after the concatenation) or `none`.
-        factorize: `none`, `3x3` or `asymmetric`.
+        factorize: `none`, `3x3`, `asymmetric` or `asymmetric_pad_first`.
         residual_scale: with a shortcut, the factor on the branches; None for no shortcut.
     """
 

@@ -6,22 +6,22 @@ and Caffe, https://code.google.com/archive/p/cuda-convnet. Departures are in the
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from cnnbench.config.schema import Count
+from cnnbench.config.schema import Count, Size
 from cnnbench.layers import (
     ACTIVATIONS,
     POOLS,
     ActivationName,
     PoolName,
     Step,
+    hidden_layers,
     output_size,
     smallest_image,
 )
 from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
-
-_LENET_STEPS = (Step("conv1", 5, 1, 2), Step("pool1", 2, 2), Step("conv2", 5), Step("pool2", 2, 2))
-_LENET_SMALLEST = smallest_image(_LENET_STEPS)
 
 _QUICK_STEPS = tuple(
     step for n in (1, 2, 3) for step in (Step(f"conv{n}", 5, 1, 2), Step(f"pool{n}", 2, 2))
@@ -29,8 +29,17 @@ _QUICK_STEPS = tuple(
 _QUICK_SMALLEST = smallest_image(_QUICK_STEPS)
 
 
+def _lenet_steps(padding: int) -> list[Step]:
+    return [
+        Step("conv1", 5, 1, padding),
+        Step("pool1", 2, 2),
+        Step("conv2", 5),
+        Step("pool2", 2, 2),
+    ]
+
+
 def _shrink(act: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
-    """Return what activation and then pool make of a map.
+    """Return what activation and then pool make of feature maps.
 
     Activations rise throughout, so the largest value before is the largest after: max pooling may
     come first, and leaves a quarter of the values to activate. LeNet's paper has that order too.
@@ -45,12 +54,13 @@ class LeNet5(nn.Module):
     Args:
         in_channels: channels of the images.
         num_classes: logits to give.
-        image_size: side of the images in pixels, at least 12.
+        image_size: side of the images in pixels, at least 12 (16 without padding).
         activation: name of the activation after each layer but the last.
         pool: `avg` or `max`.
+        padding: zeros around the image in conv1; 0 with 32-pixel images is the paper's.
+        norm: `conv` puts a batch norm after each convolution, `hidden` after each hidden linear
+            layer, `all` after both, each before the activation; or `none`. Biases are kept.
     """
-
-    min_image_size, min_image_layer = _LENET_SMALLEST
 
     def __init__(
         self,
@@ -60,28 +70,34 @@ class LeNet5(nn.Module):
         image_size: int = 28,
         activation: ActivationName = "relu",
         pool: PoolName = "max",
+        padding: Size = 2,
+        norm: Literal["none", "conv", "hidden", "all"] = "none",
     ) -> None:
         super().__init__()
-        side = output_size(image_size, _LENET_STEPS)
+        steps = _lenet_steps(padding)
+        self.min_image_size, self.min_image_layer = smallest_image(steps)
+        side = output_size(image_size, steps)
         act = ACTIVATIONS[activation]
-        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=2)
+        has_norm = norm in ("conv", "all")
+        self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=padding)
+        self.norm1 = nn.BatchNorm2d(6) if has_norm else None
         self.act1 = act()
         self.pool1 = POOLS[pool](2)
         self.conv2 = nn.Conv2d(6, 16, 5)
+        self.norm2 = nn.BatchNorm2d(16) if has_norm else None
         self.act2 = act()
         self.pool2 = POOLS[pool](2)
-        self.head = nn.Sequential(
-            nn.Linear(16 * side**2, 120),
-            act(),
-            nn.Linear(120, 84),
-            act(),
-            nn.Linear(84, num_classes),
-        )
+        hidden = hidden_layers(16 * side**2, (120, 84), activation, norm=norm in ("hidden", "all"))
+        self.head = nn.Sequential(*hidden, nn.Linear(84, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = _shrink(self.act1, self.pool1, self.conv1(x))  # (N, 6, 14, 14) at 28 pixels
-        x = _shrink(self.act2, self.pool2, self.conv2(x))  # (N, 16, 5, 5)
+        x = self.conv1(x)
+        x = x if self.norm1 is None else self.norm1(x)
+        x = _shrink(self.act1, self.pool1, x)  # (N, 6, 14, 14) at 28 pixels
+        x = self.conv2(x)
+        x = x if self.norm2 is None else self.norm2(x)
+        x = _shrink(self.act2, self.pool2, x)  # (N, 16, 5, 5)
         logits: Tensor = self.head(x.flatten(1))
         return logits
 
@@ -159,7 +175,10 @@ MODELS = {
             departures=(
                 Departure("ReLU in place of tanh", "model.activation=tanh"),
                 Departure("max pools in place of averages", "model.pool=avg"),
-                Departure("28-pixel images, padded by 2 in conv1, in place of 32-pixel ones"),
+                Departure(
+                    "28-pixel images, padded by 2 in conv1, in place of 32-pixel ones",
+                    "data.image_size=32 model.padding=0",
+                ),
                 Departure("conv2 sees all channels of pool1, where the paper's table I picks some"),
                 Departure("pools have no weights, and the last layer is linear, not radial"),
             ),

@@ -8,32 +8,21 @@ sigmoids of this depth start too flat to train.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from cnnbench.config.schema import Count
 from cnnbench.layers import (
-    ACTIVATIONS,
     ActivationName,
     Step,
     check_image_size,
+    hidden_layers,
     smallest_image,
 )
 from cnnbench.models.row import Card, ModelRow, NumClasses
 
 _SMALLEST = smallest_image([Step("linear", 1)])
-
-
-def hidden_layers(
-    in_features: int, hidden: tuple[int, ...], activation: ActivationName, dropout: float = 0.0
-) -> list[nn.Module]:
-    """Build linear layers, each with its activation and, above 0, its dropout."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(in_features, width), ACTIVATIONS[activation]()]
-        if dropout > 0:
-            layers.append(nn.Dropout(dropout))
-        in_features = width
-    return layers
 
 
 class SoftmaxRegression(nn.Module):
@@ -69,6 +58,8 @@ class MLP(nn.Module):
         image_size: side of the images in pixels.
         hidden: widths of the hidden layers.
         activation: name of the activation after each hidden layer.
+        norm: `hidden` puts a batch norm between each hidden layer, which keeps its bias, and its
+            activation; or `none`.
     """
 
     min_image_size, min_image_layer = _SMALLEST
@@ -81,11 +72,14 @@ class MLP(nn.Module):
         image_size: int = 28,
         hidden: tuple[Count, ...] = (512, 256, 128, 64),
         activation: ActivationName = "relu",
+        norm: Literal["none", "hidden"] = "none",
     ) -> None:
         super().__init__()
         check_image_size(image_size, _SMALLEST)
         in_features = in_channels * image_size**2
-        self.hidden = nn.Sequential(*hidden_layers(in_features, hidden, activation))
+        self.hidden = nn.Sequential(
+            *hidden_layers(in_features, hidden, activation, norm=norm == "hidden")
+        )
         self.head = nn.Linear(hidden[-1] if hidden else in_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -98,12 +98,18 @@ class NiNCifar(nn.Module):
         in_channels: channels of the images, of at least 7 pixels.
         num_classes: logits to give.
         dropout: probability after each of the two pools.
+        final_relu: put a ReLU on the feature maps of the logits, as some courses do.
     """
 
     min_image_size, min_image_layer = smallest_image(_CIFAR_STEPS)
 
     def __init__(
-        self, *, in_channels: Count, num_classes: NumClasses, dropout: Probability = 0.25
+        self,
+        *,
+        in_channels: Count,
+        num_classes: NumClasses,
+        dropout: Probability = 0.25,
+        final_relu: bool = False,
     ) -> None:
         super().__init__()
         self.block1 = _mlpconv(in_channels, (192, 160, 96), 5, padding=2)
@@ -112,7 +118,7 @@ class NiNCifar(nn.Module):
         self.block2 = _mlpconv(96, (192, 192, 192), 5, padding=2)
         self.pool2 = nn.MaxPool2d(3, 2)
         self.dropout2 = nn.Dropout(dropout)
-        self.block3 = _mlpconv(192, (192, 192, num_classes), 3, padding=1, final_relu=False)
+        self.block3 = _mlpconv(192, (192, 192, num_classes), 3, padding=1, final_relu=final_relu)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, H, W)."""
@@ -122,9 +128,10 @@ class NiNCifar(nn.Module):
         return x.mean((2, 3))
 
 
-_NO_FINAL_RELU = (
+_NO_FINAL_RELU = Departure(
     "no ReLU after the last 1x1 convolution, whose averages are the logits, because it would cut "
-    "every logit off at zero"
+    "every logit off at zero",
+    "model.final_relu=true",
 )
 
 MODELS = {
@@ -138,7 +145,7 @@ MODELS = {
             departures=(
                 Departure("99-pixel images", "data.image_size=224"),
                 Departure("weights start as Glorot and Bengio advise", "model.init=normal"),
-                Departure(_NO_FINAL_RELU, "model.final_relu=true"),
+                _NO_FINAL_RELU,
             ),
         ),
     ),
@@ -155,7 +162,7 @@ MODELS = {
             departures=(
                 Departure("less dropout, for tens and not hundreds of epochs", "model.dropout=0.5"),
                 KAIMING_INIT,
-                Departure(_NO_FINAL_RELU),
+                _NO_FINAL_RELU,
             ),
         ),
     ),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cnnbench.config.schema import Count
+from cnnbench.errors import UsageError
 from cnnbench.layers import (
     BasicBlock,
     BottleneckBlock,
@@ -41,11 +42,10 @@ class ResNet(nn.Module):
         groups: groups of each bottleneck's 3x3 convolution.
         width_per_group: channels of a group in the first stage; 64 in the plain network.
         stem: `imagenet` (7x7/2 and max pool) or `small` (3x3/1).
+        pool_ceil_mode: the stem's pool pads by nothing and rounds sizes up; otherwise it pads by 1.
         stride_in_1x1: put a bottleneck's stride into its first 1x1.
         zero_init: start the last norm of each block at zero.
     """
-
-    min_image_size, min_image_layer = smallest_image([Step("stem", 3, 1, 1)])
 
     def __init__(
         self,
@@ -57,11 +57,15 @@ class ResNet(nn.Module):
         groups: Count = 1,
         width_per_group: Count = 64,
         stem: StemName = "small",
+        pool_ceil_mode: bool = False,
         stride_in_1x1: bool = False,
         zero_init: bool = True,
     ) -> None:
         super().__init__()
-        self.stem = build_stem(in_channels, _WIDTHS[0], stem)
+        if pool_ceil_mode and stem == "small":
+            raise UsageError("pool_ceil_mode=true: stem=small has no pool; expected stem=imagenet")
+        self.min_image_size, self.min_image_layer = smallest_image(_steps(stem, pool_ceil_mode))
+        self.stem = build_stem(in_channels, _WIDTHS[0], stem, pool_ceil_mode=pool_ceil_mode)
         stages = []
         channels = _WIDTHS[0]
         for index, (depth, width) in enumerate(zip(num_blocks, _WIDTHS, strict=True)):
@@ -97,6 +101,13 @@ class ResNet(nn.Module):
         x = self.stages(x)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
+
+
+def _steps(stem: StemName, pool_ceil_mode: bool) -> list[Step]:
+    if stem == "small":
+        return [Step("stem conv", 3, 1, 1)]
+    padding = 0 if pool_ceil_mode else 1
+    return [Step("stem conv", 7, 2, 3), Step("stem pool", 3, 2, padding, pool_ceil_mode)]
 
 
 _STRIDE = Departure(

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from cnnbench.config.schema import Count, Probability, RatioNumber
 from cnnbench.layers import (
+    DropoutPosition,
+    HeadName,
     Step,
     average_pool_to,
+    build_head,
+    hidden_layers,
+    run_head,
     scale_channels,
     smallest_image,
 )
-from cnnbench.models.mlp import hidden_layers
 from cnnbench.models.row import KAIMING_INIT, Card, Departure, ModelRow, NumClasses
 
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -32,9 +36,13 @@ class VGG(nn.Module):
         in_channels: channels of the images, of at least 32 pixels.
         num_classes: logits to give.
         num_convs: convolutions of each stage.
-        head_size: side of the feature maps that the linear layers see.
+        head: `linear` flattens the last feature maps; `gap` averages each, and `conv1x1` averages
+            what a 1x1 convolution makes of them: both have no hidden layers.
+        head_size: side of the feature maps that a linear head sees.
         hidden: widths of the hidden linear layers.
-        dropout: probability after each hidden layer.
+        dropout: probability at each hidden layer.
+        dropout_position: `after` each hidden layer's activation, as the paper has it, or `before`
+            each hidden layer, the first of which takes the flattened feature maps.
         norm: `conv` puts a batch norm after each convolution, which keeps its bias; or `none`.
         width_multiplier: scales convolutions and hidden layers.
     """
@@ -47,9 +55,11 @@ class VGG(nn.Module):
         in_channels: Count,
         num_classes: NumClasses,
         num_convs: tuple[Count, ...],
+        head: HeadName = "linear",
         head_size: Count = 1,
         hidden: tuple[Count, ...] = (4096, 4096),
         dropout: Probability = 0.5,
+        dropout_position: DropoutPosition = "after",
         norm: Literal["none", "conv"] = "none",
         width_multiplier: RatioNumber = 1.0,
     ) -> None:
@@ -60,21 +70,26 @@ class VGG(nn.Module):
             stages.append(_build_stage(depth, in_channels, out_channels, norm == "conv"))
             in_channels = out_channels
         self.stages = nn.Sequential(*stages)
-        self.head_size = head_size
-        hidden = tuple(scale_channels(width, width_multiplier) for width in hidden)
-        in_features = in_channels * head_size**2
-        layers = hidden_layers(in_features, hidden, "relu", dropout)
-        layers.append(nn.Linear(hidden[-1] if hidden else in_features, num_classes))
-        self.head = nn.Sequential(*layers)
+        self.head_name, self.head_size = head, head_size
+        layers = []
+        if head == "linear":
+            layers = hidden_layers(
+                in_channels * head_size**2,
+                tuple(scale_channels(width, width_multiplier) for width in hidden),
+                "relu",
+                dropout=dropout,
+                dropout_position=dropout_position,
+            )
+        self.head = build_head(head, in_channels, head_size, layers, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, H, W)."""
         # (N, 64, H/2, W/2), (N, 128, H/4, W/4), (N, 256, H/8, W/8), (N, 512, H/16, W/16),
         # (N, 512, H/32, W/32)
         x = self.stages(x)
-        x = average_pool_to(x, self.head_size)  # (N, 512, head_size, head_size)
-        logits: Tensor = self.head(x.flatten(1))
-        return logits
+        if self.head_name == "linear":
+            x = average_pool_to(x, self.head_size)  # (N, 512, head_size, head_size)
+        return run_head(self.head_name, self.head, x)
 
 
 def _build_stage(depth: int, in_channels: int, out_channels: int, has_norm: bool) -> nn.Sequential:
