@@ -182,7 +182,7 @@ def test_without_a_home_directory(
         monkeypatch.delenv(name, raising=False)
     assert cli(words) == code
     err = capsys.readouterr().err
-    assert re.search(r"no home directory is known|none is known; say where else", err)
+    assert re.search(r"home directory", err)
 
 
 def test_a_full_disk_below_standard_output_is_an_error_of_the_command() -> None:

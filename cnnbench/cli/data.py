@@ -17,16 +17,14 @@ from cnnbench.rendering.text import render_json, render_table
 _ACTIONS = ("prepare", "verify", "where", "show")
 # What decides how a training image looks; the other actions read the data set alone.
 _SHOWN = ("data", "augment", "model", "seed")
-
-
 DESCRIPTION = "Where data sets are, whether they are sound, and how they look."
 _NOTES = """\
 Actions:
   prepare  fetch what is missing, and verify it
   verify   read what is there and compare it with what was published
   where    list the locations that are searched, in order
-  show     save a row of training images at data.image_size, their classes named, and with
-           augment=CHOICE three augmented versions of it below
+  show     save a row of training images at data.image_size, their classes
+           named, and with augment=CHOICE three augmented versions of it below
 
 Example:
   cnnbench data show fashion_mnist augment=crop_flip --output fashion.png
@@ -67,7 +65,11 @@ def main(args: argparse.Namespace) -> int:
     data = config.data
     root = expand_path(data.root)
     if args.action == "show":
-        _show(config, Path(args.output))
+        from cnnbench.analysis.samples import draw_samples
+
+        path = Path(args.output)
+        draw_samples(config, path)
+        print(path.absolute())
         return 0
     if args.action == "prepare":
         facts = manage.prepare(data.name, root, data.args, data.image_size, notice)
@@ -86,26 +88,6 @@ def main(args: argparse.Namespace) -> int:
             rows = manage.verify(data.name, root, data.args, data.image_size)
     print(render_table(rows, columns, args.format), end="")
     return 0
-
-
-def _show(config: RunConfig, path: Path) -> None:
-    """Save a row of training images, one of each class, ten at most, and print the file's path."""
-    from cnnbench.data import manage, read_dataset
-    from cnnbench.data.augment import versions
-    from cnnbench.training.data import build_augment
-
-    data, augment = config.data, build_augment(config)
-    arrays = read_dataset(
-        data.name,
-        root=expand_path(data.root),
-        args=data.args,
-        image_size=data.image_size,
-        report=notice,
-    )
-    images, names = manage.samples(arrays, 10)
-    rows = versions(images, augment, image_size=data.image_size, seed=config.seed, count=3)
-    manage.save_samples(rows, names, path)
-    print(path.absolute())
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
