@@ -12,7 +12,6 @@ import pytest
 import torch
 import torchvision
 import yaml
-from cnnbench.sweeps.expand import expand
 from published import publish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY, info, records
@@ -27,9 +26,11 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
 from cnnbench.data.readers.sources import data_root, places
 from cnnbench.device.device import configure
+from cnnbench.engine.loop import training_loss
 from cnnbench.errors import Interrupted
 from cnnbench.models.build import build_meta
 from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.sweeps.jobs import expand
 from cnnbench.training import launch
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.network import build_model, describe_network, load_initial_weights
@@ -74,6 +75,15 @@ def logits(config: RunConfig, _: Path) -> Any:
     images = torch.linspace(-1, 1, 2 * network.in_channels * size**2)
     with torch.no_grad():
         return model(images.view(2, network.in_channels, size, size))
+
+
+def loss(config: RunConfig, _: Path) -> Any:
+    """What training makes smaller."""
+    network = describe_network(config, describe_data(config))
+    model = build_model(config, network)
+    torch.manual_seed(0)
+    images = torch.rand(2, network.in_channels, config.data.image_size, config.data.image_size)
+    return training_loss(model, images, torch.tensor([0, 1]))[0]
 
 
 def beginning(config: RunConfig, _: Path) -> Any:
@@ -225,7 +235,9 @@ ROWS: dict[str, Row] = {
             "args": ("{width_per_group:32}", "{width:3}"),
             "aux": _ON,
             "conv_channels": ("[8,8,8]",),
+            "dilation": ("2",),
             "dropout": ("0.7",),
+            "dropout_position": ("before",),
             "factorize": ("3x3",),
             "final_relu": _ON,
             "groups": ("2",),
@@ -233,11 +245,10 @@ ROWS: dict[str, Row] = {
             "head": ("gap", "append"),
             "head_size": ("2",),
             "hidden": ("[8]",),
-            "norm": ("conv", "none"),
+            "norm": ("conv", "hidden", "none"),
             "padding": ("0",),
             "path": ("{folder}/other.py:MyNet",),
             "pool": ("avg",),
-            "pool_ceil_mode": _ON,
             "residual": _ON,
             "stem": ("imagenet",),
             "stem_stride": ("1",),
@@ -253,6 +264,8 @@ ROWS: dict[str, Row] = {
     "model.pretrained": Row(published, ("DEFAULT",)),
     "model.init": Row(beginning, ("xavier_uniform", "normal")),
     "model.init_layers": Row(beginning, ("linear",), ("model.init=normal",)),
+    "model.aux_weight": Row(loss, ("0.7",), ("model.aux=true", NARROW)),
+    "model.pool_ceil_mode": Row(structure, _ON, ("model.stem=imagenet",)),
     "model.residual_scale": Row(logits, ("0.5",), ("model.residual=true", NARROW)),
     "model.weights": Row(left, ("{run}",)),
     "model.zero_init": Row(norms, _ON),
