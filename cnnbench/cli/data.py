@@ -90,11 +90,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(config: RunConfig, path: Path) -> None:
     """Save a row of training images, one of each class, ten at most, and print the file's path."""
-    from cnnbench.data import manage, read_dataset
-    from cnnbench.data.augment import versions
-    from cnnbench.training.data import build_augment
+    from cnnbench.data import check_augment, manage, read_dataset
+    from cnnbench.data.augment import Augment, versions
 
-    data, augment = config.data, build_augment(config)
+    data, changes = config.data, config.augment.args
+    check_augment(data.name, flip=bool(changes.get("flip")))
     arrays = read_dataset(
         data.name,
         root=expand_path(data.root),
@@ -103,7 +103,9 @@ def _show(config: RunConfig, path: Path) -> None:
         report=notice,
     )
     images, names = manage.samples(arrays, 10)
-    rows = versions(images, augment, image_size=data.image_size, seed=config.seed, count=3)
+    rows = versions(
+        images, Augment(**changes), image_size=data.image_size, seed=config.seed, count=3
+    )
     manage.save_samples(rows, names, path)
     print(path.absolute())
 
