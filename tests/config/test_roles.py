@@ -252,7 +252,12 @@ def test_a_run_from_before_a_key_is_one_with_the_older_value(key: str, tmp_path:
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    choice = next(name for name in COMPOSER.groups.choices(group) if fnmatch(name, before.choices))
+    choice = next(
+        choice
+        for pattern in before.choices.split("|")
+        for choice in COMPOSER.groups.choices(group)
+        if fnmatch(choice, pattern)
+    )
     settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
     config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
