@@ -247,17 +247,26 @@ def test_older_runs_without_the_effective_layout_join_newer_ones(tmp_path: Path)
     assert num_rows(tmp_path / "b", computed(config), computed(config, channels_last=False)) == 2
 
 
-@pytest.mark.parametrize("key", [key for key, facts in all_keys().items() if facts.before])
-def test_a_run_from_before_a_key_is_one_with_the_older_value(key: str, tmp_path: Path) -> None:
+OLDER = [
+    (key, choice)
+    for key, facts in all_keys().items()
+    if facts.before
+    for choice in COMPOSER.groups.choices(key.partition(".")[0])
+    if any(fnmatch(choice, pattern) for pattern in facts.before.choices.split("|"))
+]
+
+
+def test_every_key_that_came_later_has_choices() -> None:
+    assert {key for key, _ in OLDER} == {key for key, facts in all_keys().items() if facts.before}
+
+
+@pytest.mark.parametrize(("key", "choice"), OLDER)
+def test_a_run_from_before_a_key_is_one_with_the_older_value(
+    key: str, choice: str, tmp_path: Path
+) -> None:
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    choice = next(
-        choice
-        for pattern in before.choices.split("|")
-        for choice in COMPOSER.groups.choices(group)
-        if fnmatch(choice, pattern)
-    )
     settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
     config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
