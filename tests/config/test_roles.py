@@ -24,7 +24,7 @@ import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
-from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys
+from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys, with_older_values
 from cnnbench.config.run_config import (
     ARGUMENTS,
     GROUPS,
@@ -297,6 +297,32 @@ class Whole:
 class Lacking:
     part: Annotated[Part, RESULT]
     more: int
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("lenet", {"padding": 2, "norm": "none"}),
+        ("mlp", {"norm": "none"}),
+        ("basic_cnn", {"dilation": 1}),
+        ("nin_cifar", {"final_relu": False}),
+        ("googlenet", {"aux_weight": 0.3}),
+        ("vgg13", {"norm": "none", "head": "linear", "dropout_position": "after"}),
+        ("resnext50_32x4d", {"pool_ceil_mode": False}),
+        ("wide_resnet50_2", {"pool_ceil_mode": False}),
+        ("alexnet", {}),
+        ("small_resnet", {}),
+        ("softmax", {}),
+    ],
+)
+def test_an_older_run_has_the_defaults_of_its_networks_later_arguments(
+    name: str, before: dict[str, Any]
+) -> None:
+    from cnnbench.models import model_arguments
+
+    filled = with_older_values({"model": {"name": name}}, all_keys())["model"]
+    assert {key: value for key, value in filled.items() if key != "name"} == before
+    assert before.items() <= model_arguments(name).items()
 
 
 def test_a_key_at_the_top_without_a_role_is_a_mistake() -> None:
