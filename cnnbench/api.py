@@ -131,7 +131,7 @@ def train_sweep(
     """
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
-    from cnnbench.sweeps.expand import expand
+    from cnnbench.sweeps.jobs import expand
     from cnnbench.sweeps.local import run_sweep
     from cnnbench.training import launch
 
@@ -434,7 +434,7 @@ def bench_sweep(
         ['data.batch_size=32', 'data.batch_size=64']
     """
     from cnnbench.config.compose import Composer
-    from cnnbench.sweeps.expand import expand
+    from cnnbench.sweeps.jobs import expand
 
     composer = Composer(config_dir)
     jobs = expand(composer, composer.parse(settings)).jobs

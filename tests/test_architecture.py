@@ -67,7 +67,7 @@ WITHOUT_TORCH = (
     "cnnbench.seeds",
     "cnnbench.config.settings",
     "cnnbench.training.stop",
-    "cnnbench.sweeps.expand",
+    "cnnbench.sweeps.jobs",
     "cnnbench.sweeps.local",
     *(f"cnnbench.cli.{path.stem}" for path in sorted((PACKAGE / "cli").glob("[a-z]*.py"))),
 )

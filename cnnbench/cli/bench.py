@@ -10,7 +10,7 @@ from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.rendering.text import render_json, render_table
-from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.jobs import expand
 
 DESCRIPTION = """\
 Images per second of training, evaluation and making batches, the time of each

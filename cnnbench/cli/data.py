@@ -8,13 +8,15 @@ from typing import Any
 
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import DataConfig
+from cnnbench.config.run_config import RunConfig
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
 from cnnbench.notices import notice, warn
 from cnnbench.rendering.text import render_json, render_table
 
 _ACTIONS = ("prepare", "verify", "where", "show")
+# What decides how a training image looks; the other actions read the data set alone.
+_SHOWN = ("data", "augment", "model", "seed")
 
 
 DESCRIPTION = "Where data sets are, whether they are sound, and how they look."
@@ -23,10 +25,11 @@ Actions:
   prepare  fetch what is missing, and verify it
   verify   read what is there and compare it with what was published
   where    list the locations that are searched, in order
-  show     save a row of training images, their classes named
+  show     save a row of training images at data.image_size, their classes named, and with
+           augment=CHOICE three augmented versions of it below
 
 Example:
-  cnnbench data show fashion_mnist data.root=~/data --output fashion.png
+  cnnbench data show fashion_mnist augment=crop_flip --output fashion.png
 """
 
 
@@ -35,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="|".join(_ACTIONS), help="see below")
     parser.add_argument("name", metavar="NAME", help="see 'cnnbench ls data'")
     parser.add_argument(
-        "settings", nargs="*", metavar="data.KEY=VALUE", help="settings of the data set"
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings of the data set; of show, also augment, model (for its size) and seed",
     )
     parser.add_argument(
         "--output",
@@ -57,13 +63,19 @@ def main(args: argparse.Namespace) -> int:
     if args.action not in _ACTIONS:
         hint = expected_names(args.action, _ACTIONS)
         raise UsageError(f"data {args.action}: unknown action{hint}")
-    data = _data_config(args)
+    config = _config(args)
+    data = config.data
     root = expand_path(data.root)
     if args.action == "show":
+        from cnnbench.training.data import build_augment
+
+        augment = build_augment(config)
         arrays = read_dataset(
             data.name, root=root, args=data.args, image_size=data.image_size, report=notice
         )
-        manage.save_samples(arrays, Path(args.output))
+        manage.save_samples(
+            arrays, Path(args.output), augment, image_size=data.image_size, seed=config.seed
+        )
         print(Path(args.output).absolute())
         return 0
     if args.action == "prepare":
@@ -85,10 +97,22 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data_config(args: argparse.Namespace) -> DataConfig:
+def _config(args: argparse.Namespace) -> RunConfig:
+    """Return the config of the settings.
+
+    Raises:
+        UsageError: a setting has no effect on the action.
+    """
     composer = Composer(args.config_dir)
     settings = composer.parse([f"data={args.name}", *args.settings])
-    return single_config(composer, settings).data
+    groups = _SHOWN if args.action == "show" else _SHOWN[:1]
+    for setting in settings:
+        if setting.key.partition(".")[0] not in groups:
+            raise UsageError(
+                f"{setting.key}: has no effect on data {args.action}; expected keys of "
+                f"{', '.join(groups)}"
+            )
+    return single_config(composer, settings)
 
 
 def _text(value: Any) -> str:

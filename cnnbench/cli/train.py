@@ -17,7 +17,7 @@ from cnnbench.notices import notice
 from cnnbench.rendering.text import render_json
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
-from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.jobs import expand
 
 DESCRIPTION = """\
 Train a network, and leave a run directory that explains itself. Its path is

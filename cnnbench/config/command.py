@@ -40,7 +40,8 @@ def _over_file(file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
             f"{preset}: a saved config has a value for every key already, which a preset would "
             "not change; give the keys instead"
         )
-    below = read_file(file)
+    # The sweep that a run belonged to is not one that it is repeated in.
+    below = [setting for setting in read_file(file) if setting.key != "sweep.name"]
     code = next((s.values[0] for s in below if s.key == "model.path"), None)
     merged = over(below, settings)
     if code is not None and any(s.key == "model.path" and s in below for s in merged):

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from cnnbench.config.effects import without_effect
 from cnnbench.config.groups import ALL_GROUPS, Groups, conf_dir
 from cnnbench.config.run_config import GROUPS, RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError, Problem
@@ -126,6 +127,7 @@ class Composer:
                 problems.append(Problem(key, unknown_key(key, list(known_keys))))
         try:
             config = read_config(base.resolve(values))
+            problems += without_effect(config, values, lambda: dict(leaves(base.resolve({}))))
         except ConfigError as error:
             problems.extend(error.problems)
         if problems:

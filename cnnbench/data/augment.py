@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnbench.data.images import Images
+from cnnbench.data.transforms import resize
 from cnnbench.errors import UsageError
 
 # Random erasing's smallest share of a picture and largest ratio of its sides (Zhong et al., 2020).
@@ -51,6 +53,11 @@ class Augment:
     def __post_init__(self) -> None:
         if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
             raise UsageError("augment.mixup_alpha and augment.cutmix_alpha: expected one to be 0")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another, and their targets with them."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a batch with each picture changed by its own draw.
@@ -92,6 +99,32 @@ class Augment:
         if self.cutmix_alpha:
             return cutmix(inputs, targets, num_classes, self.cutmix_alpha, generator)
         return inputs, targets
+
+
+def versions(
+    images: Images, augment: Augment, *, image_size: int, seed: int, count: int
+) -> list[Images]:
+    """Return images at the size that is trained on, and so many augmented versions of them.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        augment: where it does nothing, there are no versions of them.
+        image_size: pixels of a side.
+        seed: of the draws.
+        count: versions, >= 0.
+
+    Returns:
+        uint8 arrays (N, C, image_size, image_size), the plain one first.
+    """
+    plain = resize(torch.from_numpy(images), image_size)
+    shown = [plain]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count if augment != Augment() else 0):
+        changed = augment.images(plain, generator)
+        # Normalisation is linear: pixels that are mixed before it look like those mixed after it.
+        mixed, _ = augment.mix(changed.float(), torch.zeros(len(changed)).long(), 1, generator)
+        shown.append(mixed.round().to(torch.uint8))
+    return [part.numpy() for part in shown]
 
 
 def _draw_integers(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:

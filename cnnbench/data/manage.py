@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays
+from cnnbench.data.augment import Augment, versions
 from cnnbench.data.images import Images
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
@@ -132,8 +133,17 @@ def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
     return images, [arrays.class_names[targets[i]] for i in chosen]
 
 
-def save_samples(arrays: DatasetArrays, path: Path) -> None:
+def save_samples(
+    arrays: DatasetArrays, path: Path, augment: Augment, *, image_size: int, seed: int
+) -> None:
     """Save a row of training images, one of each class and its name above it, ten at most.
+
+    Args:
+        arrays: a data set that was read.
+        path: of the file.
+        augment: where it does something, three augmented versions come below the row.
+        image_size: pixels of a side that is trained on.
+        seed: of the augmentation.
 
     Raises:
         UsageError: the file's ending is no image's.
@@ -142,13 +152,16 @@ def save_samples(arrays: DatasetArrays, path: Path) -> None:
     from matplotlib.figure import Figure
 
     images, names = samples(arrays, 10)
-    figure = Figure(figsize=(1.3 * len(images), 1.7), layout="constrained")
-    axes = figure.subplots(1, len(images), squeeze=False)[0]
-    for axis, image, name in zip(axes, images, names, strict=True):
+    rows = versions(images, augment, image_size=image_size, seed=seed, count=3)
+    figure = Figure(figsize=(1.3 * len(images), 0.3 + 1.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for axis, image in zip(axes.flat, (image for row in rows for image in row), strict=True):
         pixels = image.transpose(1, 2, 0)
-        axis.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray")
-        axis.set_title(name, fontsize=9)
+        pixels = pixels if pixels.shape[2] == 3 else pixels[:, :, 0]
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
         axis.axis("off")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
     if path.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
         raise UsageError(f"--output {path}: expected a file ending in .png, .svg, .pdf or .jpg")
     with writing(path):

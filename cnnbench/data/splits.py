@@ -29,7 +29,8 @@ _CPU = torch.device("cpu")
 class Splits:
     """The images of a data set, split, with their batches and what turns them into network input.
 
-    On a GPU with room for them the images themselves are kept there, and no step waits for a copy.
+    On a GPU with room for them the images themselves are kept there, unless worker processes make
+    the batches, and no step waits for a copy.
 
     Args:
         name: of the data set, for the record.
@@ -43,7 +44,8 @@ class Splits:
         normalize: whether channels are brought to mean 0 and deviation 1; else pixels in [0, 1].
         shuffle: whether each epoch has an order of its own.
         drop_last: whether the last images of an epoch are left out where they fill no batch.
-        num_workers: processes that make batches, unless the images are on a GPU; >= 0.
+        num_workers: processes that make batches, for which the images stay in the host's memory;
+            >= 0.
         seed: of the run; decides the order of each epoch.
         device: where batches are prepared.
         channels_last: whether network input is laid out channels last.
@@ -99,13 +101,17 @@ class Splits:
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
         self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
+        if self._augment.mixes:
+            self.notes.append("train/accuracy counts mixed images, each for its heavier class")
         limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
         self.parts = _divided(arrays, rows, image_size, limit_bytes)
-        self._is_resident = device.type == "cuda" and _fit(self.parts, device)
+        # Worker processes cannot read what lies on a GPU.
+        may_move = device.type == "cuda" and num_workers == 0
+        self._is_resident = may_move and _fit(self.parts, device)
         if self._is_resident:
             moved: dict[int, Tensor] = {}
             self.parts = {split: part.to(device, moved) for split, part in self.parts.items()}
-        self._num_workers = 0 if self._is_resident else num_workers
+        self._num_workers = num_workers
         self._order = self._batch_order(
             "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
         )

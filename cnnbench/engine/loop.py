@@ -114,7 +114,9 @@ def fit(
             with autocast():
                 loss, logits = compute_loss(state.model, images, targets)
             grad_norm = _update(state, loss, parameters)
-            state.sums.add(loss * len(raw_targets), logits, raw_targets)
+            # A mixed image counts for the heavier of its classes.
+            labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+            state.sums.add(loss * len(labels), logits, labels)
             state.global_step += 1
             state.epoch_step += 1
             epoch = state.epoch + 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from cnnbench.errors import UsageError
 from cnnbench.registry import Registry
 
 
@@ -61,13 +62,19 @@ def initialize(module: nn.Module, init: str = "default", layers: str = "all") ->
         layers: `all`, or `linear` to leave convolutions alone.
 
     Raises:
-        UsageError: a name is unknown.
+        UsageError: a name is unknown, or the network has no such layer.
     """
     fill, kinds = INITS[init], INIT_LAYERS[layers]
     if init == "default":
         return
-    for layer in module.modules():
-        if isinstance(layer, kinds):
-            fill(layer.get_parameter("weight"))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.get_parameter("bias"))
+    chosen = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    if not chosen:
+        names = "linear layer" if layers == "linear" else "convolution or linear layer"
+        raise UsageError(
+            f"model.init={init} model.init_layers={layers}: has no effect: the network has no "
+            f"{names}"
+        )
+    for layer in chosen:
+        fill(layer.get_parameter("weight"))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.get_parameter("bias"))

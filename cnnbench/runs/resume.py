@@ -25,11 +25,15 @@ def run_and_config(
     Raises:
         ConfigError: the config has mistakes.
         UsageError: it is no run, a setting may not change when a run is resumed, or the run is of
-            a custom network whose file the settings do not name.
+            a custom network whose file the settings do not name; or without ``resume``, the
+            settings name a sweep.
         CheckpointError: the run is damaged or foreign, or that file is not the recorded one.
     """
     path = next((s.values[0] for s in settings if s.key == "resume"), None)
     if path is None:
+        name = next((s.values[0] for s in settings if s.key == "sweep.name"), None)
+        if name is not None:
+            raise UsageError(f"sweep.name={name}: has no effect on one run; add -m")
         return None, single_config(composer, settings)
     run = open_run(path)
     others = [setting for setting in settings if setting.key != "resume"]

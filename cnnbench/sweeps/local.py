@@ -26,7 +26,7 @@ from cnnbench.notices import guard_streams, notice
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
-from cnnbench.sweeps.expand import Job, Sweep, file_name
+from cnnbench.sweeps.jobs import Job, Sweep, file_name
 
 _POLL_SECONDS = 0.1
 _COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")

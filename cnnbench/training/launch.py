@@ -81,7 +81,7 @@ def read(plan: Plan) -> Splits:
 
     Raises:
         DataError: files are missing or damaged.
-        UsageError: a loader option cannot act on this data.
+        UsageError: a loader option cannot act on this data, or a part that is needed is empty.
     """
     config, network = plan.config, plan.network
     configure(plan.device, config.device.num_threads)
@@ -92,7 +92,29 @@ def read(plan: Plan) -> Splits:
             f"channels, expected {network.num_classes} and {network.in_channels} as described "
             "before it was read"
         )
+    _check_splits(config, data)
     return data
+
+
+def _check_splits(config: RunConfig, data: Splits) -> None:
+    """Refuse to train towards an epoch that could never be chosen, or a test without images."""
+    limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
+    if not data.num_test:
+        raise UsageError(
+            f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
+            "images, and a run ends with a test; expected more images of each class, or a test part"
+        )
+    if config.selection == "val/accuracy" and not data.num_val:
+        raise UsageError(
+            f"selection=val/accuracy: data.val_fraction={config.data.val_fraction:g}{limit} leaves "
+            f"no validation image beside {data.num_train} training images; set a larger "
+            "data.val_fraction, or selection=last data.val_fraction=0"
+        )
+    every, of_epoch = config.save_every_steps, data.steps_per_epoch
+    if every is not None and (every % of_epoch == 0 or every > of_epoch * config.num_epochs):
+        data.warnings.append(
+            f"save_every_steps={every}: saves nothing within an epoch, which has {of_epoch} steps"
+        )
 
 
 def start(config: RunConfig, command: Sequence[str], since: float | None = None) -> RunDir:

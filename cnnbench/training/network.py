@@ -60,8 +60,11 @@ def check_initial_weights(config: RunConfig, network: Network) -> None:
     Raises:
         CheckpointError: the weights are damaged or of another network.
         DataError: published weights are neither here nor to be had, or damaged.
-        UsageError: there is no such file or run.
+        UsageError: there is no such file or run, or no layer that ``model.init`` sets.
     """
+    if config.model.init != "default":
+        module = build_meta(network.name, config.model.args, **network.sizes)
+        initialize(module, config.model.init, config.model.init_layers)
     if config.model.args.get("pretrained", "none") != "none":
         module = build_meta(network.name, config.model.args, **network.sizes)
         assert isinstance(module, TorchvisionModel)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
@@ -22,6 +21,7 @@ from cnnbench.layers.cpu import use_cpu_kernels
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
+from cnnbench.optim.average import MovingAverage
 from cnnbench.seeds import derive_seed
 from cnnbench.training.network import build_model
 
@@ -185,9 +185,7 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     decay = config.optimizer.ema_decay
-    average = None
-    if decay is not None:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = MovingAverage(model, decay) if decay is not None else None
     state = TrainState(
         model=model,
         optimizer=optimizer,

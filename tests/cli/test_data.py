@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 from tiny import info, train
 
@@ -42,6 +45,43 @@ def test_show_saves_a_row_of_pictures(
         assert len(set(picture.convert("L").tobytes())) > 16
 
 
+def rows_of(file: Path, *settings: str) -> list[list[np.ndarray]]:
+    """Return the pixels that ``data show`` draws, row by row."""
+    drawn: list[np.ndarray] = []
+    draw = Axes.imshow
+
+    def seen(axes: Axes, pixels: np.ndarray, **keywords: Any) -> Any:
+        drawn.append(pixels)
+        return draw(axes, pixels, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "imshow", seen)
+        assert cli(["data", "show", *settings, "--output", str(file)]) == 0
+    return [drawn[start : start + 10] for start in range(0, len(drawn), 10)]
+
+
+@pytest.mark.parametrize("size", [8, 13])
+def test_show_has_the_size_that_is_trained_on(size: int, tmp_path: Path) -> None:
+    [row] = rows_of(tmp_path / "row.png", "digits", f"data.image_size={size}")
+    assert {pixels.shape for pixels in row} == {(size, size)}
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop_flip", "shift_rotate", "erase", "cutmix"])
+def test_show_draws_augmented_versions_below(augment: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.png"
+    data = ("synthetic", "data.in_channels=3")
+    plain, *versions = rows_of(file, *data, f"augment={augment}")
+    with Image.open(file) as image:
+        assert image.size == (1560, 708)
+    [alone] = rows_of(file, *data)
+    assert np.array_equal(plain, alone)
+    assert len(versions) == 3
+    distinct = {np.array(row).tobytes() for row in (plain, *versions)}
+    assert len(distinct) == 4
+    assert np.array_equal(versions, rows_of(file, *data, f"augment={augment}")[1:])
+    assert not np.array_equal(versions, rows_of(file, *data, f"augment={augment}", "seed=1")[1:])
+
+
 def test_show_takes_turns_where_classes_are_few(tmp_path: Path) -> None:
     file = tmp_path / "row.png"
     words = ["data", "show", "synthetic", "data.num_classes=3", "data.in_channels=3"]
@@ -57,6 +97,10 @@ def test_show_takes_turns_where_classes_are_few(tmp_path: Path) -> None:
         (["show", "digts"], 2, "did you mean 'digits'"),
         (["show", "digits", "--output", "row.txt"], 2, "ending in .png"),
         (["show", "digits", "data.colour=1"], 2, "data.colour"),
+        (["show", "digits", "augment=crop_flip"], 2, "a mirrored digit is none"),
+        (["show", "digits", "augment.crop_padding=28"], 2, "augment.crop_padding=28: "),
+        (["show", "digits", "num_epochs=3"], 2, "num_epochs: has no effect on data show"),
+        (["where", "digits", "augment=crop"], 2, "augment: has no effect on data where"),
         (["verify", "folder", "data.root=/none/such"], 66, "/none/such"),
         (["prepare", "synthetic", "data.num_train=3"], 66, "data.num_train=3"),
     ],

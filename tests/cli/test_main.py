@@ -26,7 +26,7 @@ from cnnbench.cli import main as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
-from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.jobs import expand
 
 COMMAND = (sys.executable, "-m", "cnnbench")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")

@@ -16,7 +16,7 @@ from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.config.schema import ConfigError
 from cnnbench.data import describe
 from cnnbench.errors import UsageError
-from cnnbench.sweeps.expand import Job, expand
+from cnnbench.sweeps.jobs import Job, expand
 
 COMPOSER = Composer()
 

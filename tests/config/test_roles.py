@@ -22,6 +22,7 @@ from recorded_runs import write_run
 
 import cnnbench
 from cnnbench.cli.main import run as cli
+from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
 from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys, with_older_values
@@ -37,7 +38,6 @@ from cnnbench.config.schema import ConfigError
 from cnnbench.config.settings import assign, leaves
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import run_key
-from cnnbench.sweeps.expand import single_config
 
 COMPOSER = Composer()
 CHOICES = [(group, name) for group in GROUPS for name in COMPOSER.groups.choices(group)]

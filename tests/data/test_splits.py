@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays
 from cnnbench.data.augment import Augment
@@ -109,6 +110,26 @@ def test_on_a_gpu_with_room_the_images_are_there_from_the_start() -> None:
     assert raw[0].device.type == "cuda"
     assert there.prepare(*raw)[0].cpu().equal(here.prepare(*here.first_images(16))[0])
     assert identities(there, "val") == identities(here, "val")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_worker_processes_make_batches_on_a_machine_with_a_gpu_too() -> None:
+    device = torch.device("cuda")
+    workers, resident = make(device=device, num_workers=1), make(device=device)
+    loader = workers.train_batches(1, 0)
+    assert isinstance(loader, DataLoader)
+    assert loader.num_workers == 1
+    for made, there in zip(loader, resident.train_batches(1, 0), strict=True):
+        assert made[0].device.type == "cpu"
+        assert workers.prepare(*made)[0].equal(resident.prepare(*there)[0])
+
+
+@pytest.mark.parametrize("augment", [Augment(mixup_alpha=0.2), Augment(cutmix_alpha=1), Augment()])
+def test_mixed_images_are_said_to_count(augment: Augment) -> None:
+    notes = make(augment=augment).notes
+    assert ("train/accuracy counts mixed images, each for its heavier class" in notes) == (
+        augment.mixes
+    )
 
 
 def test_images_with_large_activations_are_evaluated_fewer_at_once() -> None:

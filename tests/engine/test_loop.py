@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnbench.data.augment import Augment
 from cnnbench.engine import Step, TrainState, evaluate, fit
@@ -18,6 +17,7 @@ from cnnbench.errors import NonFiniteError
 from cnnbench.metrics import Sums
 from cnnbench.models import create_model
 from cnnbench.optim import build_optimizer, build_schedule
+from cnnbench.optim.average import MovingAverage
 from cnnbench.seeds import derive_seed
 
 CPU = torch.device("cpu")
@@ -260,17 +260,16 @@ def test_a_number_that_is_not_finite_stops_before_the_update(bad: str, name: str
 def test_the_moving_average_is_the_one_by_hand() -> None:
     epoch_batches, steps = batches_of(*pictures())
     state = new_state(network())
-    state.average = AveragedModel(
-        state.model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True
-    )
+    state.average = MovingAverage(state.model, 0.2)
     expected: dict[str, Tensor] | None = None
-    for _ in fitted(state, epoch_batches, steps):
+    for count, _ in enumerate(fitted(state, epoch_batches, steps)):
         now = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+        decay = min(0.2, (1 + count) / (10 + count))
         if expected is None:
             expected = now
         else:
             expected = {
-                name: 0.8 * expected[name] + 0.2 * now[name]
+                name: decay * expected[name] + (1 - decay) * now[name]
                 if now[name].is_floating_point()
                 else now[name]
                 for name in now
@@ -303,6 +302,37 @@ def test_mixed_targets_train(mixing: str) -> None:
     assert soft.shape == (6, NUM_CLASSES)
     by_hand = -(soft * twin(mixed).log_softmax(1)).sum(1).mean()
     assert first.loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
+def test_a_mixed_image_counts_for_its_heavier_class(mixing: str) -> None:
+    images, targets = pictures()
+    epoch_batches, steps = batches_of(images, targets)
+    augment = Augment(**{mixing: 1.0})
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def prepare(images: Tensor, targets: Tensor, generator: torch.Generator | None):
+        assert generator is not None
+        seen.append(augment.mix(images, targets, NUM_CLASSES, generator))
+        return seen[-1]
+
+    class Knowing(nn.Module):
+        """Says of each image of the batch the larger part of its mixture."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * seen[-1][1]
+
+    state = new_state(Knowing())
+    for _ in fitted(state, epoch_batches, steps, num_epochs=1, prepare=prepare):
+        pass
+    scores = state.sums.read()
+    assert (scores.accuracy, scores.count) == (1.0, len(targets))
+    heavier = torch.cat([soft.argmax(1) for _, soft in seen])
+    assert not torch.equal(heavier, targets)
 
 
 def test_evaluation_is_exact_over_uneven_batches() -> None:

@@ -82,3 +82,13 @@ def test_unknown_names_are_refused():
 
 def test_the_config_knows_the_same_names():
     assert get_args(get_type_hints(ModelConfig)["init"]) == tuple(INITS)
+
+
+@pytest.mark.parametrize("layers", ["all", "linear"])
+def test_a_network_without_such_layers_is_refused(layers):
+    for module in (nn.Sequential(nn.BatchNorm2d(2)), nn.Conv2d(1, 1, 3)):
+        if layers == "all" and isinstance(module, nn.Conv2d):
+            initialize(module, "normal", layers)
+            continue
+        with pytest.raises(UsageError, match="has no effect: the network has no"):
+            initialize(module, "normal", layers)

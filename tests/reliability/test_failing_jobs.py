@@ -12,7 +12,7 @@ from warmed import Forks
 
 import cnnbench.training.launch
 from cnnbench.config.compose import Composer
-from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.jobs import expand
 
 NETWORKS = """
 import torch

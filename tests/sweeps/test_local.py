@@ -20,7 +20,7 @@ from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.errors import Interrupted
 from cnnbench.runs.directory import RunDir, open_run
-from cnnbench.sweeps.expand import expand
+from cnnbench.sweeps.jobs import expand
 from cnnbench.sweeps.local import run_sweep
 
 SGD = ("optimizer=sgd", "scheduler=constant")

@@ -10,7 +10,7 @@ import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.errors import UsageError
-from cnnbench.sweeps.expand import Job, expand
+from cnnbench.sweeps.jobs import Job, expand
 from cnnbench.training.data import describe_data
 from cnnbench.training.network import describe_network
 

@@ -132,7 +132,7 @@ def list_folder(root: Path, split_by: str = "path") -> FolderListing:
             path, ``position`` by each image's index in its class, as versions before 0.2 did.
 
     Raises:
-        DataError: the folder has not the layout.
+        DataError: the folder has not the layout, or too few images to draw a test part.
     """
     walk = ImageWalk()
     parts, notes = find_parts(root)
@@ -154,6 +154,11 @@ def list_folder(root: Path, split_by: str = "path") -> FolderListing:
             if split_by == "position"
             else hashed_split(train.targets, relative_names(root, train), _TEST_FRACTION, "test")
         )
+        if not len(second):
+            raise DataError(
+                f"{root}: the largest class has {np.bincount(train.targets).max()} images, too few "
+                "to test on some of them; add images, or a test folder (test/class/image.png)"
+            )
         train, test = train.take(first), train.take(second)
         notes.append(f"no test folder: a fixed fifth, {len(second)} images, is the test part")
     if val is not None:
