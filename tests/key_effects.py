@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from cnnbench.sweeps.expand import expand
 from published import publish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY, info, records
@@ -29,7 +30,6 @@ from cnnbench.device.device import configure
 from cnnbench.errors import Interrupted
 from cnnbench.models.build import build_meta
 from cnnbench.runs.checkpoint import Checkpoints
-from cnnbench.sweeps.expand import expand
 from cnnbench.training import launch
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.network import build_model, describe_network, load_initial_weights
