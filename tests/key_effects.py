@@ -12,7 +12,6 @@ import pytest
 import torch
 import torchvision
 import yaml
-from cnnbench.sweeps.expand import expand
 from published import publish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY, info, records
@@ -30,6 +29,7 @@ from cnnbench.device.device import configure
 from cnnbench.errors import Interrupted
 from cnnbench.models.build import build_meta
 from cnnbench.runs.checkpoint import Checkpoints
+from cnnbench.sweeps.jobs import expand
 from cnnbench.training import launch
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.network import build_model, describe_network, load_initial_weights
@@ -64,6 +64,12 @@ def structure(config: RunConfig, _: Path) -> Any:
     module = build_meta(network.name, config.model.args, **network.sizes)
     parameters = [(p.shape, p.requires_grad) for p in module.parameters()]
     return repr(module), parameters, network.macs, network.receptive_field
+
+
+def auxiliary(config: RunConfig, _: Path) -> Any:
+    """How much the loss of an auxiliary head counts, which the engine asks the network."""
+    network = describe_network(config, describe_data(config))
+    return build_meta(network.name, config.model.args, **network.sizes).aux_weight
 
 
 def logits(config: RunConfig, _: Path) -> Any:
@@ -225,19 +231,20 @@ ROWS: dict[str, Row] = {
             "args": ("{width_per_group:32}", "{width:3}"),
             "aux": _ON,
             "conv_channels": ("[8,8,8]",),
+            "dilation": ("2",),
             "dropout": ("0.7",),
-            "factorize": ("3x3",),
+            "dropout_position": ("before",),
+            "factorize": ("3x3", "asymmetric_pad_first"),
             "final_relu": _ON,
             "groups": ("2",),
             "growth_rate": ("8",),
-            "head": ("gap", "append"),
+            "head": ("gap", "conv1x1", "append"),
             "head_size": ("2",),
             "hidden": ("[8]",),
-            "norm": ("conv", "none"),
+            "norm": ("conv", "none", "hidden"),
             "padding": ("0",),
             "path": ("{folder}/other.py:MyNet",),
             "pool": ("avg",),
-            "pool_ceil_mode": _ON,
             "residual": _ON,
             "stem": ("imagenet",),
             "stem_stride": ("1",),
@@ -248,6 +255,8 @@ ROWS: dict[str, Row] = {
     },
     "model.image_size": Row(size, ("101",)),
     "model.adam_lr": Row(rate, ("0.0007",)),
+    "model.aux_weight": Row(auxiliary, ("0.5",), ("model.aux=true",)),
+    "model.pool_ceil_mode": Row(structure, _ON, ("model.stem=imagenet",)),
     "model.factorize_stages": Row(structure, ("[3]",), ("model.factorize=3x3",)),
     "model.freeze": Row(structure, ("backbone",), ("model.pretrained=DEFAULT",)),
     "model.pretrained": Row(published, ("DEFAULT",)),
