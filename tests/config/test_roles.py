@@ -12,7 +12,6 @@ import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
-from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys, with_older_values
+from cnnbench.config.roles import RECORDING, RESULT, Before, is_choice, read_keys, with_older_values
 from cnnbench.config.run_config import (
     ARGUMENTS,
     GROUPS,
@@ -252,7 +251,9 @@ def test_a_run_from_before_a_key_is_one_with_the_older_value(key: str, tmp_path:
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    choice = next(name for name in COMPOSER.groups.choices(group) if fnmatch(name, before.choices))
+    choice = next(
+        name for name in COMPOSER.groups.choices(group) if is_choice(name, before.choices)
+    )
     settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
     config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
