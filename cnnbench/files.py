@@ -86,7 +86,7 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     _check_mode(path.stat().st_mode, path)
     # What is put there after the look above must not hold the process either.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+    with os.fdopen(os.open(path, flags), "rb") as file:
         _check_mode(os.fstat(file.fileno()).st_mode, path)
         yield file
 
