@@ -26,6 +26,7 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
 from cnnbench.data.readers.sources import data_root, places
 from cnnbench.device.device import configure
+from cnnbench.engine.loop import training_loss
 from cnnbench.errors import Interrupted
 from cnnbench.models.build import build_meta
 from cnnbench.runs.checkpoint import Checkpoints
@@ -66,12 +67,6 @@ def structure(config: RunConfig, _: Path) -> Any:
     return repr(module), parameters, network.macs, network.receptive_field
 
 
-def auxiliary(config: RunConfig, _: Path) -> Any:
-    """How much the loss of an auxiliary head counts, which the engine asks the network."""
-    network = describe_network(config, describe_data(config))
-    return build_meta(network.name, config.model.args, **network.sizes).aux_weight
-
-
 def logits(config: RunConfig, _: Path) -> Any:
     """What the network says of two images."""
     network = describe_network(config, describe_data(config))
@@ -80,6 +75,15 @@ def logits(config: RunConfig, _: Path) -> Any:
     images = torch.linspace(-1, 1, 2 * network.in_channels * size**2)
     with torch.no_grad():
         return model(images.view(2, network.in_channels, size, size))
+
+
+def loss(config: RunConfig, _: Path) -> Any:
+    """What training makes smaller."""
+    network = describe_network(config, describe_data(config))
+    model = build_model(config, network)
+    torch.manual_seed(0)
+    images = torch.rand(2, network.in_channels, config.data.image_size, config.data.image_size)
+    return training_loss(model, images, torch.tensor([0, 1]))[0]
 
 
 def beginning(config: RunConfig, _: Path) -> Any:
@@ -241,7 +245,7 @@ ROWS: dict[str, Row] = {
             "head": ("gap", "conv1x1", "append"),
             "head_size": ("2",),
             "hidden": ("[8]",),
-            "norm": ("conv", "none", "hidden"),
+            "norm": ("conv", "hidden", "none"),
             "padding": ("0",),
             "path": ("{folder}/other.py:MyNet",),
             "pool": ("avg",),
@@ -255,13 +259,13 @@ ROWS: dict[str, Row] = {
     },
     "model.image_size": Row(size, ("101",)),
     "model.adam_lr": Row(rate, ("0.0007",)),
-    "model.aux_weight": Row(auxiliary, ("0.5",), ("model.aux=true",)),
-    "model.pool_ceil_mode": Row(structure, _ON, ("model.stem=imagenet",)),
     "model.factorize_stages": Row(structure, ("[3]",), ("model.factorize=3x3",)),
     "model.freeze": Row(structure, ("backbone",), ("model.pretrained=DEFAULT",)),
     "model.pretrained": Row(published, ("DEFAULT",)),
     "model.init": Row(beginning, ("xavier_uniform", "normal")),
     "model.init_layers": Row(beginning, ("linear",), ("model.init=normal",)),
+    "model.aux_weight": Row(loss, ("0.7",), ("model.aux=true", NARROW)),
+    "model.pool_ceil_mode": Row(structure, _ON, ("model.stem=imagenet",)),
     "model.residual_scale": Row(logits, ("0.5",), ("model.residual=true", NARROW)),
     "model.weights": Row(left, ("{run}",)),
     "model.zero_init": Row(norms, _ON),

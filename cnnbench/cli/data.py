@@ -58,7 +58,7 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    from cnnbench.data import manage, read_dataset
+    from cnnbench.data import manage
 
     if args.action not in _ACTIONS:
         hint = expected_names(args.action, _ACTIONS)
@@ -67,16 +67,7 @@ def main(args: argparse.Namespace) -> int:
     data = config.data
     root = expand_path(data.root)
     if args.action == "show":
-        from cnnbench.training.data import build_augment
-
-        augment = build_augment(config)
-        arrays = read_dataset(
-            data.name, root=root, args=data.args, image_size=data.image_size, report=notice
-        )
-        manage.save_samples(
-            arrays, Path(args.output), augment, image_size=data.image_size, seed=config.seed
-        )
-        print(Path(args.output).absolute())
+        _show(config, Path(args.output))
         return 0
     if args.action == "prepare":
         facts = manage.prepare(data.name, root, data.args, data.image_size, notice)
@@ -95,6 +86,26 @@ def main(args: argparse.Namespace) -> int:
             rows = manage.verify(data.name, root, data.args, data.image_size)
     print(render_table(rows, columns, args.format), end="")
     return 0
+
+
+def _show(config: RunConfig, path: Path) -> None:
+    """Save a row of training images, one of each class, ten at most, and print the file's path."""
+    from cnnbench.data import manage, read_dataset
+    from cnnbench.data.augment import versions
+    from cnnbench.training.data import build_augment
+
+    data, augment = config.data, build_augment(config)
+    arrays = read_dataset(
+        data.name,
+        root=expand_path(data.root),
+        args=data.args,
+        image_size=data.image_size,
+        report=notice,
+    )
+    images, names = manage.samples(arrays, 10)
+    rows = versions(images, augment, image_size=data.image_size, seed=config.seed, count=3)
+    manage.save_samples(rows, names, path)
+    print(path.absolute())
 
 
 def _config(args: argparse.Namespace) -> RunConfig:

@@ -41,6 +41,12 @@ def _is_random(config: RunConfig) -> bool:
     return config.model.weights is None
 
 
+def _has_hidden(config: RunConfig) -> bool:
+    """Whether no argument takes the hidden linear layers away, where a network may have some."""
+    args = config.model.args
+    return args.get("head") not in ("gap", "conv1x1") and args.get("hidden") != ()
+
+
 _WEIGHTS = "model.weights says which weights training begins with; set one of them"
 
 RULES = (
@@ -79,18 +85,38 @@ RULES = (
     ),
     Rule(
         "model.hidden",
-        lambda c: c.model.args.get("head") != "gap",
-        "model.head=gap has no hidden layers; set model.head=linear",
+        lambda c: c.model.args.get("head") == "linear" or c.model.name == "mlp",
+        "model.head has no hidden layers; set model.head=linear",
+    ),
+    Rule(
+        "model.head_size",
+        lambda c: c.model.args.get("head") == "linear",
+        "model.head averages feature maps of any size; set model.head=linear",
     ),
     Rule(
         "model.dropout",
-        lambda c: c.model.args.get("head") != "gap" and c.model.args.get("hidden") != (),
-        "it follows hidden layers, and the network has none; set model.head=linear and "
+        _has_hidden,
+        "it acts on hidden layers, and the network has none; set model.head=linear and "
         "model.hidden",
     ),
     Rule(
+        "model.dropout_position",
+        lambda c: _has_hidden(c) and c.model.args.get("dropout") != 0,
+        "the network has no dropout; set model.head=linear, model.hidden and model.dropout",
+    ),
+    Rule(
+        "model.norm",
+        lambda c: c.model.name != "mlp" or _has_hidden(c),
+        "it follows hidden layers, and model.hidden=[] has none",
+    ),
+    Rule(
+        "model.aux_weight",
+        lambda c: c.model.args.get("aux") is not False,
+        "model.aux=false builds no auxiliary heads; set model.aux=true too",
+    ),
+    Rule(
         "model.activation",
-        lambda c: c.model.name != "mlp" or c.model.args.get("hidden") != (),
+        lambda c: c.model.name != "mlp" or _has_hidden(c),
         "it follows hidden layers, and model.hidden=[] has none",
     ),
     Rule(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays
-from cnnbench.data.augment import Augment, versions
 from cnnbench.data.images import Images
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
@@ -133,17 +132,13 @@ def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
     return images, [arrays.class_names[targets[i]] for i in chosen]
 
 
-def save_samples(
-    arrays: DatasetArrays, path: Path, augment: Augment, *, image_size: int, seed: int
-) -> None:
-    """Save a row of training images, one of each class and its name above it, ten at most.
+def save_samples(rows: Sequence[Images], names: Sequence[str], path: Path) -> None:
+    """Save rows of images, each image's class name above the first row.
 
     Args:
-        arrays: a data set that was read.
+        rows: uint8 arrays (N, C, H, W), such as images and augmented versions of them.
+        names: the N class names.
         path: of the file.
-        augment: where it does something, three augmented versions come below the row.
-        image_size: pixels of a side that is trained on.
-        seed: of the augmentation.
 
     Raises:
         UsageError: the file's ending is no image's.
@@ -151,10 +146,8 @@ def save_samples(
     """
     from matplotlib.figure import Figure
 
-    images, names = samples(arrays, 10)
-    rows = versions(images, augment, image_size=image_size, seed=seed, count=3)
-    figure = Figure(figsize=(1.3 * len(images), 0.3 + 1.4 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    figure = Figure(figsize=(1.3 * len(names), 0.3 + 1.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
     for axis, image in zip(axes.flat, (image for row in rows for image in row), strict=True):
         pixels = image.transpose(1, 2, 0)
         pixels = pixels if pixels.shape[2] == 3 else pixels[:, :, 0]

@@ -225,7 +225,7 @@ def test_values_of_every_kind() -> None:
 def test_a_path_is_taken_as_it_stands(key: str, text: str) -> None:
     setting = COMPOSER.parse([f"{key}={text}"])
     assert setting[0].values == (str(Path(text).absolute()),)
-    config = to_tree(composed(f"{key}={text}"))
+    config = to_tree(composed("data=mnist", f"{key}={text}"))
     for part in key.split("."):
         config = config[part]
     assert config == str(Path(text).absolute())
@@ -234,7 +234,7 @@ def test_a_path_is_taken_as_it_stands(key: str, text: str) -> None:
 def test_a_path_knows_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert composed("output_root=~/runs").output_root == "/home/somebody/runs"
-    assert composed("+data.root=~/a,b").data.root == "/home/somebody/a,b"
+    assert composed("data=mnist", "+data.root=~/a,b").data.root == "/home/somebody/a,b"
     assert composed("data.root=null").data.root is None
 
 
