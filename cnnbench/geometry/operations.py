@@ -139,9 +139,9 @@ def _mean(args: tuple[Any, ...]) -> Tensor | None:
     return _empty(image, [1 if d in dims else n for d, n in sides if keep or d not in dims])
 
 
-# Shapes of common operations on meta tensors. PyTorch's own way to them is in Python, imports its
-# compiler, and takes seconds; None means that it has to be gone all the same, if
-# only for the error that it raises.
+# Shapes of common operations on meta tensors. PyTorch computes them in Python, for which it imports
+# its compiler, and takes seconds. None leaves them to PyTorch all the same, if only for the error
+# that it raises.
 SHAPES: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     **dict.fromkeys(
         (_aten.relu, _aten.hardtanh, _aten.sigmoid, _aten.tanh, _aten.silu, _aten.add, _aten.mul),

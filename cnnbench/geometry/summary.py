@@ -128,7 +128,7 @@ def _field_warning(geometry: Geometry) -> str | None:
 def _pool_warnings(geometry: Geometry) -> list[str]:
     found = []
     for pool in geometry.pools:
-        where, size = pool.place or "the network", shape_text(pool.input_size)
+        where, size = pool.layer or "the network", shape_text(pool.input_size)
         if any(k > side for k, side in zip(pool.kernel, pool.input_size, strict=False)):
             found.append(
                 f"{where}: the map ({size}) is smaller than the pool's window "

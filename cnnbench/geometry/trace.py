@@ -61,13 +61,13 @@ class Pool(NamedTuple):
     """One pooling operation, whether a layer of its own or part of a `forward`.
 
     Attributes:
-        place: path of the innermost module that ran it; empty for the module itself.
+        layer: path of the innermost module that ran it; empty for the module itself.
         kernel: sides of its window; empty where it averages all.
-        input_size: sides of the map that it sees.
-        output_size: sides of the map that it gives.
+        input_size: sides of its input in pixels.
+        output_size: sides of its output in pixels.
     """
 
-    place: str
+    layer: str
     kernel: tuple[int, ...]
     input_size: tuple[int, ...]
     output_size: tuple[int, ...]
@@ -187,7 +187,7 @@ class _Trace:
         # What autograd keeps, by the identity of its memory.
         self._kept: dict[int, Tensor] = {}
         self._called: set[str] = set()
-        # Layers by the identity of the tensor they take.
+        # Indices of layers by the identity of the tensor they take.
         self._takers: dict[int, list[int]] = {}
 
     @property
@@ -199,7 +199,7 @@ class _Trace:
         return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
 
     def run(self, image: Tensor) -> None:
-        self._counter.start(image)
+        self._counter.take_image(image)
         for name, part in self._module.named_modules():
             self._watch(name, part)
         own = {_memory(t) for t in (image, *self._module.parameters(), *self._module.buffers())}
@@ -213,8 +213,8 @@ class _Trace:
         with torch.enable_grad(), hooks, self._counter:
             self._module(image)
         for takers in self._takers.values():
-            for place in takers if len(takers) > 1 else ():
-                self.layers[place] = replace(self.layers[place], is_branch=True)
+            for index in takers if len(takers) > 1 else ():
+                self.layers[index] = replace(self.layers[index], is_branch=True)
         for name, part in self._module.named_modules():
             if name not in self._called and any(True for _ in part.parameters(recurse=False)):
                 self._add_layer(name, part, (), None, 0)
@@ -222,11 +222,11 @@ class _Trace:
     def _watch(self, name: str, part: nn.Module) -> None:
         def enter(part: nn.Module, _: Any) -> None:
             self._running.append(_Call(name, self._counter.macs, []))
-            self._counter.place = name
+            self._counter.layer = name
 
         def leave(part: nn.Module, inputs: Any, output: Any) -> None:
             call = self._running.pop()
-            self._counter.place = self._running[-1].name if self._running else ""
+            self._counter.layer = self._running[-1].name if self._running else ""
             macs = self._counter.macs - call.macs_before
             if self._running:
                 self._running[-1].inner_macs.append(macs)
@@ -237,9 +237,9 @@ class _Trace:
             result = _first_tensor(output)
             self.module_shapes[name] = _shape(result)
             if is_leaf or has_params or own_macs:
-                came = _first_tensor(inputs)
-                self._takers.setdefault(id(came), []).append(len(self.layers))
-                self._add_layer(name, part, _shape(came), result, own_macs)
+                taken = _first_tensor(inputs)
+                self._takers.setdefault(id(taken), []).append(len(self.layers))
+                self._add_layer(name, part, _shape(taken), result, own_macs)
 
         part.register_forward_pre_hook(enter)
         part.register_forward_hook(leave)
@@ -277,7 +277,7 @@ class _Trace:
 
 
 class _Field(NamedTuple):
-    """Receptive field and stride of a map, one number for each spatial dimension."""
+    """Receptive field and stride of feature maps, one number for each spatial dimension."""
 
     sides: tuple[int, ...]
     strides: tuple[int, ...]
@@ -290,7 +290,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
         self.pools: list[Pool] = []
-        self.place = ""
+        self.layer = ""
         # Tensors are kept alive, so that an id stands for one tensor; meta tensors are free.
         self._fields: dict[int, tuple[Tensor, _Field | None]] = {}
 
@@ -299,8 +299,8 @@ class _Counter(TorchDispatchMode):
         # PyTorch would import its compiler, for seconds, to keep out of what is not compiled.
         return False
 
-    def start(self, image: Tensor) -> None:
-        """Give each pixel of the image itself as its field."""
+    def take_image(self, image: Tensor) -> None:
+        """Take each pixel of the image as its own field."""
         ones = (1,) * (image.dim() - 2)
         self._fields[id(image)] = (image, _Field(ones, ones) if ones else None)
 
@@ -328,7 +328,7 @@ class _Counter(TorchDispatchMode):
         kernel = tuple(window.kernel) if window else ()
         num_spatial = result.dim() - 2
         inner, outer = tuple(args[0].shape[-num_spatial:]), tuple(result.shape[-num_spatial:])
-        self.pools.append(Pool(self.place, kernel, inner, outer))
+        self.pools.append(Pool(self.layer, kernel, inner, outer))
 
     def _field_after(self, op: Any, args: tuple[Any, ...], result: Tensor) -> _Field | None:
         if op in WINDOWS:

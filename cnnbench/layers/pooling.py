@@ -16,7 +16,7 @@ POOLS: dict[PoolName, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {
 
 
 def average_pool_to(x: Tensor, size: int) -> Tensor:
-    """Average maps (N, C, H, W) to (N, C, size, size).
+    """Average feature maps (N, C, H, W) to (N, C, size, size).
 
     The result is that of adaptive average pooling. Where a plain average does the same it is
     taken, because its gradient is the same in every run on a GPU, and adaptive pooling's is not.

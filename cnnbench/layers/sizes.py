@@ -32,7 +32,7 @@ def _side_after(side: int, step: Step) -> int:
 
 
 def output_size(image_size: int, steps: Sequence[Step]) -> int:
-    """Return the side of the last map in pixels.
+    """Return the side of the last feature maps in pixels.
 
     Raises:
         UsageError: the image is too small for one of the steps.

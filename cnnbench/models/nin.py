@@ -52,7 +52,7 @@ def _mlpconv(
 
 
 class NiN(nn.Module):
-    """Four blocks of a convolution and two 1x1, then the average of each class's map.
+    """Four blocks of a convolution and two 1x1, then the average of each class's feature map.
 
     Args:
         in_channels: channels of the images, of at least 67 pixels.

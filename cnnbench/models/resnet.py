@@ -97,7 +97,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, H, W)."""
         x = self.stem(x)  # (N, 64, H', W'), H' = H / 4 with the imagenet stem, else H
-        # expansion times 64, 128, 256, 512 maps of H', H'/2, H'/4, H'/8
+        # expansion times 64, 128, 256, 512 channels of H', H'/2, H'/4, H'/8
         x = self.stages(x)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits

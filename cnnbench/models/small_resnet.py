@@ -1,7 +1,7 @@
 """A small residual network for images of 28 to 32 pixels, made for few minutes on a CPU.
 
 Its form is that of Page's ResNet-9 (https://github.com/davidcpage/cifar10-fast): convolutions that
-a max pool halves, a residual block of two more behind each, and the largest value of each last map.
+a max pool halves, a residual block of two more behind each, and the maximum of each channel.
 Departures: fewer and narrower stages, all with a block, and a stem that halves the sides by a 5x5
 convolution, because a CPU spends its time on the many pixels of the first feature maps, where few
 channels leave its matrix units idle.

@@ -175,8 +175,8 @@ def _builder(arch: str) -> Callable[..., nn.Module]:
 
 def _class_of(arch: str) -> type[nn.Module]:
     """Return what a builder makes, which torchvision says as its return type."""
-    found: type[nn.Module] = typing.get_type_hints(_builder(arch))["return"]
-    return found
+    built: type[nn.Module] = typing.get_type_hints(_builder(arch))["return"]
+    return built
 
 
 def _parameters(arch: str) -> list[str]:

@@ -12,7 +12,6 @@ import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
-from cnnbench.config.roles import RECORDING, RESULT, Before, read_keys
+from cnnbench.config.roles import RECORDING, RESULT, Before, is_choice, read_keys
 from cnnbench.config.run_config import (
     ARGUMENTS,
     GROUPS,
@@ -252,7 +251,7 @@ OLDER = [
     for key, facts in all_keys().items()
     if facts.before
     for choice in COMPOSER.groups.choices(key.partition(".")[0])
-    if any(fnmatch(choice, pattern) for pattern in facts.before.choices.split("|"))
+    if is_choice(choice, facts.before.choices)
 ]
 
 

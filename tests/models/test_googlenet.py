@@ -15,11 +15,12 @@ from cnnbench.models import create_model
 VALUES = {
     "stem": ("small", "imagenet"),
     "norm": ("none", "conv", "block"),
-    "factorize": ("none", "3x3", "asymmetric"),
+    "factorize": ("none", "3x3", "asymmetric", "asymmetric_pad_first"),
     "factorize_stages": ((3, 4, 5), (4,)),
     "residual": (False, True),
     "residual_scale": (1.0, 0.2),
     "aux": (False, True),
+    "aux_weight": (0.3, 1.0),
     "dropout": (0.0, 0.4),
     "pool_ceil_mode": (False, True),
     "width_multiplier": (0.0625, 0.125),

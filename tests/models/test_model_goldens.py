@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 from network_cases import meta_model
 
-from cnnbench.config.run_config import ARGUMENTS
-from cnnbench.config.schema import read_value
+from cnnbench.config.roles import is_choice
+from cnnbench.config.run_config import ARGUMENTS, Only, argument_type
+from cnnbench.config.schema import Range, Ratio, expectation, marks, read_value
 from cnnbench.geometry.trace import analyze
 from cnnbench.models import MODELS, model_arguments
 
@@ -108,11 +110,43 @@ def test_yaml_shows_the_constructor(name):
     assert tree.pop("image_size", None) == STATED_SIZES.get(name)
     assert tree.pop("init", None) == INITS.get(name)
     assert tree.pop("adam_lr", None) == ADAM_LRS.get(name)
-    kinds = {key: ARGUMENTS["model", key] for key in tree}
+    kinds = {key: argument_type("model", key, name) for key in tree}
     values = {key: read_value(kinds[key], value) for key, value in tree.items()}
     assert values == model_arguments(name)
     assert list(values) == list(model_arguments(name))
     assert all(" # " in line for line in text.splitlines()[2:])
+
+
+def bounds_alone(kind):
+    """Return a type without the marks that only a config has."""
+    if get_origin(kind) is not Annotated:
+        return kind
+    found = [mark for mark in kind.__metadata__ if isinstance(mark, Range | Ratio)]
+    inner = get_args(kind)[0]
+    return Annotated[(inner, *found)] if found else inner
+
+
+def expected_values(kind):
+    """Return the words of a message on a type, whose choices may come in any order."""
+    kind = bounds_alone(kind)
+    return set(get_args(kind)) if get_origin(kind) is Literal else expectation(kind)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_config_takes_what_the_constructor_takes(name):
+    hints = get_type_hints(MODELS[name].constructor.__init__, include_extras=True)
+    for key in model_arguments(name):
+        if (name, key) != ("torchvision", "args"):
+            kind = argument_type("model", key, name)
+            assert expected_values(kind) == expected_values(hints[key]), key
+
+
+def test_argument_types_that_single_choices_narrow_name_choices_that_exist():
+    for (_, key), kind in ARGUMENTS.items():
+        for only in (mark for mark in marks(kind) if isinstance(mark, Only)):
+            named = {name for name in MODELS if is_choice(name, only.choices)}
+            assert named, only
+            assert all(key in model_arguments(name) for name in named)
 
 
 @pytest.mark.parametrize("name", MODELS)

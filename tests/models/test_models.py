@@ -114,6 +114,12 @@ def test_smallest_image(name):
         ("small_resnet", {"widths": (4, 8)}, 3),
         ("small_resnet", {"stem_stride": 1}, 4),
         ("mlp", {"hidden": ()}, 1),
+        ("mlp", {"norm": "hidden"}, 1),
+        ("lenet", {"padding": 0}, 16),
+        ("basic_cnn", {"dilation": 3}, 16),
+        ("alexnet", {"head": "conv1x1"}, 65),
+        ("vgg11", {"head": "gap"}, 32),
+        ("resnet18", {"stem": "imagenet", "pool_ceil_mode": True}, 3),
     ],
 )
 def test_smallest_image_with_arguments(name, args, smallest):
@@ -148,7 +154,8 @@ def test_message_names_the_layer():
         ("lenet", {"pool": "maxx"}, "did you mean 'max'"),
         ("vgg11", {"num_convs": (1, 1, 1, 1, 1)}, "unknown argument 'num_convs'"),
         ("vgg11", {"norm": "block"}, "^vgg11: norm=block: expected one of none, conv$"),
-        ("alexnet", {"head": "append"}, "expected one of linear, gap$"),
+        ("alexnet", {"head": "append"}, "expected one of linear, gap, conv1x1"),
+        ("resnet18", {"pool_ceil_mode": True}, "stem=small has no pool; expected stem=imagenet"),
         ("mobilenet_v2", {"width_multiplier": "1/0"}, "width_multiplier=1/0: expected a number"),
         ("mlp", {"activation": 3, "hidden": 8}, r"activation=3: .*\nmlp: hidden=8: "),
         ("resnet18", {"zero_init": 1}, "zero_init=1: expected true or false"),

@@ -16,7 +16,7 @@ from tiny import command
 
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import ARGUMENTS, GROUPS, RunConfig
+from cnnbench.config.run_config import ARGUMENTS, GROUPS, RunConfig, argument_type
 from cnnbench.config.schema import ConfigError, Range, expectation
 
 COMPOSER = Composer()
@@ -102,7 +102,8 @@ def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
     for choice in COMPOSER.groups.choices(group):
         tree = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
         for name in tree:
-            kind = ARGUMENTS.get((group, name))
+            known = (group, name) in ARGUMENTS
+            kind = argument_type(group, name, choice) if known else None
             is_open = name in ("args", "path")
             if kind is not None and name not in seen and not is_open:
                 seen.add(name)
