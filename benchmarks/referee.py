@@ -3,7 +3,7 @@
     python benchmarks/referee.py [--format text|markdown|csv|json] [--quick] [--jobs N]
 
 Every figure is of `judge` itself, handed runs that are drawn from a known distribution. On two
-cores it takes about 8 minutes; `--quick` draws a tenth of the tables.
+cores it takes about 10 minutes; `--quick` draws a tenth of the tables.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def some_differ(tries: int) -> Iterator[dict[str, Any]]:
 
 
 def unequal(tries: int) -> Iterator[dict[str, Any]]:
-    """Yield false calls where rows have other numbers of seeds, or values are coarse."""
+    """Yield false calls where rows have other numbers of seeds."""
     for spread, draw in SPREADS.items():
         for counts in ((3, 6), (3, 10), (5, 6), (6, 10)):
             rng = np.random.default_rng(counts)
@@ -168,6 +168,10 @@ def unequal(tries: int) -> Iterator[dict[str, Any]]:
             calls += any_call(judge(rows))
         what = f"table of 6 equal, one row with a seed less, {spread}: any false call"
         yield row(what, Rate(calls, tries // 5), f"{tries // 5} tables")
+
+
+def coarse(tries: int) -> Iterator[dict[str, Any]]:
+    """Yield false calls where accuracies move in steps that are large beside their spread."""
     for n in (3, 5, 6):
         rng = np.random.default_rng([n, 3])
         calls = 0
@@ -295,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *((tables, 2_000, spread) for spread in SPREADS),
         (some_differ, 2_000),
         (unequal, 10_000),
+        (coarse, 40_000),
         (images, 10_000),
         (equivalence, 2_000),
         (power, 2_000),
