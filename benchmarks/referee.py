@@ -3,7 +3,7 @@
     python benchmarks/referee.py [--format text|markdown|csv|json] [--quick] [--jobs N]
 
 Every figure is of `judge` itself, handed runs that are drawn from a known distribution. On two
-cores it takes about 10 minutes; `--quick` draws a tenth of the tables.
+cores it takes about 10 minutes; `--quick` draws a tenth of the tables, too few to judge by.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ def power(tries: int) -> Iterator[dict[str, Any]]:
             values = normal(rng, (2, n))
             values[1] += size
             ours += any_call(judge(table_of(values)))
-            flips += brute_force_p(values[1] - values[0]) <= 0.05
-            student += stats.ttest_rel(*values).pvalue <= 0.05
+            flips += int(brute_force_p(values[1] - values[0]) <= 0.05)
+            student += int(stats.ttest_rel(*values).pvalue <= 0.05)
         ours_share, flips_share, t_share = (hits / tries for hits in (ours, flips, student))
         near = abs(ours_share - flips_share) < 0.002 if n == 6 else ours_share >= t_share - 0.05
         yield {
@@ -290,7 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code is 1 where a figure misses its target."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--format", choices=FORMATS, default="text")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the tables")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the tables; too few to judge by"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args(arguments)
     scale = 10 if options.quick else 1
