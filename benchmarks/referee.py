@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cnnbench.analysis.render import FORMATS, render_table
+from cnnbench.rendering.text import FORMATS, render_table
 from numpy.typing import NDArray
 from scipy import stats
 
