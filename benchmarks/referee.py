@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cnnbench.rendering.text import FORMATS, render_table
 from numpy.typing import NDArray
 from scipy import stats
 
 from cnnbench.analysis.statistics.verdicts import RowScores, Verdict, judge
+from cnnbench.rendering.text import FORMATS, render_table
 
 COLUMNS = ("what", "measured", "target", "met", "how")
 LIMIT, LARGEST, MANY = 0.05, 0.055, 10_000
