@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,11 @@ def test_a_disk_that_takes_nothing_is_a_disk_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
-def test_a_full_disk_is_a_disk_error() -> None:
-    log = JsonLines(Path("/dev/full"))
+def test_a_full_disk_is_a_disk_error(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "metrics.jsonl")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file.fileno())
+    os.close(full)
     with pytest.raises(DiskError, match="No space left"):
         log.scalars({"a": 1.0}, step=1)
     # Nor can such a device be flushed; the file is closed all the same.
