@@ -173,6 +173,7 @@ def evaluate(
     split: str = "test",
     robustness: bool = False,
     plots: bool = False,
+    without_duplicates: bool = False,
     model_path: str | None = None,
 ) -> dict[str, Any]:
     """Return exact metrics of a run's selected weights on one split of its data.
@@ -182,6 +183,8 @@ def evaluate(
         split: test, val or train. Reading the test split adds one to the run's ``test_reads``.
         robustness: also measure on corrupted images; about 25 times the work.
         plots: also write figures into the run's ``plots`` directory.
+        without_duplicates: leave out images that training or choosing has seen, equal or nearly;
+            ``num_duplicates`` in the result says how many.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
 
     Returns:
@@ -210,7 +213,9 @@ def evaluate(
     from cnnbench.analysis.evaluate.measure import measure, open_split
     from cnnbench.notices import notice
 
-    opened = open_split(directory, split, model_path=model_path)
+    opened = open_split(
+        directory, split, model_path=model_path, without_duplicates=without_duplicates
+    )
     measured = measure(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from cnnbench.files import expand_path
 from cnnbench.notices import notice, warn
 from cnnbench.rendering.text import render_json, render_table
 
-_ACTIONS = ("prepare", "verify", "where", "show")
+_ACTIONS = ("prepare", "verify", "where", "show", "check")
 # What decides how a training image looks; the other actions read the data set alone.
 _SHOWN = ("data", "augment", "model", "seed")
+# Of each kind of finding so many are listed.
+_LISTED = 20
 DESCRIPTION = "Where data sets are, whether they are sound, and how they look."
 _NOTES = """\
 Actions:
@@ -25,6 +28,8 @@ Actions:
   where    list the locations that are searched, in order
   show     save a row of training images at data.image_size, their classes
            named, and with augment=CHOICE three augmented versions of it below
+  check    look for exact and near duplicates within and across the splits, equal
+           images with different labels, classes of few images, broken files
 
 Example:
   cnnbench data show fashion_mnist augment=crop_flip --output fashion.png
@@ -71,6 +76,12 @@ def main(args: argparse.Namespace) -> int:
         draw_samples(config, path)
         print(path.absolute())
         return 0
+    if args.action == "check":
+        from cnnbench.analysis.data_check import check_data
+
+        found = check_data(config)
+        print(render_json(found) if args.format == "json" else _checked(found), end="")
+        return 0
     if args.action == "prepare":
         facts = manage.prepare(data.name, root, data.args, data.image_size, notice)
         for warning in facts["warnings"]:
@@ -110,3 +121,30 @@ def _config(args: argparse.Namespace) -> RunConfig:
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _checked(found: Mapping[str, Any]) -> str:
+    """Return what a check found as people read it, each kind with its first few."""
+
+    def member(one: Mapping[str, Any]) -> str:
+        return f"{one['split']} {one.get('file', one['index'])} ({one['class']})"
+
+    lines = [f"{found['name']}: {found['source']}", *found["notes"]]
+    total = {split: sum(counts.values()) for split, counts in found["counts"].items()}
+    lines.append(", ".join(f"{count} {split} images" for split, count in total.items()))
+    small = [f"{c['class']} has {c['count']} {c['split']} images" for c in found["small_classes"]]
+    kinds = {
+        "classes of fewer than 10 images": small,
+        "groups of equal images": [" = ".join(map(member, g)) for g in found["exact"]],
+        "groups of equal images with different labels": [
+            " = ".join(map(member, g)) for g in found["different_labels"]
+        ],
+        "pairs of nearly equal images": [" ~ ".join(map(member, g)) for g in found["near"]],
+        "files that cannot be read": found["unreadable"],
+    }
+    for kind, entries in kinds.items():
+        lines.append(f"{len(entries)} {kind}{':' if entries else ''}")
+        lines += [f"  {entry}" for entry in entries[:_LISTED]]
+        if len(entries) > _LISTED:
+            lines.append(f"  and {len(entries) - _LISTED} more: --format json lists all")
+    return "\n".join(lines) + "\n"

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "also curves, those of all runs in the first one's plots",
     )
     parser.add_argument(
+        "--without-duplicates",
+        action="store_true",
+        help="leave out images that are also among those seen in training, equal or nearly, as "
+        "'cnnbench data check' lists them",
+    )
+    parser.add_argument(
         "--model-path",
         metavar="FILE:CLASS",
         help="the code of a network of your own; a run's is never run",
@@ -61,6 +67,7 @@ def main(args: argparse.Namespace) -> int:
             split=args.split,
             robustness=args.robustness,
             plots=args.plots,
+            without_duplicates=args.without_duplicates,
             model_path=args.model_path,
         )
         for run in args.runs
@@ -112,8 +119,11 @@ def _text(result: Mapping[str, Any], output_format: str) -> str:
     head = (
         f"{result['run']}\n{result['split']} accuracy {result['accuracy']:.4f} "
         f"[{result['num_correct']}/{result['num_images']}], top-5 {result['top5_accuracy']:.4f}, "
-        f"loss {result['loss']:.4f}, ECE {result['ece']:.4f}\n\n"
+        f"loss {result['loss']:.4f}, ECE {result['ece']:.4f}\n"
     )
+    if "num_duplicates" in result:
+        head += f"without {result['num_duplicates']} images that training or choosing has seen\n"
+    head += "\n"
     columns = ("class", "precision", "recall", "f1", "support")
     classes = render_table(result["per_class"], columns, output_format)
     names = [row["class"] for row in result["per_class"]]

@@ -106,6 +106,7 @@ class DatasetArrays:
         warnings: what the user should know, such as damaged files that were passed over.
         notes: what is worth a line before training, such as how many files are no images.
         train_names: where the split goes by names, that of each training image.
+        test_names: that of each test image, where images have names.
         num_val: how many images at the end of ``train`` are a validation part of the source's own.
     """
 
@@ -119,6 +120,7 @@ class DatasetArrays:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     train_names: tuple[str, ...] | None = None
+    test_names: tuple[str, ...] | None = None
     num_val: int = 0
 
 

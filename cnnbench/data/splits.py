@@ -132,6 +132,18 @@ class Splits:
                 "images; each epoch is one step"
             )
 
+    def keep(self, split: str, rows: Indices) -> None:
+        """Leave of a split that is only evaluated the images at these indices.
+
+        Args:
+            split: val or test.
+            rows: ascending indices in the split.
+        """
+        self.parts[split] = self.parts[split].select(rows)
+        self._eval_loaders = {
+            key: loader for key, loader in self._eval_loaders.items() if key[0] != split
+        }
+
     @property
     def num_train(self) -> int:
         """Training images."""

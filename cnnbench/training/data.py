@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cnnbench.config.run_config import RunConfig
-from cnnbench.data import Facts, check_augment, describe, fingerprint, read_dataset
+from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
 from cnnbench.data.augment import Augment
 from cnnbench.data.splits import Splits
 from cnnbench.files import expand_path
@@ -67,10 +67,45 @@ def read_splits(
         DataError: files are missing or damaged.
         UsageError: a loader option cannot act on this data.
     """
+    arrays = read_arrays(config, report)
+    return build_splits(
+        config, arrays, device=device, channels_last=channels_last, resize_once=resize_once
+    )
+
+
+def read_arrays(config: RunConfig, report: Callable[[str], None]) -> DatasetArrays:
+    """Read and verify the data of a config, unsplit.
+
+    Raises:
+        DataError: files are missing or damaged.
+    """
     data = config.data
-    arrays = read_dataset(
+    return read_dataset(
         data.name, root=_root(config), args=data.args, image_size=data.image_size, report=report
     )
+
+
+def build_splits(
+    config: RunConfig,
+    arrays: DatasetArrays,
+    *,
+    device: torch.device | None = None,
+    channels_last: bool = False,
+    resize_once: bool = True,
+) -> Splits:
+    """Split data that was read, as a config says.
+
+    Args:
+        config: checked.
+        arrays: the data set.
+        device: as ``read_splits`` takes it.
+        channels_last: likewise.
+        resize_once: likewise.
+
+    Raises:
+        UsageError: a loader option cannot act on this data.
+    """
+    data = config.data
     return Splits(
         data.name,
         arrays,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cnnbench.analysis.data_check import seen_before
 from cnnbench.data.images import Images
 from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.device import configure, resolve_device
@@ -52,6 +53,7 @@ class OpenSplit:
         data: the run's; images have the data set's size.
         device: where network and batches are.
         batch_size: images at once.
+        num_left_out: how many duplicates were left out; None where none were looked for.
     """
 
     run: RunDir
@@ -60,6 +62,7 @@ class OpenSplit:
     data: Splits
     device: torch.device
     batch_size: int
+    num_left_out: int | None = None
 
     @property
     def num_images(self) -> int:
@@ -123,7 +126,12 @@ class Measured:
 
 
 def open_split(
-    run: RunDir, split: str, device_name: str = "auto", model_path: str | None = None
+    run: RunDir,
+    split: str,
+    device_name: str = "auto",
+    model_path: str | None = None,
+    *,
+    without_duplicates: bool = False,
 ) -> OpenSplit:
     """Load a run's network, and the data it was trained on.
 
@@ -132,6 +140,8 @@ def open_split(
         split: train, val or test.
         device_name: auto, cpu, cuda or mps.
         model_path: as ``load_run`` takes it.
+        without_duplicates: leave out the images that are also, up to small damage, among those
+            that training or choosing has seen.
 
     Raises:
         UsageError: the split is empty.
@@ -146,10 +156,18 @@ def open_split(
     check_same_data(record, sha256=data.sha256, source=data.source)
     if not len(data.parts[split]):
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
+    num_left_out = None
+    if without_duplicates:
+        seen = seen_before(data, split)
+        kept = np.setdiff1d(np.arange(len(data.parts[split])), seen)
+        if not len(kept):
+            raise UsageError(f"--without-duplicates: leaves no {split} image")
+        data.keep(split, kept)
+        num_left_out = len(seen)
     shape = (network.in_channels, config.data.image_size, config.data.image_size)
     batch_size = eval_batch_size(analyze(network.module, shape).activation_bytes)
     network.module.to(device)
-    return OpenSplit(run, split, network, data, device, batch_size)
+    return OpenSplit(run, split, network, data, device, batch_size, num_left_out)
 
 
 def measure(opened: OpenSplit) -> Measured:
@@ -181,6 +199,7 @@ def measure(opened: OpenSplit) -> Measured:
         "top5_accuracy": in_top5.item() / scores.count,
         "ece": calibrated.ece,
         "num_images": scores.count,
+        **({} if opened.num_left_out is None else {"num_duplicates": opened.num_left_out}),
         "num_correct": scores.correct,
         "per_class": [
             {"class": name, **row} for name, row in zip(class_names, per_class(counts), strict=True)

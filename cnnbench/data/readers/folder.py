@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cnnbench.data.arrays import (
     hash_targets,
     survey,
 )
-from cnnbench.data.images import SUFFIXES
+from cnnbench.data.images import SUFFIXES, decode_image
 from cnnbench.data.readers.content import content_hashes
 from cnnbench.data.readers.parts import find_parts, refuse_inner_classes, sub_folders
 from cnnbench.data.readers.sources import Facts
@@ -249,6 +250,7 @@ def read_folder(
     args: Mapping[str, Any],
     image_size: int,
     limit_bytes: int = MEMORY_LIMIT_BYTES,
+    left_out: Collection[Path] = (),
 ) -> DatasetArrays:
     """Decode a folder's images, into memory where they fit.
 
@@ -260,6 +262,7 @@ def read_folder(
         args: ``in_channels``.
         image_size: pixels of a side after decoding.
         limit_bytes: what both splits together may take in memory.
+        left_out: files that are not read, after the parts were drawn.
 
     Raises:
         DataError: the folder has not the layout, or a file is no image.
@@ -274,6 +277,14 @@ def read_folder(
             train.paths + listing.val.paths,
             np.concatenate([train.targets, listing.val.targets]),
         )
+    if left_out:
+        if listing.val is not None:
+            num_val -= sum(path in left_out for path in listing.val.paths)
+        train, test = (
+            part.take(np.flatnonzero([path not in left_out for path in part.paths]))
+            for part in (train, listing.test)
+        )
+        listing = dataclasses.replace(listing, test=test)
     channels = _channels(args)
     files = [
         ImageFiles(part.paths, part.targets, channels, image_size) for part in (train, listing.test)
@@ -299,5 +310,23 @@ def read_folder(
         source=f"folder {base}",
         notes=listing.notes,
         train_names=tuple(relative_names(base, train)) if by_path else None,
+        test_names=tuple(relative_names(base, listing.test)),
         num_val=num_val,
     )
+
+
+def unreadable_images(root: Path | None, args: Mapping[str, Any]) -> dict[Path, str]:
+    """Return every file of a folder's classes that cannot be decoded, and why.
+
+    Raises:
+        DataError: the folder has not the layout.
+    """
+    listing = list_folder(required_root(root), _split_by(args))
+    broken = {}
+    for part in (listing.train, listing.val, listing.test):
+        for path in part.paths if part is not None else ():
+            try:
+                decode_image(path, _channels(args), 1)
+            except DataError as error:
+                broken[path] = str(error)
+    return broken
