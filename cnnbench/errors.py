@@ -24,7 +24,7 @@ class CheckpointError(CnnbenchError):
 
 
 class DataError(CnnbenchError):
-    """Missing or damaged data, or a file that is no picture."""
+    """Missing or damaged data, or a file that is no image."""
 
     exit_code = 66
 
@@ -51,7 +51,7 @@ class Interrupted(CnnbenchError):
     """The run was stopped by a signal after its state was saved.
 
     Args:
-        message: where the run stands and how to go on.
+        message: where the run stands and how to resume.
         signum: the signal; the exit code is 128 + signum. 0 where a time limit was reached as
             planned, which is no failure.
         run_path: the run directory, where it is one run that was stopped.

@@ -1,4 +1,4 @@
-"""Random numbers that are counted, not consumed: a draw depends on its place in the run alone."""
+"""Random numbers counted, not consumed: a draw depends on its position in the run alone."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
         rows = [{"fact": fact, "value": _text(value)} for fact, value in facts.items() if value]
         columns: tuple[str, ...] = ("fact", "value")
     else:
-        columns = ("place", "path", "state")
+        columns = ("location", "path", "state")
         if args.action == "where":
             rows = manage.where(data.name, root)
         else:

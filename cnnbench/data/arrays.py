@@ -1,4 +1,4 @@
-"""What a data set is once it is read: pictures and targets of both splits, and their identity."""
+"""What a data set is once it is read: images and targets of both splits, and their identity."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cnnbench.data.images import Images, decode_image
 Targets = NDArray[np.int64]
 Indices = NDArray[np.int64]
 
-# Pictures of one data set beyond this are not all held in memory.
+# Images of one data set beyond this are not all held in memory.
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Pictures held in memory.
+    """Images held in memory.
 
     Attributes:
         images: uint8, (N, C, H, W).
-        targets: (N,), the class of each picture.
+        targets: (N,), the class of each image.
     """
 
     images: Images
@@ -36,22 +36,22 @@ class ImageArrays:
         return len(self.targets)
 
     def take(self, rows: Indices) -> ImageArrays:
-        """Return the pictures at these places, in memory of their own."""
+        """Return the images at these indices, in memory of their own."""
         return ImageArrays(self.images[rows], self.targets[rows])
 
     def chunks(self, size: int = 4096) -> Iterator[Images]:
-        """Yield the pictures in order, at most ``size`` at a time."""
+        """Yield the images in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.images[start : start + size]
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures too many to hold: each is decoded when its batch asks for it.
+    """Images too many to hold: each is decoded when its batch asks for it.
 
     Attributes:
-        paths: N picture files.
-        targets: (N,), the class of each picture.
+        paths: N image files.
+        targets: (N,), the class of each image.
         in_channels: 1 (grey) or 3 (colour).
         image_size: pixels of a side after decoding.
     """
@@ -65,25 +65,25 @@ class ImageFiles:
         return len(self.targets)
 
     def take(self, rows: Indices) -> ImageFiles:
-        """Return the files at these places."""
+        """Return the files at these indices."""
         paths = tuple(self.paths[row] for row in rows)
         return dataclasses.replace(self, paths=paths, targets=self.targets[rows])
 
     def decode(self, indices: Iterable[int]) -> Images:
-        """Return the pictures at these places as one array, (len(indices), C, S, S).
+        """Return the images at these indices as one array, (len(indices), C, S, S).
 
         Raises:
-            DataError: a file is no picture.
+            DataError: a file is no image.
         """
-        places = list(indices)
-        shape = (len(places), self.in_channels, self.image_size, self.image_size)
+        rows = list(indices)
+        shape = (len(rows), self.in_channels, self.image_size, self.image_size)
         images = np.empty(shape, dtype=np.uint8)
-        for row, place in enumerate(places):
-            images[row] = decode_image(self.paths[place], self.in_channels, self.image_size)
+        for row, index in enumerate(rows):
+            images[row] = decode_image(self.paths[index], self.in_channels, self.image_size)
         return images
 
     def chunks(self, size: int = 256) -> Iterator[Images]:
-        """Yield the pictures in order, at most ``size`` at a time."""
+        """Yield the images in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.decode(range(start, min(start + size, len(self))))
 
@@ -96,12 +96,12 @@ class DatasetArrays:
     """A data set that was read and verified.
 
     Attributes:
-        train: the training pictures, those that will validate among them.
-        test: the test pictures.
+        train: the training images, those that will validate among them.
+        test: the test images.
         class_names: the name of each target value.
-        mean: of the training pictures in [0, 1], per channel.
+        mean: of the training images in [0, 1], per channel.
         std: likewise.
-        sha256: over the decoded pictures and targets of both splits.
+        sha256: over the decoded images and targets of both splits.
         source: where it was read from.
         warnings: what the user should know, such as damaged files that were passed over.
         notes: what is worth a line before training, such as how many files are no images.
@@ -125,7 +125,7 @@ class DatasetArrays:
 
 
 def hash_images(part: Part) -> str:
-    """Return the SHA-256 of the pictures' bytes, in order."""
+    """Return the SHA-256 of the images' bytes, in order."""
     digest = hashlib.sha256()
     for chunk in part.chunks():
         digest.update(np.ascontiguousarray(chunk).data)
@@ -154,10 +154,10 @@ def hash_parts(train: Part, test: Part) -> tuple[str, str, str, str]:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over pictures tells.
+    """What one pass over images tells.
 
     Attributes:
-        sha256: of the pictures' bytes, in order.
+        sha256: of the images' bytes, in order.
         mean: per channel, of pixels scaled to [0, 1].
         std: likewise.
     """
@@ -168,12 +168,12 @@ class Survey:
 
 
 def survey(part: Part) -> Survey:
-    """Hash the pictures and take each channel's mean and standard deviation in one pass.
+    """Hash the images and take each channel's mean and standard deviation in one pass.
 
-    The sums are exact integers, so the result does not depend on the order of the pictures.
+    The sums are exact integers, so the result does not depend on the order of the images.
 
     Args:
-        part: at least one picture.
+        part: at least one image.
     """
     digest = hashlib.sha256()
     counts: NDArray[np.int64] | None = None

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on their device, each picture by its own draw.
+"""Augmentation of whole batches on their device, each image by its own draw.
 
 All draws come from a generator that the caller seeds by (seed, step), so that a resumed run sees
-the same pictures as one that was never stopped.
+the same images as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from cnnbench.data.images import Images
 from cnnbench.data.transforms import resize
 from cnnbench.errors import UsageError
 
-# Random erasing's smallest share of a picture and largest ratio of its sides (Zhong et al., 2020).
+# Random erasing's smallest share of an image and largest ratio of its sides (Zhong et al., 2020).
 _ERASE_MIN_FRACTION = 0.02
 _ERASE_MAX_RATIO = 3.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to training pictures, in this order; the defaults do nothing.
+    """What is done to training images, in this order; the defaults do nothing.
 
     Args:
         crop_padding: black pixels added on each side before a crop of the old size, which is the
@@ -32,10 +32,10 @@ class Augment:
         rotate_degrees: rotate by up to so many degrees each way, bilinearly, black beyond the
             edges, in [0, 180].
         erase_probability: of blacking out a rectangle (Zhong et al., 2020), in [0, 1].
-        erase_fraction: the largest share of a picture that is blacked out, in [0.02, 1].
-        mixup_alpha: blend each picture with another one by a share drawn from Beta(alpha, alpha)
+        erase_fraction: the largest share of an image that is blacked out, in [0.02, 1].
+        mixup_alpha: blend each image with another one by a share drawn from Beta(alpha, alpha)
             (Zhang et al., 2018); 0 for none.
-        cutmix_alpha: paste a rectangle of another picture, of an area drawn likewise
+        cutmix_alpha: paste a rectangle of another image, of an area drawn likewise
             (Yun et al., 2019); 0 for none.
 
     Raises:
@@ -60,7 +60,7 @@ class Augment:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a batch with each picture changed by its own draw.
+        """Return a batch with each image changed by its own draw.
 
         Args:
             images: uint8, (N, C, S, S), at the size that is trained on.
@@ -82,7 +82,7 @@ class Augment:
     def mix(
         self, inputs: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Mix pictures with one another, and their targets with them.
+        """Mix images with one another, and their targets with them.
 
         The targets stay (N,) classes where nothing is mixed, and become (N, num_classes)
         probabilities where something is. ``F.cross_entropy`` takes either, so a training step needs
@@ -128,13 +128,13 @@ def versions(
 
 
 def _draw_integers(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one whole number in [low, high] for each picture, on the pictures' device."""
+    """Return one whole number in [low, high] for each image, on the images' device."""
     draws = torch.randint(low, high + 1, (len(like),), generator=generator, device=generator.device)
     return draws.to(like.device)
 
 
 def _draw_fractions(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one number in [0, 1) for each picture, on the pictures' device."""
+    """Return one number in [0, 1) for each image, on the images' device."""
     draws = torch.rand(len(like), generator=generator, device=generator.device)
     return draws.to(like.device)
 
@@ -153,7 +153,7 @@ def crop_at(images: Tensor, padding: int, down: Tensor, across: Tensor) -> Tenso
         images: uint8, (N, C, H, W).
         padding: pixels, >= 0.
         down: row of each crop's upper left corner in the padded image, (N,), in [0, 2 * padding];
-            ``padding`` leaves a picture as it is.
+            ``padding`` leaves an image as it is.
         across: its column, likewise.
     """
     num_images, channels, height, width = images.shape
@@ -169,21 +169,21 @@ def crop_at(images: Tensor, padding: int, down: Tensor, across: Tensor) -> Tenso
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror about half of the pictures left and right."""
+    """Mirror about half of the images left and right."""
     chosen = _draw_integers(0, 1, images, generator).to(torch.uint8).view(-1, 1, 1, 1)
     # Sums of bytes wrap around, so this is exact, and several times as fast as `where`.
     return images.flip(3).sub_(images).mul_(chosen).add_(images)
 
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Turn each picture about its centre by an angle drawn from [-degrees, degrees]."""
+    """Turn each image about its centre by an angle drawn from [-degrees, degrees]."""
     return rotate_by(
         images, (2 * _draw_fractions(images, generator) - 1) * (degrees * torch.pi / 180)
     )
 
 
 def rotate_by(images: Tensor, angles: Tensor) -> Tensor:
-    """Turn each picture about its centre, bilinearly, black beyond the edges.
+    """Turn each image about its centre, bilinearly, black beyond the edges.
 
     Args:
         images: uint8, (N, C, S, S).
@@ -200,7 +200,7 @@ def rotate_by(images: Tensor, angles: Tensor) -> Tensor:
 def erase(
     images: Tensor, probability: float, max_fraction: float, generator: torch.Generator
 ) -> Tensor:
-    """Black out a rectangle in some pictures, of an area and ratio of sides of their own."""
+    """Black out a rectangle in some images, of an area and ratio of sides of their own."""
     height, width = images.shape[2:]
     chosen = _draw_fractions(images, generator) < probability
     low = min(_ERASE_MIN_FRACTION, max_fraction)
@@ -213,16 +213,16 @@ def erase(
 
 
 def _boxes(images: Tensor, tall: Tensor, wide: Tensor, generator: torch.Generator) -> Tensor:
-    """Return uint8 (N, 1, H, W): 1 within a box in each picture, anywhere it fits, 0 elsewhere."""
+    """Return uint8 (N, 1, H, W): 1 within a box in each image, anywhere it fits, 0 elsewhere."""
     height, width = images.shape[2:]
     rows = _span(height, tall, _draw_fractions(images, generator))
     columns = _span(width, wide, _draw_fractions(images, generator))
     return rows.view(-1, 1, height, 1) * columns.view(-1, 1, 1, width)
 
 
-def _span(length: int, extent: Tensor, place: Tensor) -> Tensor:
-    """Return uint8 (N, length): ``extent`` ones in a row, at a place in [0, 1)."""
-    start = (place * (length - extent + 1)).floor()
+def _span(length: int, extent: Tensor, position: Tensor) -> Tensor:
+    """Return uint8 (N, length): ``extent`` ones in a row, at a position in [0, 1)."""
+    start = (position * (length - extent + 1)).floor()
     offsets = torch.arange(length, device=extent.device) - start[:, None]
     return ((offsets >= 0) & (offsets < extent[:, None])).to(torch.uint8)
 
@@ -230,7 +230,7 @@ def _span(length: int, extent: Tensor, place: Tensor) -> Tensor:
 def mixup(
     inputs: Tensor, targets: Tensor, num_classes: int, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Blend each picture with one other of the batch by a share of its own."""
+    """Blend each image with one other of the batch by a share of its own."""
     partners, share = _partners(inputs, generator), _draw_beta(inputs, alpha, generator)
     weight = share.view(-1, 1, 1, 1).to(inputs.dtype)
     mixed = torch.lerp(inputs[partners], inputs, weight)
@@ -240,7 +240,7 @@ def mixup(
 def cutmix(
     inputs: Tensor, targets: Tensor, num_classes: int, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Paste into each picture a box of one other of the batch; the box's area sets the targets."""
+    """Paste into each image a box of one other of the batch; the box's area sets the targets."""
     height, width = inputs.shape[2:]
     partners = _partners(inputs, generator)
     sides = (1 - _draw_beta(inputs, alpha, generator)).sqrt()
@@ -257,7 +257,7 @@ def _partners(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _draw_beta(like: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
-    """Return one number from Beta(alpha, alpha) for each picture, on the pictures' device."""
+    """Return one number from Beta(alpha, alpha) for each image, on the images' device."""
     concentration = torch.full((len(like), 2), alpha, device=generator.device)
     # torch.distributions would draw from the global generator.
     gammas = torch._standard_gamma(concentration, generator=generator)

@@ -12,7 +12,7 @@ from cnnbench.data.arrays import DatasetArrays, ImageArrays
 from cnnbench.data.images import Images
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import required_root
-from cnnbench.data.readers.sources import data_root, places, read_place
+from cnnbench.data.readers.sources import data_root, locations, read_location
 from cnnbench.data.table import dataset_row, read_dataset
 from cnnbench.errors import DataError, UsageError
 from cnnbench.files import writing
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 def where(name: str, root: Path | None) -> list[Row]:
-    """Return the places a data set is looked for, in that order: place, path, state.
+    """Return the locations a data set is looked for, in that order: location, path, state.
 
     Raises:
         UsageError: there is no such data set.
@@ -30,20 +30,20 @@ def where(name: str, root: Path | None) -> list[Row]:
     published = dataset_row(name).published
     if published is None:
         if name == "folder":
-            return [_place("folder", required_root(root), "as it is")]
-        return [_place("cnnbench", "", "needs no files")]
+            return [_location("folder", required_root(root), "as it is")]
+        return [_location("cnnbench", "", "needs no files")]
     rows = []
-    for place in places(published, data_root(root)):
-        missing = place.missing()
-        states = {0: "all files there", len(place.paths): "absent"}
+    for location in locations(published, data_root(root)):
+        missing = location.missing()
+        states = {0: "all files there", len(location.paths): "absent"}
         lacking = ", ".join(path.name for path in missing)
         state = states.get(len(missing), f"incomplete: lacks {lacking}")
-        rows.append(_place(place.label, _shown(place.paths), state))
-    return rows + [_place("mirror", mirror, "not asked") for mirror in published.mirrors]
+        rows.append(_location(location.label, _shown(location.paths), state))
+    return rows + [_location("mirror", mirror, "not asked") for mirror in published.mirrors]
 
 
-def _place(place: str, path: Path | str, state: str) -> Row:
-    return {"place": place, "path": str(path), "state": state}
+def _location(location: str, path: Path | str, state: str) -> Row:
+    return {"location": location, "path": str(path), "state": state}
 
 
 def _shown(paths: tuple[Path, ...]) -> Path | str:
@@ -81,7 +81,7 @@ def _facts(name: str, arrays: DatasetArrays) -> Row:
 
 
 def verify(name: str, root: Path | None, args: Mapping[str, Any], image_size: int) -> list[Row]:
-    """Read every copy on this machine and return place, path and state of each.
+    """Read every copy on this machine and return location, path and state of each.
 
     Raises:
         UsageError: there is no such data set.
@@ -90,38 +90,38 @@ def verify(name: str, root: Path | None, args: Mapping[str, Any], image_size: in
     row = dataset_row(name)
     if row.published is None:
         arrays = read_dataset(name, root=root, args=args, image_size=image_size, download=False)
-        return [_place(name, arrays.source, f"sound, SHA-256 {arrays.sha256}")]
+        return [_location(name, arrays.source, f"sound, SHA-256 {arrays.sha256}")]
     facts = row.facts(root, args)
     rows, problems = [], []
-    for place in places(row.published, data_root(root)):
-        if place.missing():
+    for location in locations(row.published, data_root(root)):
+        if location.missing():
             continue
         try:
-            arrays = read_place(place, facts, row.published.decode)
+            arrays = read_location(location, facts, row.published.decode)
         except DataError as error:
             problems.append(str(error))
             state = f"damaged: {error}"
         else:
             state = "; ".join([f"sound, SHA-256 {arrays.sha256}", *arrays.warnings])
-        rows.append(_place(place.label, _shown(place.paths), state))
+        rows.append(_location(location.label, _shown(location.paths), state))
     if len(problems) == len(rows):
-        found = "\n".join(problems) or "none was found; `cnnbench data where` lists the places"
+        found = "\n".join(problems) or "none was found; `cnnbench data where` lists the locations"
         raise DataError(f"data={name}: no sound copy on this machine: {found}")
     return rows
 
 
 def samples(arrays: DatasetArrays, count: int) -> tuple[Images, list[str]]:
-    """Return the first training pictures of each class in turn, and their class names.
+    """Return the first training images of each class in turn, and their class names.
 
     Args:
         arrays: a data set that was read.
-        count: how many pictures, >= 1.
+        count: how many images, >= 1.
 
     Returns:
-        uint8 pictures (count, C, H, W), and the class name of each.
+        uint8 images (count, C, H, W), and the class name of each.
     """
     targets = arrays.train.targets
-    # How many of its class came before each picture: first one of every class, then the second.
+    # How many of its class came before each image: first one of every class, then the second.
     rank = np.empty(len(targets), dtype=np.int64)
     for label in range(len(arrays.class_names)):
         members = np.flatnonzero(targets == label)

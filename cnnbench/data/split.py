@@ -30,18 +30,18 @@ def split_train(arrays: DatasetArrays, val_fraction: float, seed: int) -> tuple[
 
 
 def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Split the places of ``targets`` in two, each class in the same proportion.
+    """Split the indices of ``targets`` in two, each class in the same proportion.
 
     Class counts are rounded by largest remainder, so the second part holds
-    ``round(fraction * N)`` pictures. No class loses its last picture to it.
+    ``round(fraction * N)`` images. No class loses its last image to it.
 
     Args:
         targets: (N,), classes from 0.
         fraction: of the second part, in [0, 1).
-        seed: decides which pictures are drawn, in [0, 2**64).
+        seed: decides which images are drawn, in [0, 2**64).
 
     Returns:
-        The places of the first and of the second part, each ascending.
+        The indices of the first and of the second part, each ascending.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction={fraction}: expected a number from 0 to below 1")
@@ -55,21 +55,21 @@ def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indi
 
 
 def stratified_sample(targets: Targets, count: int, seed: int) -> Indices:
-    """Draw about ``count`` places, each class in proportion; never the last of a class.
+    """Draw about ``count`` indices, each class in proportion; never the last of a class.
 
     Args:
         targets: (N,), classes from 0.
-        count: how many places are drawn, if classes with one picture allow it; from ``N`` on, all.
-        seed: decides which pictures are drawn, in [0, 2**64).
+        count: how many are drawn, if classes with one image allow it; from ``N`` on, all.
+        seed: decides which images are drawn, in [0, 2**64).
 
     Returns:
-        The drawn places, ascending.
+        The drawn indices, ascending.
     """
     if count >= len(targets):
         return np.arange(len(targets))
     if count == 0:
         return np.arange(0)
-    # One raw number for each picture: numpy promises this stream, but not that of `permutation`.
+    # One raw number for each image: numpy promises this stream, but not that of `permutation`.
     keys = np.random.Philox(key=seed).random_raw(len(targets))
     sizes = np.bincount(targets)
     quotas = [Fraction(int(size) * count, len(targets)) for size in sizes]

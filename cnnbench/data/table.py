@@ -55,15 +55,13 @@ class DatasetRow:
     """One data set.
 
     Attributes:
-        description: one line for lists.
         read: the reader.
         facts: what is known without reading; a function of root and arguments where it is theirs.
         fingerprint: tells one content from another without decoding, from root and arguments.
-        may_flip: whether a mirrored picture still shows its class.
+        may_flip: whether a mirrored image still shows its class.
         published: its files and mirrors, if it has any.
     """
 
-    description: str
     read: Callable[[Request], DatasetArrays]
     facts: Callable[[Path | None, Mapping[str, Any]], Facts]
     fingerprint: Callable[[Path | None, Mapping[str, Any]], str]
@@ -119,7 +117,7 @@ def _keep_quiet(_: str) -> None:
 
 
 def describe(name: str, root: Path | None, args: Mapping[str, Any]) -> Facts:
-    """Return what is known of a data set without reading its pictures.
+    """Return what is known of a data set without reading its images.
 
     Raises:
         UsageError: there is no such data set.
@@ -142,7 +140,7 @@ def fingerprint(name: str, root: Path | None, args: Mapping[str, Any]) -> str:
 
 
 def check_augment(name: str, *, flip: bool) -> None:
-    """Refuse mirrored pictures where a mirror image shows something else.
+    """Refuse mirrored images where a mirror image shows something else.
 
     Raises:
         UsageError: the data set must not be flipped.
@@ -173,12 +171,9 @@ def _hash_text(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _published_row(
-    description: str, facts: Facts, published: Published, may_flip: bool
-) -> DatasetRow:
+def _published_row(facts: Facts, published: Published, may_flip: bool) -> DatasetRow:
     look, identify = _constant(facts, published)
     return DatasetRow(
-        description=description,
         read=partial(_read_published, facts, published),
         facts=look,
         fingerprint=identify,
@@ -258,39 +253,33 @@ DATASETS: Registry[DatasetRow] = Registry(
     "data set",
     {
         "digits": DatasetRow(
-            description="1,797 handwritten digits, 8x8 grey; scikit-learn carries them",
             read=_read_digits,
             facts=_DIGITS_FACTS,
             fingerprint=_DIGITS_FINGERPRINT,
             may_flip=False,
         ),
         "fashion_mnist": _published_row(
-            "60,000 + 10,000 articles of clothing, 28x28 grey",
             FASHION_MNIST,
             FASHION_MNIST_FILES,
             may_flip=True,
         ),
         "mnist": _published_row(
-            "60,000 + 10,000 handwritten digits, 28x28 grey",
             MNIST,
             MNIST_FILES,
             may_flip=False,
         ),
         "cifar10": _published_row(
-            "50,000 + 10,000 animals and vehicles, 32x32 colour",
             CIFAR10,
             CIFAR10_FILES,
             may_flip=True,
         ),
         "folder": DatasetRow(
-            description="the user's own pictures, root/class/image.png",
             read=_read_folder,
             facts=folder_facts,
             fingerprint=folder_fingerprint,
             may_flip=True,
         ),
         "synthetic": DatasetRow(
-            description="made pictures of any shape, for tests and timing",
             read=_read_synthetic,
             facts=_synthetic_facts,
             fingerprint=_synthetic_fingerprint,

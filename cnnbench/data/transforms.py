@@ -1,6 +1,6 @@
-"""From a batch of uint8 pictures to the network's input: resize and normalise, on any device.
+"""From a batch of uint8 images to the network's input: resize and normalise, on any device.
 
-Training, evaluation and prediction go through ``InputTransform``, so a picture is treated alike.
+Training, evaluation and prediction go through ``InputTransform``, so an image is treated alike.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def _weights(source: int, size: int, device: torch.device, dtype: torch.dtype) -
 
 
 class InputTransform:
-    """Turn uint8 pictures into a network's input: ``(pixels / 255 - mean) / std``.
+    """Turn uint8 images into a network's input: ``(pixels / 255 - mean) / std``.
 
     Args:
-        image_size: pixels of a side; pictures of another size are resized.
+        image_size: pixels of a side; images of another size are resized.
         mean: per channel, of pixels in [0, 1]; 0 for plain [0, 1] inputs.
         std: likewise; 1 for plain [0, 1] inputs.
-        device: where the pictures will be.
+        device: where the images will be.
         dtype: of the input.
         channels_last: whether the input is laid out channels last.
 
@@ -103,7 +103,7 @@ class InputTransform:
         self._dtype = dtype
 
     def resize(self, images: Tensor) -> Tensor:
-        """Return uint8 pictures at the input's size."""
+        """Return uint8 images at the input's size."""
         return resize(images, self.image_size)
 
     def __call__(self, images: Tensor) -> Tensor:

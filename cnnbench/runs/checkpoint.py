@@ -1,7 +1,7 @@
 """Checkpoints on disk: the only caller of ``torch.load`` and ``torch.save``.
 
 An epoch leaves two files: ``epoch_0001.pt``, the weights with all that is needed to predict, and
-``epoch_0001.state.pt``, what only going on needs. Only the last two epochs keep the second, so
+``epoch_0001.state.pt``, what only resuming needs. Only the last two epochs keep the second, so
 thinning is one ``unlink`` and no file is ever rewritten. ``manifest.json`` is written after both
 and names each file's SHA-256: what it does not name is not a checkpoint.
 """
@@ -86,7 +86,7 @@ class Checkpoints:
         Args:
             name: ``epoch_0001`` or, within an epoch, ``step_00000123``.
             weights: tensors, numbers, strings, lists and dicts: all that is needed to predict.
-            state: the same kinds of values: what going on needs beside the weights.
+            state: the same kinds of values: what resuming needs beside the weights.
             epoch: epochs finished.
             global_step: optimizer updates made.
             is_best: whether this epoch's weights are the selected ones from now on.
@@ -136,7 +136,7 @@ class Checkpoints:
         return read_tensors(content, file)
 
     def load_newest(self) -> tuple[dict[str, Any], dict[str, Any], list[str]] | None:
-        """Return weights and state of the newest checkpoint that is whole, for going on.
+        """Return weights and state of the newest checkpoint that is whole, to resume from.
 
         Returns:
             Weights, state, and one message for each newer checkpoint that was passed over;
@@ -161,7 +161,7 @@ class Checkpoints:
         raise CheckpointError(f"{self.directory}: no checkpoint is whole:\n" + "\n".join(messages))
 
     def forget_after(self, global_step: int, best: str | None) -> None:
-        """Drop the checkpoints newer than the one a run goes on from: they were found damaged.
+        """Drop the checkpoints newer than the one a run resumes from: they were found damaged.
 
         Args:
             global_step: that checkpoint's optimizer updates.

@@ -1,6 +1,6 @@
 """``run.json`` as a type: what a run is, how it ended, and what computed it.
 
-It is made once, when a run begins, and replaced as the run goes on. Whoever reads one, reads it
+It is made once, when a run begins, and replaced as the run proceeds. Whoever reads one, reads it
 here, where a file that a stranger wrote is checked once and for all.
 """
 

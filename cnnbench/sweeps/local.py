@@ -1,7 +1,7 @@
 """Run the jobs of a sweep one after another in a process of their own.
 
 The process keeps torch loaded between jobs, and takes only its job with it when it dies: killed
-for memory, say. The sweep then goes on in a fresh one.
+for memory, say. The sweep then continues in a fresh one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
             if worker.received:
                 raise Interrupted(
                     f"the sweep stopped at job {number} of {len(runs)}; "
-                    "the same command goes on with it",
+                    "the same command resumes it",
                     worker.received,
                 )
     print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)

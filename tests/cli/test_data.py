@@ -29,7 +29,7 @@ def test_each_action_answers(action: str, name: str, capsys: pytest.CaptureFixtu
         text = json.dumps(answer)
         assert answer["num_train"] + answer["num_test"] == counts[name], text
     else:
-        assert answer[0].keys() == {"place", "path", "state"}
+        assert answer[0].keys() == {"location", "path", "state"}
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
@@ -39,10 +39,10 @@ def test_show_saves_a_row_of_pictures(
     file = tmp_path / f"row.{ending}"
     assert cli(["data", "show", "digits", "--output", str(file)]) == 0
     assert capsys.readouterr().out == f"{file}\n"
-    with Image.open(file) as picture:
-        assert picture.size == (1560, 204)
+    with Image.open(file) as image:
+        assert image.size == (1560, 204)
         # Ten digits are more than one shade of grey.
-        assert len(set(picture.convert("L").tobytes())) > 16
+        assert len(set(image.convert("L").tobytes())) > 16
 
 
 def rows_of(file: Path, *settings: str) -> list[list[np.ndarray]]:
@@ -86,8 +86,8 @@ def test_show_takes_turns_where_classes_are_few(tmp_path: Path) -> None:
     file = tmp_path / "row.png"
     words = ["data", "show", "synthetic", "data.num_classes=3", "data.in_channels=3"]
     assert cli([*words, "--output", str(file)]) == 0
-    with Image.open(file) as picture:
-        assert picture.size == (1560, 204)
+    with Image.open(file) as image:
+        assert image.size == (1560, 204)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli(["data", "prepare", "folder", f"data.root={tmp_path / 'x'}", "--format=json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["num_train"] + facts["num_test"] == 10
-    (tmp_path / "x" / "a" / "3.png").write_text("no picture")
+    (tmp_path / "x" / "a" / "3.png").write_text("no image")
     assert cli(["data", "verify", "folder", f"data.root={tmp_path / 'x'}"]) == 66
     assert "3.png" in capsys.readouterr().err
 

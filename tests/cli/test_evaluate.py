@@ -243,7 +243,7 @@ def test_changed_pictures_are_measured_exactly(run: Path) -> None:
 def test_changes_are_made_before_a_networks_own_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks of any input size see the same changed pictures, however they are batched."""
+    """Networks of any input size see the same changed images, however they are batched."""
     from cnnbench.analysis.evaluate.robustness import CORRUPTIONS, Corruption
 
     seen: list[torch.Tensor] = []

@@ -82,10 +82,10 @@ def test_it_answers_like_the_run_on_test_images(
     images, targets = next(iter(data.batches("test")))
     with torch.no_grad():
         expected = cnnbench.load(run)(data.prepare(images, targets)[0]).numpy()
-    pictures = InputTransform(image_size=28, mean=data.mean, std=data.std).resize(images)
+    images = InputTransform(image_size=28, mean=data.mean, std=data.std).resize(images)
     for count in (1, 2, len(images)):
         np.testing.assert_allclose(
-            answers(file, pictures[:count]), expected[:count], rtol=1e-4, atol=1e-4
+            answers(file, images[:count]), expected[:count], rtol=1e-4, atol=1e-4
         )
     known = metadata(file, ["class_names", "preprocessing", "model", "data", "run"])
     assert (known["model"], known["data"], known["run"]) == ("lenet", "digits", "run")
@@ -339,9 +339,9 @@ def test_a_network_of_ones_own_needs_its_code_named(tmp_path: Path) -> None:
         cnnbench.export(run, to="torch")
     result = cnnbench.export(run, to="torch", model_path=f"{code}:Mine")
     assert Path(result["file"]).name == "custom.pt2"
-    picture = tmp_path / "a.png"
-    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(picture)
+    image = tmp_path / "a.png"
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(image)
     with pytest.raises(UsageError, match="--model-path"):
-        cnnbench.features(run, picture)
-    [row] = cnnbench.features(run, picture, model_path=f"{code}:Mine")
+        cnnbench.features(run, image)
+    [row] = cnnbench.features(run, image, model_path=f"{code}:Mine")
     assert [stage["name"] for stage in row["stages"]] == ["conv"]

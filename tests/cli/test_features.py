@@ -38,16 +38,16 @@ def runs(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
-    path = tmp_path / "pictures" / "ein Bild $é.png"
+    path = tmp_path / "images" / "ein Bild $é.png"
     path.parent.mkdir()
     Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
     return path
 
 
 def check_pictures(files: list[str], directory: Path, kinds: list[str]) -> None:
-    """Both kinds of each picture are there, can be read, and show something."""
+    """Both kinds of each image are there, can be read, and show something."""
     assert sorted(files) == sorted(
         str(directory / f"{kind}.{end}") for kind in kinds for end in ("png", "svg")
     )
@@ -69,14 +69,14 @@ def board(directory: Path) -> Any:
 
 
 def test_files_board_and_answer(
-    runs: dict[str, Path], picture: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path], image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["basic_cnn"]
     before = sorted(path.name for path in run.iterdir())
-    assert cli(["features", str(run), str(picture), "--format", "json"]) == 0
+    assert cli(["features", str(run), str(image), "--format", "json"]) == 0
     [row] = json.loads(capsys.readouterr().out)
-    check_pictures(row["files"], run / "features" / picture.stem, KINDS)
-    [answer] = cnnbench.predict(run, picture, top=5)
+    check_pictures(row["files"], run / "features" / image.stem, KINDS)
+    [answer] = cnnbench.predict(run, image, top=5)
     assert {key: row[key] for key in ("file", "class")} == {
         key: answer[key] for key in ("file", "class")
     }
@@ -93,7 +93,7 @@ def test_files_board_and_answer(
     [events] = added - {"features"}
     assert events.startswith("events.out.tfevents.")
     shown = board(run)
-    tags = {f"features/{picture.stem}/{kind}" for kind in KINDS}
+    tags = {f"features/{image.stem}/{kind}" for kind in KINDS}
     assert tags <= set(shown.Tags()["images"])
     for tag in tags:
         [image] = shown.Images(tag)
@@ -105,25 +105,25 @@ def test_files_board_and_answer(
     assert cli(["runs", "list", str(run)]) == 0
 
 
-def test_the_same_input_gives_the_same_bytes(runs: dict[str, Path], picture: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(runs: dict[str, Path], image: Path) -> None:
     run = runs["basic_cnn"]
     contents = []
     for _ in range(2):
-        [row] = cnnbench.features(run, picture)
+        [row] = cnnbench.features(run, image)
         contents.append([Path(file).read_bytes() for file in row["files"]])
     assert contents[0] == contents[1]
 
 
 def test_several_runs_side_by_side(
-    runs: dict[str, Path], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path], image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     kept = {run: sorted(run.rglob("*")) for run in runs.values()}
-    words = [*map(str, runs.values()), str(picture.parent), "--output", str(output)]
+    words = [*map(str, runs.values()), str(image.parent), "--output", str(output)]
     assert cli(["features", *words]) == 0
     text = capsys.readouterr().out
     assert {run: sorted(run.rglob("*")) for run in runs.values()} == kept
-    for name in [picture.stem]:
+    for name in [image.stem]:
         files = [str(output / name / f"side_by_side.{end}") for end in ("png", "svg")]
         check_pictures(files, output / name, ["side_by_side"])
         assert files[0] in text
@@ -135,33 +135,33 @@ def test_several_runs_side_by_side(
             assert {f"features/{name}/{kind}" for kind in kinds} <= set(tags)
     assert "softmax has no convolution: there are no maps, no Grad-CAM" in text
     # Without a directory of their own, they lie in the first run's.
-    rows = cnnbench.features(list(runs.values())[:2], picture)
-    first = runs["basic_cnn"] / "features" / picture.stem
+    rows = cnnbench.features(list(runs.values())[:2], image)
+    first = runs["basic_cnn"] / "features" / image.stem
     for row in rows:
         assert row["side_by_side"] == [str(first / f"side_by_side.{e}") for e in ("png", "svg")]
-    assert (runs["cifar_quick"] / "features" / picture.stem / "maps.png").is_file()
+    assert (runs["cifar_quick"] / "features" / image.stem / "maps.png").is_file()
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(
-    runs: dict[str, Path], picture: Path, tmp_path: Path
+    runs: dict[str, Path], image: Path, tmp_path: Path
 ) -> None:
-    paths = [picture.parent / "x.png", tmp_path / "other" / "x.png", tmp_path / "other" / "..x.png"]
+    paths = [image.parent / "x.png", tmp_path / "other" / "x.png", tmp_path / "other" / "..x.png"]
     paths[1].parent.mkdir()
     for path in paths:
-        shutil.copy(picture, path)
+        shutil.copy(image, path)
     rows = cnnbench.features(runs["softmax"], paths, output=tmp_path / "out")
     places = [Path(row["files"][0]).parent.name for row in rows]
     assert places == ["x", "x-2", "x-3"]
 
 
 def test_every_format(
-    runs: dict[str, Path], picture: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Path], image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["softmax"]
     for output_format in ("text", "markdown", "csv"):
-        assert cli(["features", str(run), str(picture), "--format", output_format]) == 0
+        assert cli(["features", str(run), str(image), "--format", output_format]) == 0
         out = capsys.readouterr().out
-        assert str(run / "features" / picture.stem) in out
+        assert str(run / "features" / image.stem) in out
         assert ("no convolution" in out) == (output_format != "csv")
 
 
@@ -175,24 +175,24 @@ def untouched(runs: dict[str, Path]) -> Iterator[Path]:
 
 
 def test_refusals(
-    untouched: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    untouched: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(untouched)
     text = tmp_path / "text.png"
-    text.write_text("no picture")
+    text.write_text("no image")
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     for words, code, message in (
         ([run], 2, "no IMAGE"),
-        ([str(picture)], 2, "not a run"),
-        ([str(tmp_path), str(picture)], 2, "not a run: holds no run.json; a run below it is"),
-        ([str(picture), run], 2, "not a run"),
-        ([run, str(picture), run], 2, "a run after an image"),
-        ([run, run, str(picture)], 2, "twice"),
-        ([run, str(picture), str(text)], 66, "text.png: not an image"),
+        ([str(image)], 2, "not a run"),
+        ([str(tmp_path), str(image)], 2, "not a run: holds no run.json; a run below it is"),
+        ([str(image), run], 2, "not a run"),
+        ([run, str(image), run], 2, "a run after an image"),
+        ([run, run, str(image)], 2, "twice"),
+        ([run, str(image), str(text)], 66, "text.png: not an image"),
         ([run, str(tmp_path / "missing.png")], 66, "there is no such file"),
-        ([run, str(picture), "--output", str(in_the_way)], 2, "cannot be made"),
-        ([run, str(picture), "--output", "/proc/nowhere"], 74, "cannot be written"),
+        ([run, str(image), "--output", str(in_the_way)], 2, "cannot be made"),
+        ([run, str(image), "--output", "/proc/nowhere"], 74, "cannot be written"),
     ):
         assert cli(["features", *words]) == code, words
         out, err = capsys.readouterr()
@@ -201,17 +201,17 @@ def test_refusals(
         assert not out
 
 
-def test_a_run_that_is_being_written_to_is_left_alone(untouched: Path, picture: Path) -> None:
+def test_a_run_that_is_being_written_to_is_left_alone(untouched: Path, image: Path) -> None:
     with (
         RunDir(untouched).lock(),
         pytest.raises(UsageError, match="another process is writing to this run"),
     ):
-        cnnbench.features(untouched, picture)
+        cnnbench.features(untouched, image)
 
 
 def test_a_full_disk(
     untouched: Path,
-    picture: Path,
+    image: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -220,6 +220,6 @@ def test_a_full_disk(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cnnbench.files.os.fsync", full)
-    assert cli(["features", str(untouched), str(picture), "--output", str(tmp_path / "out")]) == 74
+    assert cli(["features", str(untouched), str(image), "--output", str(tmp_path / "out")]) == 74
     assert "the disk is full" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*.tmp-*"))

@@ -1,4 +1,4 @@
-"""Classes of pictures by a run, and the runs that are refused."""
+"""Classes of images by a run, and the runs that are refused."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(run: Path, tmp_path: Path) -> list[Path]:
+def images(run: Path, tmp_path: Path) -> list[Path]:
     """Write the test images as files of their own size."""
     [(images, _)] = read_splits(RunDir(run).config, print).batches("test")
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, image in enumerate(images.numpy()):
         Image.fromarray(image[0]).save(folder / f"{number:02d}.png")
     return sorted(folder.iterdir())
 
 
-def test_files_folders_and_tensors_agree_with_the_module(run: Path, pictures: list[Path]) -> None:
+def test_files_folders_and_tensors_agree_with_the_module(run: Path, images: list[Path]) -> None:
     data = read_splits(RunDir(run).config, print)
     [(images, targets)] = data.batches("test")
     with torch.no_grad():
         expected = cnnbench.load(run)(data.prepare(images, targets)[0]).softmax(1)
     for answers in (
-        cnnbench.predict(run, pictures),
-        cnnbench.predict(run, pictures[0].parent),
+        cnnbench.predict(run, images),
+        cnnbench.predict(run, images[0].parent),
         cnnbench.predict(run, images),
     ):
         assert len(answers) == 30
@@ -69,21 +69,21 @@ def test_files_folders_and_tensors_agree_with_the_module(run: Path, pictures: li
 def test_any_size_and_colour(size: tuple[int, int], mode: str, run: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     if mode == "I;16":
-        picture = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
+        image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
     else:
-        picture = Image.fromarray(pixels).convert(mode)
+        image = Image.fromarray(pixels).convert(mode)
     file = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
-    picture.save(file)
+    image.save(file)
     [answer] = cnnbench.predict(run, file, top=99)
     assert len(answer["top"]) == 3
     assert sum(top["probability"] for top in answer["top"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_every_format(run: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["predict", str(run), str(pictures[3]), str(pictures[4]), "--top", "2"]
+def test_every_format(run: Path, images: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", str(run), str(images[3]), str(images[4]), "--top", "2"]
     assert cli([*words, "--format", "json"]) == 0
     answers = json.loads(capsys.readouterr().out)
-    assert answers == cnnbench.predict(run, pictures[3:5], top=2)
+    assert answers == cnnbench.predict(run, images[3:5], top=2)
     for output_format in ("text", "markdown", "csv"):
         assert cli([*words, "--format", output_format]) == 0
         out = capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_every_format(run: Path, pictures: list[Path], capsys: pytest.CaptureFix
             [line] = [line for line in out.splitlines() if answer["file"] in line]
             assert answer["class"] in line
             assert answer["top"][1]["class"] in line
-    assert cli(["predict", str(run), str(pictures[0]), "--top", "0"]) == 2
+    assert cli(["predict", str(run), str(images[0]), "--top", "0"]) == 2
 
 
 def test_what_is_no_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,10 +126,10 @@ def test_tensors_of_another_kind(run: Path) -> None:
 def test_a_directory_that_is_no_run_names_the_nearest(
     verb: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = ["x.png"] if verb == "predict" else []
-    assert cli([verb, str(tmp_path), *picture]) == 2
+    image = ["x.png"] if verb == "predict" else []
+    assert cli([verb, str(tmp_path), *image]) == 2
     assert f"a run below it is {run}" in capsys.readouterr().err
-    assert cli([verb, str(tmp_path / "absent"), *picture]) == 2
+    assert cli([verb, str(tmp_path / "absent"), *image]) == 2
     assert "there is no such directory" in capsys.readouterr().err
 
 
@@ -150,11 +150,11 @@ def remove_checkpoints(run: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_checkpoint, damage_manifest, remove_checkpoints])
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "load"])
-def test_a_damaged_run_is_refused(damage, verb: str, run: Path, pictures: list[Path]) -> None:
+def test_a_damaged_run_is_refused(damage, verb: str, run: Path, images: list[Path]) -> None:
     damage(run)
     calls = {
         "evaluate": lambda: cnnbench.evaluate(run),
-        "predict": lambda: cnnbench.predict(run, pictures),
+        "predict": lambda: cnnbench.predict(run, images),
         "load": lambda: cnnbench.load(run),
     }
     with pytest.raises(CheckpointError) as caught:
@@ -200,11 +200,11 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_checkpoint_of_something_else_is_refused(
-    change: str, run: Path, pictures: list[Path]
+    change: str, run: Path, images: list[Path]
 ) -> None:
     rewrite(run, CHANGES[change])
     with pytest.raises(CheckpointError, match=r"not a checkpoint of ours|is unknown"):
-        cnnbench.predict(run, pictures)
+        cnnbench.predict(run, images)
 
 
 def test_a_run_predicts_without_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,10 +255,10 @@ def test_create_model_gives_a_module_in_training_mode() -> None:
 
 
 def test_a_path_may_be_relative_or_below_home(
-    run: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    run: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run.parent)
     monkeypatch.setenv("HOME", str(run.parent))
-    answers = [cnnbench.predict(path, pictures[0]) for path in (run, "run", "~/run")]
+    answers = [cnnbench.predict(path, images[0]) for path in (run, "run", "~/run")]
     assert answers[0] == answers[1] == answers[2]
     assert os.path.isabs(RunDir(run).path)

@@ -198,16 +198,16 @@ def test_a_run_that_changed_after_the_question_is_left_alone(
 def test_links_are_not_followed(root: Path, tmp_path: Path, capsys: Capture) -> None:
     outside = tmp_path / "outside"
     theirs = write_run(outside, status="failed")
-    (outside / "picture.png").write_text("mine")
+    (outside / "image.png").write_text("mine")
     (root / "linked").symlink_to(outside)
     run = run_of(root, "mlp")
     (run / "link").symlink_to(outside)
-    (run / "file").symlink_to(outside / "picture.png")
+    (run / "file").symlink_to(outside / "image.png")
     code, out, _ = call(capsys, "rm", str(root), "--yes")
     assert (code, str(outside) in out) == (0, False)
     assert not run.exists()
     assert (theirs / "run.json").exists()
-    assert (outside / "picture.png").read_text() == "mine"
+    assert (outside / "image.png").read_text() == "mine"
     for path in (root / "linked", root / "linked" / "fashion_mnist" / "lenet"):
         code, _, err = call(capsys, "rm", str(path), "--dry-run")
         if path.is_symlink():

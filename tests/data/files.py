@@ -32,7 +32,7 @@ def idx_bytes(values: np.ndarray) -> bytes:
 
 
 def small_idx() -> tuple[Facts, Published, dict[str, bytes]]:
-    """Return facts, publication and the four unpacked files of 30 + 20 pictures in 10 classes."""
+    """Return facts, publication and the four unpacked files of 30 + 20 images in 10 classes."""
     draw = np.random.default_rng(0)
     arrays = []
     for count in (30, 20):

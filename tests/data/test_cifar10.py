@@ -158,9 +158,9 @@ def test_wrong_contents_are_named(fields) -> None:
 def test_only_our_errors_escape(data: st.DataObject) -> None:
     content = bytearray(python2_batch(BATCH))
     # Nearly all bytes are pixels; what lies around them is where the reader could stumble.
-    places = st.one_of(st.integers(0, 400), st.integers(len(content) - 20, len(content) - 1))
+    locations = st.one_of(st.integers(0, 400), st.integers(len(content) - 20, len(content) - 1))
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(places)] = data.draw(st.integers(0, 255))
+        content[data.draw(locations)] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     try:

@@ -165,8 +165,8 @@ def small_report(*, near: bool = True) -> DuplicateReport:
 
 def test_equal_images_form_groups_and_other_labels_are_named() -> None:
     report = small_report()
-    places = [[(m.split, m.index) for m in group.members] for group in report.exact]
-    assert places == [
+    locations = [[(m.split, m.index) for m in group.members] for group in report.exact]
+    assert locations == [
         [("train", 0), ("train", 40), ("test", 1)],
         [("train", 3), ("train", 41)],
         [("train", 5), ("test", 0)],

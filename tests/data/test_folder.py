@@ -1,4 +1,4 @@
-"""A user's own pictures: ImageFolder's layout, every mode a file can have, files that are none."""
+"""A user's own images: ImageFolder's layout, every mode a file can have, files that are none."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def test_what_does_not_fit_is_decoded_by_batch(root: Path) -> None:
 
 def test_the_centred_square_is_resized_as_pillow_does(tmp_path: Path) -> None:
     save(tmp_path / "a.png", (41, 20))
-    picture = Image.open(tmp_path / "a.png").crop((10, 0, 30, 20)).resize((8, 8), 2)
+    image = Image.open(tmp_path / "a.png").crop((10, 0, 30, 20)).resize((8, 8), 2)
     ours = decode_image(tmp_path / "a.png", 3, 8)
-    assert np.array_equal(ours, np.asarray(picture).transpose(2, 0, 1))
+    assert np.array_equal(ours, np.asarray(image).transpose(2, 0, 1))
     assert ours.flags.writeable
 
 
@@ -173,8 +173,8 @@ def test_modes(tmp_path: Path) -> None:
         "p": (palette, np.asarray(palette.convert("L"))),
         "one": (Image.fromarray(grey > 100), (grey > 100) * 255),
     }
-    for name, (picture, expected) in cases.items():
-        picture.save(tmp_path / f"{name}.png")
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / f"{name}.png")
         for channels in (1, 3):
             seen = decode_image(tmp_path / f"{name}.png", channels, 8)
             assert seen.shape == (channels, 8, 8), name

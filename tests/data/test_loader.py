@@ -1,4 +1,4 @@
-"""Batches: every picture once, in an order that seed and epoch alone decide."""
+"""Batches: every image once, in an order that seed and epoch alone decide."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def test_loader_gives_what_the_order_says(num_workers: int) -> None:
     before = torch.get_rng_state()
     for epoch in (1, 2):
         order.set_epoch(epoch)
-        places = torch.cat(list(order)).numpy()
+        locations = torch.cat(list(order)).numpy()
         images, targets = read_all(loader)
-        assert np.array_equal(images.numpy(), part.images[places])
-        assert np.array_equal(targets.numpy(), part.targets[places])
+        assert np.array_equal(images.numpy(), part.images[locations])
+        assert np.array_equal(targets.numpy(), part.targets[locations])
         assert len(loader) == len(order)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -108,13 +108,13 @@ def test_rows_choose_a_split() -> None:
 
 
 def test_resized_once_or_by_batch_is_the_same() -> None:
-    part, places = arrays(), torch.arange(23).flip(0)
+    part, locations = arrays(), torch.arange(23).flip(0)
     once = ImageDataset(part, 17)
     later = ImageDataset(part, 17, limit_bytes=1000)
-    assert once[places][0].shape == (23, 3, 17, 17)
-    assert later[places][0].shape == (23, 3, 6, 6)
+    assert once[locations][0].shape == (23, 3, 17, 17)
+    assert later[locations][0].shape == (23, 3, 6, 6)
     transform = InputTransform(image_size=17, mean=(0.5,) * 3, std=(0.2,) * 3)
-    assert torch.equal(transform(once[places][0]), transform(later[places][0]))
+    assert torch.equal(transform(once[locations][0]), transform(later[locations][0]))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -153,8 +153,8 @@ def test_no_package_is_named_where_there_is_none(name: str, tmp_path: Path) -> N
     assert "Debian" not in str(caught.value)
 
 
-def flip_byte(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+def flip_byte(data: bytes, location: int) -> bytes:
+    return data[:location] + bytes([data[location] ^ 1]) + data[location + 1 :]
 
 
 def damage_packed(folder: Path, kind: str) -> str:
@@ -268,7 +268,7 @@ def test_a_changed_byte_is_noticed_by_the_sum_of_the_file(
     folder = tmp_path / "Small/raw"
     write_idx(folder, raw, packed=packed)
     assert read_small(tmp_path, known).warnings == ()
-    # Two labels of one training and test picture each change places: the counts stay.
+    # Two labels of one training and test image each change locations: the counts stay.
     changed = bytearray(raw[name])
     changed[-1], changed[-2] = changed[-2], changed[-1]
     assert changed != raw[name]

@@ -25,7 +25,7 @@ def test_parts_make_the_whole_in_proportion(targets, percent: int, seed: int) ->
     sizes = np.bincount(targets)
     taken = np.bincount(targets[second], minlength=len(sizes))
     assert (taken < sizes).all()
-    # Smaller classes keep their last picture, and others give one in its place.
+    # Smaller classes keep their last image, and others give one in its location.
     if sizes.min() * (100 - percent) >= 200:
         assert (np.abs(taken - sizes * percent / 100) < 1 + 1e-9).all()
         assert len(second) == (len(targets) * percent + 50) // 100

@@ -164,12 +164,12 @@ def test_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, raw = small_idx()
     write_idx(tmp_path / "share/datasets/fashion-mnist", raw)
     write_idx(tmp_path / "FashionMNIST/raw", dict(list(raw.items())[:2]))
-    states = [(row["place"], row["state"]) for row in where("fashion_mnist", tmp_path)]
+    states = [(row["location"], row["state"]) for row in where("fashion_mnist", tmp_path)]
     assert states[0][0] == "data root"
     assert states[0][1].startswith("incomplete: lacks t10k-images")
     assert states[1] == ("data root", "absent")
     assert states[2] == ("system package", "all files there")
-    assert {place for place, _ in states[3:]} == {"mirror"}
+    assert {location for location, _ in states[3:]} == {"mirror"}
     assert where("digits", None)[0]["state"] == "needs no files"
     assert where("folder", tmp_path)[0]["path"] == str(tmp_path)
 

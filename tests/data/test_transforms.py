@@ -1,4 +1,4 @@
-"""Batch transforms against Pillow and against plain per-picture references."""
+"""Batch transforms against Pillow and against plain per-image references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cnnbench.errors import UsageError
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def pictures(count: int, channels: int, side: int, seed: int = 0) -> torch.Tensor:
+def random_images(count: int, channels: int, side: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(
         0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator
@@ -38,15 +38,15 @@ def test_resize_agrees_with_pillow_and_torchvision(source: int, size: int, chann
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize as torchvision_resize
 
-    images = pictures(3, channels, source)
+    images = random_images(3, channels, source)
     images[0] = 255
     ours = resize(images, size)
     assert ours.dtype == torch.uint8
     assert (ours[0] == 255).all()
     for image, result in zip(images, ours, strict=True):
         pixels = image.numpy().transpose(1, 2, 0)
-        picture = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
-        theirs = torchvision_resize(picture, [size, size], InterpolationMode.BILINEAR)
+        image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+        theirs = torchvision_resize(image, [size, size], InterpolationMode.BILINEAR)
         expected = np.asarray(theirs).reshape(size, size, channels).transpose(2, 0, 1)
         assert np.abs(result.numpy().astype(int) - expected).max() <= 1
 
@@ -54,7 +54,7 @@ def test_resize_agrees_with_pillow_and_torchvision(source: int, size: int, chann
 def test_resize_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     from cnnbench.data import transforms
 
-    images = pictures(9, 1, 28)
+    images = random_images(9, 1, 28)
     whole = resize(images, 50)
     monkeypatch.setattr(transforms, "_CHUNK_BYTES", 1)
     assert torch.equal(resize(images, 50), whole)
@@ -66,7 +66,7 @@ def test_resize_does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_input_is_normalised_per_channel(channels_last: bool) -> None:
-    images = pictures(4, 3, 10)
+    images = random_images(4, 3, 10)
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.0)
     transform = InputTransform(image_size=10, mean=mean, std=std, channels_last=channels_last)
     ours = transform(images)
@@ -77,7 +77,7 @@ def test_input_is_normalised_per_channel(channels_last: bool) -> None:
 
 
 def test_plain_inputs_are_fractions() -> None:
-    images = pictures(4, 1, 10)
+    images = random_images(4, 1, 10)
     plain = InputTransform(image_size=10, mean=(0.0,), std=(1.0,))(images)
     torch.testing.assert_close(plain, images / 255)
     small = InputTransform(image_size=5, mean=(0.0,), std=(1.0,), dtype=torch.bfloat16)(images)
@@ -88,10 +88,10 @@ def test_plain_inputs_are_fractions() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("padding", [1, 4])
 def test_each_picture_is_cropped_at_its_own_place(channels: int, padding: int) -> None:
-    images = pictures(200, channels, 8)
+    images = random_images(200, channels, 8)
     ours = crop(images, padding, seeded()).numpy()
     around = [(0, 0), (padding, padding), (padding, padding)]
-    places = set()
+    locations = set()
     for image, result in zip(images.numpy(), ours, strict=True):
         padded = np.pad(image, around)
         matches = [
@@ -101,12 +101,12 @@ def test_each_picture_is_cropped_at_its_own_place(channels: int, padding: int) -
             if np.array_equal(padded[:, top : top + 8, left : left + 8], result)
         ]
         assert len(matches) == 1
-        places.add(matches[0])
-    assert len(places) > min(20, (2 * padding + 1) ** 2 - 1)
+        locations.add(matches[0])
+    assert len(locations) > min(20, (2 * padding + 1) ** 2 - 1)
 
 
 def test_about_half_is_flipped() -> None:
-    images = pictures(400, 3, 5)
+    images = random_images(400, 3, 5)
     ours = flip(images, seeded())
     mirrored = [torch.equal(new, old.flip(2)) for new, old in zip(ours, images, strict=True)]
     kept = [torch.equal(new, old) for new, old in zip(ours, images, strict=True)]
@@ -116,7 +116,7 @@ def test_about_half_is_flipped() -> None:
 
 @pytest.mark.parametrize("size", [8, 9])
 def test_each_picture_is_turned_by_its_own_angle(size: int) -> None:
-    images = pictures(6, 3, size)
+    images = random_images(6, 3, size)
     ours = rotate(images, 40.0, seeded(5))
     fractions = torch.rand(6, generator=seeded(5))
     for image, result, fraction in zip(
@@ -129,7 +129,7 @@ def test_each_picture_is_turned_by_its_own_angle(size: int) -> None:
 
 
 def turned(image: np.ndarray, angle: float) -> np.ndarray:
-    """Sample the picture, pixel by pixel, where a turn about its centre takes each from."""
+    """Sample the image, pixel by pixel, where a turn about its centre takes each from."""
     size = image.shape[1]
     result = np.zeros_like(image)
     centre = (size - 1) / 2
@@ -156,7 +156,7 @@ def box_of(changed: np.ndarray) -> tuple[int, int]:
 
 
 def test_each_picture_loses_its_own_rectangle() -> None:
-    images = pictures(300, 3, 20) // 2 + 1
+    images = random_images(300, 3, 20) // 2 + 1
     ours = erase(images, 0.5, 0.3, seeded())
     boxes = []
     for image, result in zip(images.numpy(), ours.numpy(), strict=True):
@@ -177,7 +177,7 @@ def test_mixup_blends_pictures_and_targets_alike() -> None:
     assert soft.shape == (50, 10)
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(50))
     for result, share, own, own_class in zip(mixed, soft, inputs, targets, strict=True):
-        # One of all pictures is the partner, at the share its class has lost.
+        # One of all images is the partner, at the share its class has lost.
         weight = share[own_class]
         left = [
             torch.allclose(result, weight * own + (1 - weight) * other, atol=1e-5)
@@ -244,7 +244,7 @@ def test_augment_yaml(name: str) -> None:
     assert set(tree) == set(Augment.__dataclass_fields__)
     args = {key: read_value(ARGUMENTS["augment", key], value) for key, value in tree.items()}
     augment = Augment(**args)
-    images = pictures(16, 3, 12)
+    images = random_images(16, 3, 12)
     before = torch.get_rng_state()
     first, again = augment.images(images, seeded()), augment.images(images, seeded())
     other = augment.images(images, seeded(1))
@@ -262,5 +262,5 @@ def test_none_is_the_default() -> None:
     tree = yaml.safe_load((CONF / "augment" / "none.yaml").read_text())
     del tree["name"]
     assert Augment(**tree) == Augment()
-    images = pictures(4, 1, 6)
+    images = random_images(4, 1, 6)
     assert Augment().images(images, seeded()) is images

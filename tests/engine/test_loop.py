@@ -28,7 +28,7 @@ OPTIMIZER_ARGS = {
 }
 
 
-def pictures(count: int = 20, size: int = 8) -> tuple[Tensor, Tensor]:
+def random_images(count: int = 20, size: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 1, size, size, generator=generator)
     return images, torch.arange(count) % NUM_CLASSES
@@ -94,7 +94,7 @@ def fitted(state: TrainState, epoch_batches, steps: int, *, num_epochs: int = 2,
 
 @pytest.mark.parametrize("name", OPTIMIZER_ARGS)
 def test_training_is_the_plain_loop(name: str) -> None:
-    epoch_batches, steps = batches_of(*pictures())
+    epoch_batches, steps = batches_of(*random_images())
     ours = new_state(network(), name)
     theirs = network()
     optimizer = (
@@ -135,7 +135,7 @@ def test_training_is_the_plain_loop(name: str) -> None:
 
 
 def test_the_state_is_consistent_after_every_update() -> None:
-    epoch_batches, steps = batches_of(*pictures())
+    epoch_batches, steps = batches_of(*random_images())
     state = new_state(network())
     before = copy.deepcopy(state.model.state_dict())
     places = []
@@ -156,7 +156,7 @@ def test_the_state_is_consistent_after_every_update() -> None:
 
 
 def test_it_goes_on_from_any_state() -> None:
-    epoch_batches, steps = batches_of(*pictures())
+    epoch_batches, steps = batches_of(*random_images())
     whole = new_state(network(), "adamw")
     list(fitted(whole, epoch_batches, steps))
     for stop in range(1, 2 * steps):
@@ -174,7 +174,7 @@ def test_it_goes_on_from_any_state() -> None:
 
 
 def test_dropout_and_augmentation_depend_on_the_step_alone() -> None:
-    images, targets = pictures()
+    images, targets = random_images()
     epoch_batches, steps = batches_of(images, targets)
     drawn: list[Tensor] = []
 
@@ -200,7 +200,7 @@ def test_auxiliary_heads_count_in_training_and_vanish_in_evaluation() -> None:
     torch.manual_seed(0)
     args = {"width_multiplier": 0.0625, "aux": True, "dropout": 0.0}
     model = create_model("googlenet", in_channels=1, num_classes=4, image_size=64, args=args)
-    images, targets = pictures(8, 64)
+    images, targets = random_images(8, 64)
     twin = copy.deepcopy(model).train()
     torch.manual_seed(derive_seed(0, "dropout", 0))  # the heads drop out in the paper's way
     main, aux = twin.forward_with_aux(images)
@@ -219,7 +219,7 @@ def test_auxiliary_heads_count_in_training_and_vanish_in_evaluation() -> None:
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 @pytest.mark.parametrize("name", OPTIMIZER_ARGS)
 def test_a_number_that_is_not_finite_stops_before_the_update(bad: str, name: str) -> None:
-    images, targets = pictures()
+    images, targets = random_images()
     epoch_batches, steps = batches_of(images, targets)
 
     class Fragile(nn.Module):
@@ -258,7 +258,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(bad: str, name: str
 
 
 def test_the_moving_average_is_the_one_by_hand() -> None:
-    epoch_batches, steps = batches_of(*pictures())
+    epoch_batches, steps = batches_of(*random_images())
     state = new_state(network())
     state.average = MovingAverage(state.model, 0.2)
     expected: dict[str, Tensor] | None = None
@@ -285,7 +285,7 @@ def test_the_moving_average_is_the_one_by_hand() -> None:
 
 @pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
 def test_mixed_targets_train(mixing: str) -> None:
-    images, targets = pictures()
+    images, targets = random_images()
     epoch_batches, steps = batches_of(images, targets)
     augment = Augment(**{mixing: 1.0})
     seen: list[tuple[Tensor, Tensor]] = []
@@ -306,7 +306,7 @@ def test_mixed_targets_train(mixing: str) -> None:
 
 @pytest.mark.parametrize("mixing", ["mixup_alpha", "cutmix_alpha"])
 def test_a_mixed_image_counts_for_its_heavier_class(mixing: str) -> None:
-    images, targets = pictures()
+    images, targets = random_images()
     epoch_batches, steps = batches_of(images, targets)
     augment = Augment(**{mixing: 1.0})
     seen: list[tuple[Tensor, Tensor]] = []
@@ -336,7 +336,7 @@ def test_a_mixed_image_counts_for_its_heavier_class(mixing: str) -> None:
 
 
 def test_evaluation_is_exact_over_uneven_batches() -> None:
-    images, targets = pictures(23)
+    images, targets = random_images(23)
     model = network()
     model.train()
     frozen = copy.deepcopy(model.state_dict())
@@ -366,7 +366,7 @@ def test_evaluation_is_exact_over_uneven_batches() -> None:
 
 
 def test_evaluation_brings_the_mode_back_when_it_is_left_early() -> None:
-    images, targets = pictures()
+    images, targets = random_images()
     model = network().train()
     run = evaluate(model, [(images, targets)] * 2, unchanged, autocast=contextlib.nullcontext)
     next(run)

@@ -124,7 +124,7 @@ def test_published_weights_with_a_new_head_and_grey_images(published):
     theirs.fc = nn.Identity()
     module.network.fc = nn.Identity()
     with torch.inference_mode():
-        # A grey picture is a colour picture whose channels are equal.
+        # A grey image is a colour image whose channels are equal.
         expected = theirs.eval()(grey.expand(-1, 3, -1, -1))
         torch.testing.assert_close(module(grey), expected, rtol=1e-4, atol=1e-5)
 

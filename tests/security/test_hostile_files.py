@@ -44,7 +44,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     path = tmp_path / "run"
     shutil.copytree(trained, path)
     change_info(path, lambda info: info.update(status="interrupted"))
-    Image.new("L", (16, 16)).save(tmp_path / "picture.png")
+    Image.new("L", (16, 16)).save(tmp_path / "image.png")
     return path
 
 
@@ -63,7 +63,7 @@ def verb(name: str, run: Path) -> int:
     """Let one verb read the run; return its exit code."""
     arguments = {
         "evaluate": ["evaluate", str(run)],
-        "predict": ["predict", str(run), str(run.parent / "picture.png")],
+        "predict": ["predict", str(run), str(run.parent / "image.png")],
         "resume": ["train", f"resume={run}"],
         "weights": [
             "train",
@@ -91,9 +91,9 @@ def check_harmless(run: Path, canary: Path, err: pytest.CaptureFixture[str]) -> 
     for name, words in LOOKERS.items():
         if words[0] in NEW_VERBS - VERBS.keys():
             continue
-        places = {"RUN": str(run), "ROOT": str(run.parent)}
-        argv = [word.replace("ROOT", places["ROOT"]) for word in words]
-        assert cli([places.get(word, word) for word in argv]) in (0, 2, 65), name
+        locations = {"RUN": str(run), "ROOT": str(run.parent)}
+        argv = [word.replace("ROOT", locations["ROOT"]) for word in words]
+        assert cli([locations.get(word, word) for word in argv]) in (0, 2, 65), name
         text = err.readouterr().err
         assert "Traceback" not in text, name
         assert "a bug in" not in text, name

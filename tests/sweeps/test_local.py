@@ -158,7 +158,7 @@ def test_a_signal_stops_the_sweep_and_saves_the_job(signum: int, code: int, tmp_
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "the same command goes on with it" in err
+    assert "the same command resumes it" in err
     assert "Traceback" not in err
     assert info(runs[0])["status"] == "interrupted"
     assert not runs[1].exists()

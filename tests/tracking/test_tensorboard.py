@@ -78,7 +78,7 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path: Path, channels: int) -> Non
 
 def test_a_run_that_goes_on_drops_what_it_writes_again(tmp_path: Path) -> None:
     first = TensorBoard(tmp_path, warn=fail)
-    first.images("picture", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
+    first.images("image", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
     for step in (1, 2, 3, 4):
         first.scalars({"a": float(step)}, step)
         first.scalars({"test/loss": float(step)}, step)
@@ -96,17 +96,17 @@ def test_a_run_that_goes_on_drops_what_it_writes_again(tmp_path: Path) -> None:
         "a": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0)],
         "test/loss": [(1, 1.0), (2, 2.0), (3, 30.0)],
     }
-    assert [event.step for event in found.Images("picture")] == [0]
+    assert [event.step for event in found.Images("image")] == [0]
 
 
 def test_a_run_that_starts_again_drops_all(tmp_path: Path) -> None:
     for _ in range(2):
         writer = TensorBoard(tmp_path, warn=fail)
-        writer.images("picture", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
+        writer.images("image", torch.zeros(1, 2, 2, dtype=torch.uint8), 0)
         writer.scalars({"a": 1.0}, 1)
         writer.close()
     found = read(tmp_path)
-    assert (len(found.Images("picture")), len(found.Scalars("a"))) == (1, 1)
+    assert (len(found.Images("image")), len(found.Scalars("a"))) == (1, 1)
 
 
 def test_histograms_hold_what_the_tensor_does(tmp_path: Path) -> None:

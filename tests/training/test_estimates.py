@@ -24,10 +24,10 @@ def test_disk_use_is_foretold(
     settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foretold: list[int] = []
-    reckon = estimates.disk_bytes
+    estimate = estimates.disk_bytes
 
     def recorded(*args: int) -> int:
-        foretold.append(reckon(*args))
+        foretold.append(estimate(*args))
         return foretold[-1]
 
     monkeypatch.setattr(estimates, "disk_bytes", recorded)
@@ -73,10 +73,10 @@ def resident(name):
         [line] = [line for line in file if line.startswith(name)]
     return 1024 * int(line.split()[1])
 
-reckon, train = estimates.training_bytes, training.Training.train
+estimate, train = estimates.training_bytes, training.Training.train
 
 def tell(*args):
-    value = reckon(*args)
+    value = estimate(*args)
     print("foretold", value, flush=True)
     return value
 

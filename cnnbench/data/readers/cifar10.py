@@ -104,10 +104,10 @@ def read_batch(data: bytes, where: str, num_images: int) -> ImageArrays:
     Args:
         data: the file's bytes.
         where: its name, for messages.
-        num_images: how many pictures it must hold.
+        num_images: how many images it must hold.
 
     Returns:
-        The pictures, (num_images, 3, 32, 32), as a view of a fresh array.
+        The images, (num_images, 3, 32, 32), as a view of a fresh array.
 
     Raises:
         DataError: it is no such file, or is damaged.
@@ -145,7 +145,7 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _pixels(array: Any, where: str, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    problem = f"{where}: damaged: its pictures are no uint8 array of {shape[0]}x{shape[1]}"
+    problem = f"{where}: damaged: its images are no uint8 array of {shape[0]}x{shape[1]}"
     if not isinstance(array, _Array) or not isinstance(array.state, tuple):
         raise DataError(problem)
     if len(array.state) != 5:

@@ -83,7 +83,7 @@ def is_published(path: Path, md5: str) -> bool:
 
 
 def _md5() -> hashlib._Hash:
-    # The publishers give no better sum; where known, the pictures' own SHA-256 is compared too.
+    # The publishers give no better sum; where known, the images' own SHA-256 is compared too.
     return hashlib.md5(usedforsecurity=False)
 
 

@@ -74,9 +74,9 @@ class Facts:
         in_channels: 1 (grey) or 3 (colour).
         image_size: native pixels of a side.
         class_names: the name of each target value.
-        mean: of the training pictures in [0, 1], per channel; None where it has to be computed.
+        mean: of the training images in [0, 1], per channel; None where it has to be computed.
         std: likewise.
-        train_counts: training pictures of each class; empty where unknown.
+        train_counts: training images of each class; empty where unknown.
         test_counts: likewise.
         part_sha256: of train images, train targets, test images and test targets, where known.
         file_md5: of the unpacked files by name, where known.
@@ -95,7 +95,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A set of files that may hold a data set.
 
     Attributes:
@@ -143,21 +143,21 @@ def cache_root() -> Path | None:
     return base / "cnnbench"
 
 
-def places(published: Published, root: Path) -> Iterator[Place]:
+def locations(published: Published, root: Path) -> Iterator[Location]:
     """Yield where the files may lie, in the order they are tried."""
     for layout in published.layouts:
-        yield Place("data root", tuple(root / name for name in layout))
+        yield Location("data root", tuple(root / name for name in layout))
     if published.system_folder is not None:
         shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
         for base in shared.split(":"):
             folder = Path(base) / "datasets" / published.system_folder
-            yield Place("system package", tuple(folder / file.name for file in published.files))
+            yield Location("system package", tuple(folder / file.name for file in published.files))
 
 
-def downloaded(published: Published, root: Path) -> Place:
+def downloaded(published: Published, root: Path) -> Location:
     """Return where the mirrors' files are kept."""
     folder = root / published.folder
-    return Place("data root", tuple(folder / file.name for file in published.files))
+    return Location("data root", tuple(folder / file.name for file in published.files))
 
 
 def read_published(
@@ -185,10 +185,10 @@ def read_published(
     """
     folder = data_root(root)
     damaged: list[str] = []
-    for place in places(published, folder):
-        if not place.missing():
+    for location in locations(published, folder):
+        if not location.missing():
             try:
-                return read_place(place, facts, published.decode, damaged)
+                return read_location(location, facts, published.decode, damaged)
             except DataError as error:
                 damaged.append(str(error))
     reason = "downloads are off"
@@ -200,23 +200,23 @@ def read_published(
                 published.mirrors,
                 report,
             )
-            return read_place(fetched, facts, published.decode, damaged)
+            return read_location(fetched, facts, published.decode, damaged)
         except DataError as error:
             reason = str(error)
     raise DataError(_missing_message(name, published, folder, damaged, reason))
 
 
-def _targets(published: Published, place: Place) -> Iterator[tuple[Path, PublishedFile]]:
-    return zip(place.paths, published.files, strict=True)
+def _targets(published: Published, location: Location) -> Iterator[tuple[Path, PublishedFile]]:
+    return zip(location.paths, published.files, strict=True)
 
 
-def read_place(
-    place: Place, facts: Facts, decode: Decode, damaged: Sequence[str] = ()
+def read_location(
+    location: Location, facts: Facts, decode: Decode, damaged: Sequence[str] = ()
 ) -> DatasetArrays:
     """Read and verify one copy of a data set.
 
     Args:
-        place: its files.
+        location: its files.
         facts: what they must hold.
         decode: reads them.
         damaged: problems of the copies that were tried before.
@@ -224,8 +224,8 @@ def read_place(
     Raises:
         DataError: a file is missing, damaged, or another one than expected.
     """
-    train, test = decode(place.paths, facts)
-    same = place.paths if len(place.paths) == len(_PARTS) else [place.paths[0].parent] * 4
+    train, test = decode(location.paths, facts)
+    same = location.paths if len(location.paths) == len(_PARTS) else [location.paths[0].parent] * 4
     sha256 = verify(train, test, facts, [str(path) for path in same])
     warnings = [f"passed over: {problem}" for problem in damaged]
     assert facts.mean is not None
@@ -237,7 +237,7 @@ def read_place(
         mean=facts.mean,
         std=facts.std,
         sha256=sha256,
-        source=f"{place.label} {place.paths[0].parent}",
+        source=f"{location.label} {location.paths[0].parent}",
         warnings=tuple(warnings),
     )
 
@@ -268,16 +268,16 @@ def verify(train: ImageArrays, test: ImageArrays, facts: Facts, where: Sequence[
         counts = tuple(np.bincount(part.targets, minlength=facts.num_classes).tolist())
         if counts != expected:
             raise DataError(
-                f"{where[at + 1]}: damaged or another data set: pictures per class are "
+                f"{where[at + 1]}: damaged or another data set: images per class are "
                 f"{counts}, expected {expected}"
             )
     parts = hash_parts(train, test)
-    for place, part_name, came, known in zip(
+    for location, part_name, came, known in zip(
         where, _PARTS, parts, facts.part_sha256 or parts, strict=True
     ):
         if came != known:
             raise DataError(
-                f"{place}: damaged: the {part_name} have SHA-256 {came[:16]}..., "
+                f"{location}: damaged: the {part_name} have SHA-256 {came[:16]}..., "
                 f"expected {known[:16]}..."
             )
     return combine_hashes(parts)

@@ -1,4 +1,4 @@
-"""Made pictures of any shape, for tests and timing: each class is a pattern under noise."""
+"""Made images of any shape, for tests and timing: each class is a pattern under noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnnbench.data.arrays import ImageArrays
 from cnnbench.data.images import Images
 from cnnbench.errors import DataError
 
-# A generator is asked for pictures of at most this size at once.
+# A generator is asked for images of at most this size at once.
 _BLOCK_BYTES = 64 * 1024**2
 _PATTERN_CELLS = 4
 
@@ -20,7 +20,7 @@ _PATTERN_CELLS = 4
 def make_synthetic(args: Mapping[str, Any]) -> tuple[ImageArrays, ImageArrays]:
     """Make the training and the test part.
 
-    Classes take turns, so that each has as many pictures as any other, give or take one. Only raw
+    Classes take turns, so that each has as many images as any other, give or take one. Only raw
     generator output and integer arithmetic is used: the bytes are the same everywhere.
 
     Args:
@@ -28,21 +28,21 @@ def make_synthetic(args: Mapping[str, Any]) -> tuple[ImageArrays, ImageArrays]:
             ``data_seed``.
 
     Raises:
-        DataError: there are fewer training pictures than classes.
+        DataError: there are fewer training images than classes.
     """
     num_train, num_test = int(args["num_train"]), int(args["num_test"])
     num_classes, channels = int(args["num_classes"]), int(args["in_channels"])
     size = int(args["native_size"])
     if num_train < num_classes:
         raise DataError(
-            f"data.num_train={num_train}: expected at least one picture for each of the "
+            f"data.num_train={num_train}: expected at least one image for each of the "
             f"data.num_classes={num_classes} classes"
         )
     bits = np.random.Philox(key=int(args["data_seed"]))
     cells = _raw_bytes(bits, num_classes * channels * _PATTERN_CELLS**2)
     patterns = cells.reshape(num_classes, channels, _PATTERN_CELLS, _PATTERN_CELLS)
-    places = np.arange(size) * _PATTERN_CELLS // size
-    patterns = patterns[:, :, places[:, None], places[None, :]]
+    indices = np.arange(size) * _PATTERN_CELLS // size
+    patterns = patterns[:, :, indices[:, None], indices[None, :]]
     return _part(bits, patterns, num_train), _part(bits, patterns, num_test)
 
 

@@ -243,11 +243,11 @@ def test_no_request_leaves_and_no_other_script_runs(
 def test_a_picture_of_it_is_drawn(browser: str, root: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    page, image = tmp_path / "report.html", tmp_path / "page.png"
     write_report(compare_runs([root]), page)
-    flags = (f"--screenshot={picture}", "--window-size=1200,1400", "--hide-scrollbars")
+    flags = (f"--screenshot={image}", "--window-size=1200,1400", "--hide-scrollbars")
     load(browser, page, tmp_path, "", *flags)
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    pixels = np.asarray(Image.open(image).convert("RGB")).astype(int)
     assert pixels.shape == (1400, 1200, 3)
     assert 0.01 < (pixels.min(axis=2) < 128).mean() < 0.3
     # The lines of the charts are coloured: Okabe and Ito's orange and blue are there.
@@ -277,8 +277,8 @@ def test_it_can_be_read_without_eyes_colours_or_a_script(root: Path) -> None:
     assert all(head["scope"] in ("row", "col") for head in outline.all("th"))
     assert all(box["aria-label"] for box in outline.all("input"))
     assert all(button["type"] == "button" for button in outline.all("button"))
-    pictures = list(outline.all("svg"))
-    assert all(p.get("aria-label") or p.get("aria-hidden") == "true" for p in pictures)
+    images = list(outline.all("svg"))
+    assert all(p.get("aria-label") or p.get("aria-hidden") == "true" for p in images)
     identities = [a["id"] for _, a in outline.tags if "id" in a]
     assert len(identities) == len(set(identities))
     targets = {a["href"] for a in outline.all("a")}

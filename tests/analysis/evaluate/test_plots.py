@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation show, read from the figures themselves."""
+"""What the images of an evaluation show, read from the figures themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measured(count: int = 250, num_classes: int = 4, right: float = 0.7) -> Meas
     probabilities = draw.uniform(1 / num_classes, 1, count).round(2)
     labels = range(num_classes)
     counts = sklearn_metrics.confusion_matrix(targets, predictions, labels=labels)
-    names = [f"$x_{place}$ a name longer than a picture" for place in labels]
+    names = [f"$x_{place}$ a name longer than an image" for place in labels]
     calibrated = calibration(probabilities, targets == predictions)
     result = {
         "run": "nowhere",
@@ -42,8 +42,8 @@ def measured(count: int = 250, num_classes: int = 4, right: float = 0.7) -> Meas
     return Measured(result, targets, predictions, probabilities, calibrated)
 
 
-def pictures(places: Sequence[int]) -> np.ndarray:
-    """Return pictures whose grey says their place."""
+def images(places: Sequence[int]) -> np.ndarray:
+    """Return images whose grey says their place."""
     return np.array(places, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, 2).repeat(3, 3)
 
 
@@ -57,7 +57,7 @@ def figures(found: Measured, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return [stem]
 
     monkeypatch.setattr(evaluation_plots, "save", keep)
-    files = evaluation_plots.plot_evaluation(found, pictures, Path("there"))
+    files = evaluation_plots.plot_evaluation(found, images, Path("there"))
     assert [file.name for file in files] == list(kept)
     return kept
 
@@ -147,5 +147,5 @@ def test_curves_have_a_line_for_each_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_name_in_letters_that_the_font_lacks(tmp_path: Path) -> None:
     found = measured(20)
     found.result["per_class"][0]["class"] = "运动鞋"
-    files = evaluation_plots.plot_evaluation(found, pictures, tmp_path / "new" / "place")
+    files = evaluation_plots.plot_evaluation(found, images, tmp_path / "new" / "place")
     assert all(file.stat().st_size > 1000 for file in files)
