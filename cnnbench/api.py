@@ -241,14 +241,21 @@ def predict(
     images: Sequence[str | Path] | str | Path | Tensor,
     *,
     top: int = 3,
+    invert: bool | str = False,
     model_path: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return the classes that a run sees in images.
+
+    Every image is cropped to its largest centred square and resized to what the network takes. A
+    file that cannot be read is named on standard error, and is in no row.
 
     Args:
         run: a run directory; its data set is not needed.
         images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W).
         top: how many of the likeliest classes to list, at least 1.
+        invert: True for images whose dark and light are the other way round than in training,
+            such as ink on paper for a network of white digits; ``"auto"`` inverts only images
+            whose border says so.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
 
     Returns:
@@ -258,7 +265,7 @@ def predict(
     Raises:
         UsageError: it is no run, ``top`` is below 1, or the tensor is of another type or shape.
         CheckpointError: the run is damaged or foreign.
-        DataError: a file is missing or no image.
+        DataError: a path does not exist, or none of the files is an image.
 
     Example:
         >>> [row] = cnnbench.predict(run, "digit.png", top=2)
@@ -272,13 +279,17 @@ def predict(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.predict import predict_files, predict_tensors
+    from cnnbench.analysis.predict import INVERT, predict_files, predict_tensors
+
+    how: Any = {False: "never", True: "always"}[invert] if isinstance(invert, bool) else invert
+    if how not in INVERT:
+        raise UsageError(f"invert={invert!r}: expected False, True or 'auto'")
 
     if isinstance(images, (str, Path)):
         images = [images]
     if isinstance(images, Sequence):
-        return predict_files(directory, images, top, model_path)
-    return predict_tensors(directory, images, top, model_path)
+        return predict_files(directory, images, top, model_path, how)
+    return predict_tensors(directory, images, top, model_path, how)
 
 
 def summary(

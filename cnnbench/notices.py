@@ -95,14 +95,15 @@ class _Guarded:
                 self._lose(error)
 
     def _lose(self, error: OSError) -> None:
-        if error.errno not in _UNREAD or self._stream is None:
-            raise error
         # What is still in its buffer has to go somewhere, or Python complains when it ends.
-        with suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        if self._stream is not None:
+            with suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
         self._stream = None
+        if error.errno not in _UNREAD:
+            raise error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_NOWHERE if self._stream is None else self._stream, name)

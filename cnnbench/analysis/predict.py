@@ -3,75 +3,145 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnbench.data import decode_image
-from cnnbench.data.images import SUFFIXES
+from cnnbench.data.images import Images, border_brightness, is_transparent
+from cnnbench.data.readers.walk import find_images
 from cnnbench.errors import DataError, UsageError
+from cnnbench.notices import notice, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
 
+Invert = Literal["never", "always", "auto"]
+INVERT: tuple[Invert, ...] = ("never", "always", "auto")
 _BATCH_SIZE = 256
+# How much nearer a border's brightness must be to the training images' once it is inverted.
+_MARGIN = 0.3
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the image files that paths name; a folder gives those in it and below, sorted.
+    """Return the image files that paths name; a folder gives those in it and below.
+
+    What a folder holds beside images is passed over, and said.
 
     Raises:
         DataError: a path does not exist, or a folder holds no image.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-            if not found:
-                raise DataError(f"{path}: holds no images")
-            files.extend(found)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: there is no such file")
+        walk = find_images(path.expanduser())
+        if not walk.files:
+            raise DataError("; ".join([f"{path}: holds no images", *walk.notes()]))
+        for note in walk.notes():
+            notice(f"{path}: {note}")
+        files += walk.files
     return files
 
 
+@dataclass(frozen=True)
+class ReadImages:
+    """Image files as a network takes them.
+
+    Attributes:
+        files: those that could be read.
+        images: uint8, (N, C, S, S).
+        unreadable: a sentence for each of the others.
+    """
+
+    files: list[Path]
+    images: Images
+    unreadable: list[str]
+
+
+def read_images(network: LoadedNetwork, files: Sequence[Path]) -> ReadImages:
+    """Decode image files for a network, transparency laid on its training images' background.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    background = 0 if network.border is not None and network.border < 0.5 else 255
+    read, images, unreadable = [], [], []
+    for file in files:
+        try:
+            pixels = decode_image(
+                file, network.in_channels, network.transform.image_size, background
+            )
+        except DataError as error:
+            unreadable.append(str(error))
+        else:
+            read.append(file)
+            images.append(pixels)
+    if not images:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise DataError(f"{unreadable[0]}{more}")
+    if transparent := sum(map(is_transparent, read)):
+        shade = "white" if background else "black"
+        notice(f"{transparent} images have transparent pixels, which are laid on {shade}")
+    return ReadImages(read, np.stack(images), unreadable)
+
+
+def say_unreadable(unreadable: Sequence[str]) -> None:
+    """Name the files that could not be read, after the results of the others."""
+    if unreadable:
+        warn(f"{len(unreadable)} files could not be read:")
+        for sentence in unreadable:
+            notice(sentence)
+
+
 def predict_files(
-    run: RunDir, paths: Sequence[str | Path], top: int = 3, model_path: str | None = None
+    run: RunDir,
+    paths: Sequence[str | Path],
+    top: int = 3,
+    model_path: str | None = None,
+    invert: Invert = "never",
 ) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in image files.
+    """Return the classes that a run sees in image files; `cnnbench.predict` says what comes back.
 
-    Args:
-        run: an existing run; its data set is not needed.
-        paths: image files of any size, colour or grey, or folders of them.
-        top: how many of the likeliest classes to return.
-        model_path: as ``load_run`` takes it.
-
-    Returns:
-        For each file ``file``, ``class``, ``probability``, and ``top``, a list of class and
-        probability, likeliest first.
+    A file that cannot be read is named at the end.
 
     Raises:
         CheckpointError: the run is damaged or foreign.
-        DataError: a file is missing or no image.
+        DataError: a path does not exist, or none of the files can be read.
     """
     files = image_files(paths)
     network = load_run(run, model_path)
-    size = network.transform.image_size
-    results = []
+    results: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    is_unlike: list[NDArray[np.bool_]] = []
     for start in range(0, len(files), _BATCH_SIZE):
-        chunk = files[start : start + _BATCH_SIZE]
-        images = np.stack([decode_image(file, network.in_channels, size) for file in chunk])
+        try:
+            read = read_images(network, files[start : start + _BATCH_SIZE])
+        except DataError as error:
+            if len(files) <= _BATCH_SIZE:
+                raise
+            unreadable.append(str(error))
+            continue
+        unreadable += read.unreadable
+        images, unlike = _inverted(network, read.images, invert)
+        is_unlike.append(unlike)
         rows = _ranked(network, torch.from_numpy(images), top)
-        results += [{"file": str(file), **row} for file, row in zip(chunk, rows, strict=True)]
+        results += [{"file": str(file), **row} for file, row in zip(read.files, rows, strict=True)]
+    if not results:
+        raise DataError(unreadable[0])
+    _say_unlike(np.concatenate(is_unlike), invert)
+    say_unreadable(unreadable)
     return results
 
 
 def predict_tensors(
-    run: RunDir, images: Tensor, top: int = 3, model_path: str | None = None
+    run: RunDir,
+    images: Tensor,
+    top: int = 3,
+    model_path: str | None = None,
+    invert: Invert = "never",
 ) -> list[dict[str, Any]]:
     """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
 
@@ -84,7 +154,37 @@ def predict_tensors(
             f"images are {images.dtype} {tuple(images.shape)}, "
             f"expected torch.uint8 (N, {network.in_channels}, H, W)"
         )
-    return _ranked(network, images, top)
+    pixels, unlike = _inverted(network, network.transform.resize(images).numpy(), invert)
+    _say_unlike(unlike, invert)
+    return _ranked(network, torch.from_numpy(pixels), top)
+
+
+def _inverted(
+    network: LoadedNetwork, images: Images, invert: Invert
+) -> tuple[Images, NDArray[np.bool_]]:
+    """Return images as asked for, and which of them look inverted beside the training images."""
+    if invert == "always":
+        return 255 - images, np.zeros(len(images), dtype=bool)
+    if network.border is None:
+        return images, np.zeros(len(images), dtype=bool)
+    borders = np.array([border_brightness(image[None]) for image in images])
+    as_they_are = np.abs(borders - network.border)
+    unlike = as_they_are > np.abs(1 - borders - network.border) + _MARGIN
+    if invert == "auto":
+        images = np.where(unlike[:, None, None, None], 255 - images, images)
+    return images, unlike
+
+
+def _say_unlike(unlike: NDArray[np.bool_], invert: Invert) -> None:
+    count = int(unlike.sum())
+    if count and invert == "auto":
+        notice(f"{count} of {len(unlike)} images were inverted, as the training images are")
+    elif count and invert == "never":
+        warn(
+            f"{count} of {len(unlike)} images have a light background where the training images' "
+            "is dark, or the other way round, as ink on paper has; the classes are then of little "
+            "worth: --invert (in Python invert=True) inverts them, --invert-auto only such"
+        )
 
 
 def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ Actions:
   where    list the locations that are searched, in order
   show     save a row of training images at data.image_size, their classes
            named, and with augment=CHOICE three augmented versions of it below
-  check    look for exact and near duplicates within and across the splits, equal
-           images with different labels, classes of few images, broken files
+  check    look for images that occur twice, exactly or nearly, within and
+           across the splits, conflicting labels, small classes, broken files
 
 Example:
   cnnbench data show fashion_mnist augment=crop_flip --output fashion.png

@@ -9,8 +9,8 @@ from cnnbench.rendering.text import render_table
 
 DESCRIPTION = """\
 Classes and probabilities of images, by a run; its data set is not needed. Each
-image is cut to its central square and resized to what the network was trained
-on."""
+image is cropped to its central square and resized to the size that the network
+was trained on."""
 _COLUMNS = ("file", "class", "probability", "others")
 
 
@@ -26,6 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="list the K likeliest classes, by default 3"
     )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--invert",
+        action="store_const",
+        const=True,
+        default=False,
+        help="invert dark and light, as ink on paper needs for a network of white digits",
+    )
+    how.add_argument(
+        "--invert-auto",
+        dest="invert",
+        action="store_const",
+        const="auto",
+        help="invert only images whose border says so",
+    )
     parser.add_argument(
         "--model-path",
         metavar="FILE:CLASS",
@@ -40,7 +55,9 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    rows = api.predict(args.run, args.images, top=args.top, model_path=args.model_path)
+    rows = api.predict(
+        args.run, args.images, top=args.top, invert=args.invert, model_path=args.model_path
+    )
     if args.format != "json":
         rows = [
             {

@@ -42,18 +42,19 @@ _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 _MODES = {1: "L", 3: "RGB"}
 
 
-def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
+def decode_image(path: Path, in_channels: int, image_size: int, background: int = 255) -> Images:
     """Read an image file as the networks see it.
 
-    The camera's rotation is applied; transparency is laid on white; values of more than 8 bits are
-    scaled to 8 by the usual depth that holds them (10, 12, 14 or 16 bits; floating-point ones lie
-    in [0, 1] or [0, 255]); the largest centred square is cropped and resized bilinearly with
-    antialias.
+    The camera's rotation is applied; transparency is laid on the background; values of more than
+    8 bits are scaled to 8 by the usual depth that holds them (10, 12, 14 or 16 bits;
+    floating-point ones lie in [0, 1] or [0, 255]); the largest centred square is cropped and
+    resized bilinearly with antialias.
 
     Args:
         path: a JPEG, PNG, PPM/PGM, BMP, TIFF, WebP or GIF file (the first frame).
         in_channels: 1 (grey) or 3 (colour).
         image_size: pixels of a side.
+        background: grey value behind transparent pixels, 0 to 255.
 
     Returns:
         uint8, (in_channels, image_size, image_size).
@@ -77,7 +78,7 @@ def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
                 if file.width * file.height * len(file.getbands()) > _MAX_VALUES:
                     raise DataError(f"{file.width}x{file.height} pixels are too many")
                 upright = ImageOps.exif_transpose(file)
-                image = _eight_bit(upright).convert(_MODES[in_channels])
+                image = _eight_bit(upright, background).convert(_MODES[in_channels])
     # Decoders raise nearly anything on a damaged file.
     except Exception as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
@@ -89,7 +90,27 @@ def decode_image(path: Path, in_channels: int, image_size: int) -> Images:
     return np.array(pixels.reshape(image_size, image_size, in_channels).transpose(2, 0, 1))
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def is_transparent(path: Path) -> bool:
+    """Tell whether an image file has transparent pixels to lay on something; False for no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            return file.has_transparency_data
+    except Exception:  # decoders raise nearly anything; whoever decodes it says what
+        return False
+
+
+def border_brightness(images: Images) -> float:
+    """Return the mean of the outermost pixels of images (N, C, H, W), from 0 to 1.
+
+    It tells the background of most drawings and product images: near 0 for white ink on black.
+    """
+    edges = (images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1])
+    return float(np.mean([edge.mean(dtype=np.float64) for edge in edges]) / 255)
+
+
+def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     """Return the image in mode L, RGB or CMYK, without transparency."""
     from PIL import Image
 
@@ -97,8 +118,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return Image.fromarray(_scaled(np.asarray(image)))
     if image.has_transparency_data:
         layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, "white")
-        return Image.alpha_composite(white, layers).convert("RGB")
+        behind = Image.new("RGBA", layers.size, (background, background, background, 255))
+        return Image.alpha_composite(behind, layers).convert("RGB")
     if image.mode == "P":
         return image.convert("RGB")
     return image

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, DatasetArrays, Indices, Targets
 from cnnbench.data.augment import Augment
-from cnnbench.data.images import sample_grid
+from cnnbench.data.images import border_brightness, sample_grid
 from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
 from cnnbench.data.notes import split_notes
 from cnnbench.data.split import split_train, stratified_sample
@@ -23,6 +23,8 @@ _EVAL_BYTES = 256 << 20
 _MAX_EVAL_BATCH = 1024
 # What the images may take of a GPU's free memory; the rest is for training.
 _DATA_SHARE = 0.25
+# So many images tell how bright a data set's background is.
+_BORDER_IMAGES = 256
 _CPU = torch.device("cpu")
 
 
@@ -103,8 +105,8 @@ class Splits:
         self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
         if self._augment.mixes:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
-        limit_bytes = MEMORY_LIMIT_BYTES if resize_once else 0
-        self.parts = _divided(arrays, rows, image_size, limit_bytes)
+        self._border = _border(arrays, rows[0])
+        self.parts = _divided(arrays, rows, image_size, MEMORY_LIMIT_BYTES if resize_once else 0)
         # Worker processes cannot read what lies on a GPU.
         may_move = device.type == "cuda" and num_workers == 0
         self._is_resident = may_move and _fit(self.parts, device)
@@ -266,6 +268,7 @@ class Splits:
                 "in_channels": self.in_channels,
                 "mean": list(self.mean),
                 "std": list(self.std),
+                "border": self._border,
             },
         }
 
@@ -303,6 +306,12 @@ def _rows(
             "raise it"
         )
     return train, val, test
+
+
+def _border(arrays: DatasetArrays, rows: Indices) -> float:
+    """Return how bright the borders of the first training images are."""
+    first = arrays.train.take(rows[:_BORDER_IMAGES])
+    return border_brightness(np.concatenate(list(first.chunks())))
 
 
 def _divided(

@@ -18,7 +18,9 @@ _CHUNK_BYTES = 64 * 1024**2
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize to a square, bilinearly with antialias, as Pillow does to within one grey level.
+    """Crop to the largest centred square and resize it, as ``decode_image`` does.
+
+    Bilinear with antialias, as Pillow resizes, to within one grey level.
 
     All sums are of whole numbers without rounding, so the result is bit for bit the same for any
     batch, device and number of threads.
@@ -33,6 +35,11 @@ def resize(images: Tensor, size: int) -> Tensor:
     num_images, channels, height, width = images.shape
     if (height, width) == (size, size):
         return images
+    if height != width:
+        square = min(height, width)
+        top, left = (height - square) // 2, (width - square) // 2
+        images = images[:, :, top : top + square, left : left + square]
+        height = width = square
     # Halves of float32 are what a GPU's tensor cores would take; float64 they leave alone.
     dtype = torch.float64 if images.is_cuda else torch.float32
     down = _weights(height, size, images.device, dtype)

@@ -38,12 +38,15 @@ class LoadedNetwork:
         transform: from uint8 images to its input.
         in_channels: channels of its images.
         class_names: the name of each logit.
+        border: how bright the borders of the training images were, from 0 to 1; None where an
+            older version did not record it.
     """
 
     module: nn.Module
     transform: InputTransform
     in_channels: int
     class_names: tuple[str, ...]
+    border: float | None = None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], Path]:
@@ -131,11 +134,14 @@ def load_network(
         class_names = tuple(map(str, weights["class_names"]))
         if len(class_names) != sizes["num_classes"]:
             raise UsageError("it has not one name for each class")
+        border = preprocessing.get("border")
+        if border is not None and not 0 <= border <= 1:
+            raise UsageError("the brightness of its borders is no fraction")
     except CodeNeededError:
         raise
     except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
-    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names)
+    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names, border)
 
 
 def load_meta(

@@ -189,7 +189,7 @@ def test_refusals(
         ([str(image), run], 2, "not a run"),
         ([run, str(image), run], 2, "a run after an image"),
         ([run, run, str(image)], 2, "twice"),
-        ([run, str(image), str(text)], 66, "text.png: not an image"),
+        ([run, str(text)], 66, "text.png: not an image"),
         ([run, str(tmp_path / "missing.png")], 66, "there is no such file"),
         ([run, str(image), "--output", str(in_the_way)], 2, "cannot be made"),
         ([run, str(image), "--output", "/proc/nowhere"], 74, "cannot be written"),
@@ -223,3 +223,13 @@ def test_a_full_disk(
     assert cli(["features", str(untouched), str(image), "--output", str(tmp_path / "out")]) == 74
     assert "the disk is full" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
+
+
+def test_a_broken_file_is_named_and_the_others_are_written(
+    untouched: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    [row] = cnnbench.features(untouched, [image, broken], output=tmp_path / "seen")
+    assert row["file"] == str(image)
+    assert "1 files could not be read" in capsys.readouterr().err

@@ -43,13 +43,13 @@ def images(run: Path, tmp_path: Path) -> list[Path]:
 
 def test_files_folders_and_tensors_agree_with_the_module(run: Path, images: list[Path]) -> None:
     data = read_splits(RunDir(run).config, print)
-    [(images, targets)] = data.batches("test")
+    [(tensor, targets)] = data.batches("test")
     with torch.no_grad():
-        expected = cnnbench.load(run)(data.prepare(images, targets)[0]).softmax(1)
+        expected = cnnbench.load(run)(data.prepare(tensor, targets)[0]).softmax(1)
     for answers in (
         cnnbench.predict(run, images),
         cnnbench.predict(run, images[0].parent),
-        cnnbench.predict(run, images),
+        cnnbench.predict(run, tensor),
     ):
         assert len(answers) == 30
         for answer, row in zip(answers, expected, strict=True):

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from cnnbench.analysis.features.extract import Features, look_at
 from cnnbench.analysis.features.plots import Seen, draw_side_by_side, figures
-from cnnbench.analysis.predict import image_files
-from cnnbench.data import decode_image
+from cnnbench.analysis.predict import image_files, read_images, say_unreadable
 from cnnbench.errors import UsageError
 from cnnbench.files import writing
 from cnnbench.notices import notice
@@ -78,6 +77,8 @@ def write_features(
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("a run is given twice; once is enough")
     files = image_files(paths)
+    readable = read_images(load_run(runs[0], model_path), files)
+    files, unreadable = readable.files, readable.unreadable
     subjects = [
         _open(run, number if len(runs) > 1 else None, files, output, model_path)
         for number, run in enumerate(runs, 1)
@@ -101,6 +102,7 @@ def write_features(
             for subject, one, board in zip(subjects, seen, boards, strict=True):
                 written = _write(subject, one, name, board)
                 rows.append({**_row(subject, one, file), "files": written, **beside})
+    say_unreadable(unreadable)
     return rows
 
 
@@ -125,9 +127,7 @@ def _open(
         network=network,
         step=int(saved["global_step"]),
         directory=directory,
-        images=[
-            decode_image(file, network.in_channels, network.transform.image_size) for file in files
-        ],
+        images=list(read_images(network, files).images),
     )
 
 

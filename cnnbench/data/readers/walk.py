@@ -100,6 +100,8 @@ def find_images(root: Path) -> ImageWalk:
     walk = ImageWalk()
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        raise DataError(f"{root}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{root}: cannot be read: {error.strerror}") from None
     if not is_folder:

@@ -1,0 +1,123 @@
+"""Predictions: files and tensors alike, ink on paper, transparency, and files that are broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import cnnbench
+from cnnbench.cli.main import run as cli
+from cnnbench.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear model of white digits on black, which is right nine times of ten."""
+    root = tmp_path_factory.mktemp("runs")
+    return cnnbench.train(
+        ["model=softmax", "data=digits", "num_epochs=8", "device=cpu", f"output_root={root}"]
+    )
+
+
+def digits(count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 64, 64), white on black, and their labels."""
+    found = load_digits()
+    images = np.rint(found.images[:count] * 15.9375).astype(np.uint8)
+    large = [np.asarray(Image.fromarray(i).resize((64, 64), 2)) for i in images]
+    return np.stack(large), found.target[:count]
+
+
+def write(folder: Path, images: np.ndarray) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:03d}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def accuracy(rows: list[dict[str, object]], labels: np.ndarray) -> float:
+    return float(np.mean([row["class"] == str(n) for row, n in zip(rows, labels, strict=True)]))
+
+
+def test_files_and_tensors_of_any_shape_are_treated_alike(run: Path, tmp_path: Path) -> None:
+    images, labels = digits()
+    wide = np.pad(images, ((0, 0), (0, 0), (40, 40)))
+    by_file = cnnbench.predict(run, write(tmp_path, wide))
+    by_tensor = cnnbench.predict(run, torch.from_numpy(wide)[:, None])
+    assert [row["class"] for row in by_file] == [row["class"] for row in by_tensor]
+    for one, other in zip(by_file, by_tensor, strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], abs=0.03)
+    assert accuracy(by_file, labels) > 0.85
+
+
+@pytest.mark.parametrize("form", ["files", "tensor"])
+def test_ink_on_paper_is_noticed_and_can_be_inverted(
+    form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits()
+    paper = (255 - images * 0.8).astype(np.uint8)
+    what = write(tmp_path, paper) if form == "files" else torch.from_numpy(paper)[:, None]
+    plain = cnnbench.predict(run, what)
+    err = capsys.readouterr().err
+    assert "60 of 60 images have a light background" in err
+    assert "--invert" in err
+    assert accuracy(plain, labels) < 0.4
+    for how in (True, "auto"):
+        assert accuracy(cnnbench.predict(run, what, invert=how), labels) > 0.8
+    assert "60 of 60 images were inverted" in capsys.readouterr().err
+
+
+def test_images_like_those_of_training_are_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits()
+    rows = cnnbench.predict(run, write(tmp_path, images), invert="auto")
+    assert accuracy(rows, labels) > 0.85
+    assert capsys.readouterr().err == ""
+
+
+def test_transparency_is_laid_on_the_background_of_training_and_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits()
+    white = np.full_like(images, 255)
+    rgba = np.stack([white, white, white, images], axis=-1)
+    rows = cnnbench.predict(run, write(tmp_path, rgba))
+    assert accuracy(rows, labels) > 0.85
+    assert "60 images have transparent pixels, which are laid on black" in capsys.readouterr().err
+
+
+def test_broken_files_are_named_after_the_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = digits(3)
+    write(tmp_path, images)
+    (tmp_path / "001b.png").write_bytes(b"no image")
+    (tmp_path / ".hidden.png").write_bytes(b"no image")
+    (tmp_path / "notes.txt").touch()
+    assert cli(["predict", str(run), str(tmp_path), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 3
+    assert "1 files could not be read" in err
+    assert "001b.png" in err
+    assert ".txt files, which are no images" in err
+    for path in tmp_path.glob("00?.png"):
+        path.unlink()
+    assert cli(["predict", str(run), str(tmp_path)]) == 66
+    assert "001b.png" in capsys.readouterr().err
+
+
+def test_bad_requests(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="invert='maybe'"):
+        cnnbench.predict(run, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), invert="maybe")
+    with pytest.raises(DataError, match="nowhere"):
+        cnnbench.predict(run, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        cnnbench.predict(run, tmp_path / "empty")
