@@ -28,6 +28,8 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.jobs import Job, Sweep, file_name
 
+# Digits of the run key in a directory's name: more only where fewer are another run's.
+_KEY_DIGITS = (6, 16, 64)
 _POLL_SECONDS = 0.1
 _COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
 
@@ -46,7 +48,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
         Interrupted: a signal came; the running job has saved its state.
     """
     root = expand_path(sweep.jobs[0].config.output_root) / "sweeps" / file_name(sweep.name)
-    runs = [RunDir(root / _directory_name(job)) for job in sweep.jobs]
+    runs = _run_directories(root, sweep.jobs)
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     record = {
@@ -82,18 +84,39 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
     return root, sum(row["status"] == "failed" for row in rows)
 
 
-def _directory_name(job: Job) -> str:
+def _run_directories(root: Path, jobs: Sequence[Job]) -> list[RunDir]:
+    """Return each job's directory: its overrides and as much of its run key as tells it apart.
+
+    A name is cut and few digits of a key can be another run's, so that the whole recorded key
+    decides whether a directory is this job's.
+    """
+    runs: list[RunDir] = []
+    for job in jobs:
+        stem, key = file_name(",".join(job.overrides)) or job.config.model.name, _run_key(job)
+        candidates = (RunDir(root / f"{stem}-{key[:digits]}") for digits in _KEY_DIGITS)
+        taken = {run.path for run in runs}
+        runs.append(
+            next(
+                run
+                for run in candidates
+                if run.path not in taken
+                and (not run.has_record or run.record.provenance.run_key == key)
+            )
+        )
+    return runs
+
+
+def _run_key(job: Job) -> str:
     from cnnbench.data import fingerprint
 
     data = job.config.data
     root = expand_path(data.root)
-    key = run_key(
+    return run_key(
         job.config,
         data_fingerprint=fingerprint(data.name, root=root, args=data.args),
         code_version=code_version(),
         model_files=model_files(job.config),
     )
-    return f"{file_name(','.join(job.overrides)) or job.config.model.name}-{key[:6]}"
 
 
 def _is_done(run: RunDir) -> bool:

@@ -242,3 +242,22 @@ def test_an_invalid_job_is_found_before_the_first_starts(
     assert cli(["train", "-m", *TINY, f"output_root={tmp_path}", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_done_run_of_another_key_in_the_same_directory_is_not_believed(tmp_path: Path) -> None:
+    """As when the first digits of two keys agree: the recorded key decides."""
+    argv = ["train", "-m", *TINY, f"output_root={tmp_path}", "seed=0,1"]
+    assert cli(argv) == 0
+    [sweep] = (tmp_path / "sweeps").iterdir()
+    first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
+    numbers = info(second)["results"]
+    record = info(first)
+    foreign = {**info(second), "provenance": {**info(second)["provenance"], "run_key": "0" * 64}}
+    (second / "run.json").write_text(json.dumps(foreign))
+    assert cli(argv) == 0
+    others = [path for path in sweep.iterdir() if path.is_dir() and path not in (first, second)]
+    [again] = others
+    assert again.name.startswith(second.name)
+    assert info(again)["results"]["test/accuracy"] == numbers["test/accuracy"]
+    assert info(first) == record
+    assert info(second) == foreign
