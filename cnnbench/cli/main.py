@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
 from cnnbench.files import disk_error
-from cnnbench.notices import notice
+from cnnbench.notices import clear_status, notice, show_status
 from cnnbench.rendering.text import FORMATS
 from cnnbench.version import __version__
 
@@ -150,7 +150,11 @@ def _dispatch(argv: list[str]) -> int:
             raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench help {verb}'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UsageError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
-    return int(module.main(args))
+    show_status(f"cnnbench {verb} ...")
+    try:
+        return int(module.main(args))
+    finally:
+        clear_status()
 
 
 def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from cnnbench.device.device import effective_settings, synchronize
 from cnnbench.device.machine import describe_machine
 from cnnbench.engine import Progress, Step, TrainState, profiled
 from cnnbench.engine.finite import check_loss, check_weights
-from cnnbench.errors import CheckpointError, Interrupted
+from cnnbench.errors import Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
@@ -29,6 +29,7 @@ from cnnbench.training import display, estimates
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.network import build_model, load_initial_weights
+from cnnbench.training.restore import epoch_name, restore
 from cnnbench.training.setup import Plan, Setup, set_up
 from cnnbench.training.stop import StopRequest
 
@@ -146,7 +147,7 @@ class Training:
         self._finish()
 
     def _introduce(self) -> None:
-        """Say what is about to happen, and show TensorBoard the network and its images."""
+        """Say what is about to happen, and show TensorBoard the first images."""
         disk, memory = estimates.expected_bytes(self.setup)
         shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
         for message in shortages:
@@ -202,6 +203,9 @@ class Training:
         """Evaluate, log and save the epoch that was just trained."""
         config, state, progress = self.config, self.state, self.progress
         train = state.sums.read()
+        if state.epoch == 1:
+            # Not before: tracing takes a second, in which nobody would see training begin.
+            self.trackers.graph(state.model, self.setup.example(), state.global_step)
         seconds = progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
         values = {
@@ -359,40 +363,3 @@ class Training:
         """Take the bar off the screen and close the files."""
         self.screen.stop_bar()
         self.trackers.close()
-
-
-def restore(checkpoints: Checkpoints, state: TrainState) -> Progress | None:
-    """Take over the newest whole checkpoint, if there is one, and forget what came after it.
-
-    Args:
-        checkpoints: of the run.
-        state: gets what was saved.
-
-    Raises:
-        CheckpointError: checkpoints were there and none is whole, or they are another run's.
-    """
-    newest = checkpoints.load_newest()
-    if newest is None:
-        if checkpoints.forget_unfinished():
-            warn("the first checkpoint was never finished; training starts from the beginning")
-        return None
-    weights, saved, messages = newest
-    for message in messages:
-        warn(message)
-    try:
-        state.load_state_dict(weights["model"], saved["train_state"])
-        names = [item.name for item in dataclasses.fields(Progress)]
-        progress = Progress(**{name: saved["progress"][name] for name in names})
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{checkpoints.directory}: holds the state of another run "
-            f"({type(error).__name__}: {error})"
-        ) from None
-    best = progress.best_epoch
-    checkpoints.forget_after(state.global_step, epoch_name(best) if best else None)
-    return progress
-
-
-def epoch_name(epoch: int) -> str:
-    """Return the name of the checkpoint at an epoch's end."""
-    return f"epoch_{epoch:04d}"

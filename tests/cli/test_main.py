@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib
 import io
@@ -351,7 +352,9 @@ def test_ctrl_c_during_imports_shows_no_traceback(tmp_path: Path, module: str) -
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = command("train", "debug=smoke", f"output_root={tmp_path}/runs", env=env)
-    assert (done.returncode, done.stdout) == (130, "")
+    # Before torch, whose import takes seconds, the run is named.
+    named = "lenet on digits, seed 0: loading PyTorch\n" if module == "torch" else ""
+    assert (done.returncode, done.stdout) == (130, named)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -362,6 +365,28 @@ def test_sigterm_during_imports_ends_with_143(tmp_path: Path) -> None:
     )
     done = command("train", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_a_terminal_shows_a_sign_of_life_that_the_first_output_replaces(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")
+    reader, terminal = os.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "train"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while block := os.read(reader, 4096):
+                shown += block
+    os.close(reader)
+    sign = b"cnnbench train ..."
+    erased = b"\r" + b" " * len(sign) + b"\r"
+    assert (process.returncode, shown) == (130, sign + erased + b"cnnbench: interrupted\r\n")
 
 
 TINY = ("model=basic_cnn", "debug=smoke", "data.limit=64", "device=cpu", "device.num_threads=1")
