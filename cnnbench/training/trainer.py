@@ -26,6 +26,7 @@ from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import display, estimates
+from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.network import build_model, load_initial_weights
@@ -68,6 +69,7 @@ class Training:
             "channels_last": plan.channels_last,
         }
         self.screen = Console(RichConsole(file=guarded(sys.stdout)))
+        self.clock = Clock(stop)
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
@@ -131,6 +133,7 @@ class Training:
             self._compile()
         self._start_epoch()
         for step in self._steps():
+            self.clock.step()
             log_step(
                 step, self.state, self.screen, self.trackers, every=self.config.log_every_steps
             )
@@ -182,13 +185,12 @@ class Training:
                 self.data.steps_per_epoch,
                 step=self.state.epoch_step,
             )
-        self.clock = time.perf_counter()
+        self.clock.restart()
 
     def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.progress.epoch_seconds += now - self.clock
-        self.progress.train_seconds += now - self.clock
-        self.clock = now
+        seconds = self.clock.read()
+        self.progress.epoch_seconds += seconds
+        self.progress.train_seconds += seconds
 
     def _show_histograms(self) -> None:
         every, state = self.config.histograms_every_epochs, self.state
