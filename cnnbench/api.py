@@ -46,7 +46,7 @@ def train(
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> Path:
-    """Train one network, or resume a run.
+    """Train one network, or resume a run; of several threads, one trains and the others wait.
 
     Args:
         settings: as on the command line, each ``key=value``. ``resume=RUN`` resumes a run; one
