@@ -80,12 +80,12 @@ def train(
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
     from cnnbench.notices import notice, say_torch_loads
-    from cnnbench.runs.resume import run_and_config
+    from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
     composer = Composer(config_dir)
     run, composed = run_and_config(composer, read_settings(composer, settings, config))
     if run is not None and run.record.status == "done" and composed.extend_epochs is None:
-        notice(f"this run is finished: {run.path}")
+        notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
         return run.path
     say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
     from cnnbench.training import launch

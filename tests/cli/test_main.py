@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -168,6 +169,11 @@ def test_version(run: Run, argv: list[str]) -> None:
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["train", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such directory"),
         (["train", "model=lnet"], "did you mean 'lenet'?"),
+        (["train", "model=resnet"], "did you mean one of resnet101, resnet152, resnet18, resnet34"),
+        (["train", "modle=lenet"], "modle: unknown key; did you mean 'model'?"),
+        (["train", "optimiser=adam"], "did you mean 'optimizer'?"),
+        (["train", "--epochs", "3"], "settings have no dashes: num_epochs=VALUE"),
+        (["train", "--batch-size=8"], "settings have no dashes: data.batch_size=8"),
         (["ls", "modle"], "unknown group 'modle'; did you mean 'model'?"),
         (["ls", "model", "data"], "ls: unexpected 'data'"),
         (["ls", "--format", "jsno"], "invalid choice: 'jsno'"),
@@ -407,6 +413,11 @@ def test_train_ends_with_the_bare_run_directory_and_a_pipe_gets_no_control_codes
     assert not CONTROL.search(done.stdout)
     assert done.stdout.endswith("\n")
     check_run_directory(done.stdout.splitlines()[-1], tmp_path / "a b, é李" / "(x)")
+    # What to type next can be pasted as it stands.
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:2] == ["cnnbench", "evaluate"]
+    check_run_directory(str(tmp_path / words[2]), tmp_path / "a b, é李" / "(x)")
 
 
 def test_the_run_directory_is_bare_in_a_narrow_terminal_too(tmp_path: Path) -> None:

@@ -329,7 +329,9 @@ def test_a_finished_run_says_so(
     assert cli(["train", f"resume={copy}"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{copy}\n"
-    assert err == f"cnnbench: this run is finished: {copy}\n"
+    [line] = err.splitlines()
+    assert line.startswith(f"cnnbench: this run is finished: {copy}; ")
+    assert f"cnnbench train --config {copy}/config.yaml num_epochs=4" in line
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
