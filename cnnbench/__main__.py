@@ -16,6 +16,9 @@ def main() -> int:
     # From here on, so that a signal during the imports, which take seconds, shows no traceback.
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        # Under nohup it is ignored, and stays so.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, _terminate)
         from cnnbench.notices import guard_streams
 
         guard_streams()

@@ -46,7 +46,7 @@ def train(
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> Path:
-    """Train one network, or resume a run.
+    """Train one network, or resume a run; of several threads, one trains and the others wait.
 
     Args:
         settings: as on the command line, each ``key=value``. ``resume=RUN`` resumes a run; one
@@ -79,14 +79,15 @@ def train(
     since = time.monotonic()  # max_seconds counts what follows
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
-    from cnnbench.notices import notice
-    from cnnbench.runs.resume import run_and_config
+    from cnnbench.notices import notice, say_torch_loads
+    from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
     composer = Composer(config_dir)
     run, composed = run_and_config(composer, read_settings(composer, settings, config))
     if run is not None and run.record.status == "done" and composed.extend_epochs is None:
-        notice(f"this run is finished: {run.path}")
+        notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
         return run.path
+    say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
     from cnnbench.training import launch
 
     if run is None:
@@ -131,12 +132,15 @@ def train_sweep(
     """
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
+    from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
     from cnnbench.sweeps.local import run_sweep
-    from cnnbench.training import launch
 
     composer = Composer(config_dir)
     sweep = expand(composer, read_settings(composer, settings, config))
+    say_torch_loads(f"{len(sweep.jobs)} jobs")
+    from cnnbench.training import launch
+
     launch.check_all([job.config for job in sweep.jobs])
     return run_sweep(sweep, sys.argv)
 

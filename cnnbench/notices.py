@@ -36,6 +36,36 @@ def warn(message: str) -> None:
     notice(f"warning: {message}")
 
 
+def say_torch_loads(what: str) -> None:
+    """Print what is about to be done, where torch has yet to be imported, which takes seconds."""
+    if "torch" not in sys.modules:
+        print(f"{what}: loading PyTorch", flush=True)
+
+
+def show_status(text: str) -> None:
+    """Show in a terminal what a command is about, until its first output takes the place.
+
+    It is a sign of life in the seconds that imports take; what is no terminal gets nothing.
+    """
+    global _status
+    stream = sys.stderr
+    with suppress(OSError, ValueError, AttributeError):
+        if isinstance(stream, _Guarded) and stream.isatty():
+            stream.write(text)
+            stream.flush()
+            _status = len(text), stream
+
+
+def clear_status() -> None:
+    """Take away what ``show_status`` shows."""
+    global _status
+    if _status is not None:
+        (length, stream), _status = _status, None
+        # No control codes: not every terminal knows them.
+        stream.write(f"\r{' ' * length}\r")
+        stream.flush()
+
+
 def guarded(stream: TextIO | None) -> TextIO:
     r"""Return a stream that writes as this one does, and never fails for want of a reader.
 
@@ -72,6 +102,7 @@ class _Guarded:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        clear_status()
         if self._stream is not None:
             try:
                 try:
@@ -110,6 +141,8 @@ class _Guarded:
 
 
 _NOWHERE = io.StringIO()
+# The length of what show_status shows, and where.
+_status: tuple[int, _Guarded] | None = None
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
 from cnnbench.files import disk_error
-from cnnbench.notices import notice
+from cnnbench.notices import clear_status, notice, show_status
 from cnnbench.rendering.text import FORMATS
 from cnnbench.version import __version__
 
@@ -149,8 +149,23 @@ def _dispatch(argv: list[str]) -> int:
         if not unknown[0].startswith("-"):
             raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench help {verb}'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise UsageError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
-    return int(module.main(args))
+        hint = _setting_meant(unknown[0]) if hasattr(args, "settings") else ""
+        raise UsageError(f"unknown flag {unknown[0]}{hint or did_you_mean(unknown[0], flags)}")
+    show_status(f"cnnbench {verb} ...")
+    try:
+        return int(module.main(args))
+    finally:
+        clear_status()
+
+
+def _setting_meant(flag: str) -> str:
+    """Return how the key that a flag is named after is set, if it is near one."""
+    from cnnbench.config.run_config import all_keys
+    from cnnbench.config.settings import nearest_key
+
+    word, _, value = flag.lstrip("-").partition("=")
+    near = nearest_key(word.replace("-", "_"), all_keys()) if len(flag) > 2 else None
+    return f"; settings have no dashes: {near}={value or 'VALUE'}" if near else ""
 
 
 def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 import textwrap
+from pathlib import Path
 
 from cnnbench import api
 from cnnbench.config.command import config_text, read_settings
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
         return 1 if num_failed else 0
     # With json, standard output is that JSON and nothing else.
     screen = sys.stderr if args.format == "json" else sys.stdout
-    code = 0
+    code, is_done = 0, not any(word.startswith("resume=") for word in args.settings)
     try:
         with contextlib.redirect_stdout(screen):
             path = api.train(args.settings, **sources)
@@ -88,13 +90,26 @@ def main(args: argparse.Namespace) -> int:
         if error.run_path is None:
             raise
         notice(str(error))
-        path, code = error.run_path, error.exit_code
+        path, code, is_done = error.run_path, error.exit_code, False
     if args.format == "json":
         record = open_run(path).record
         print(render_json({"run": str(path), "status": record.status, **record.results}), end="")
     else:
+        if is_done:
+            print(_what_next(path))
         print(path)
     return code
+
+
+def _what_next(path: Path) -> str:
+    """Return commands to type after a run."""
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    run, root = shlex.quote(str(shown)), shlex.quote(str(shown.parents[2]))
+    return (
+        f"next: cnnbench evaluate {run} --plots\n"
+        f"      cnnbench compare {root}\n"
+        f"      tensorboard --logdir {root}"
+    )
 
 
 def _config_text(args: argparse.Namespace) -> str:

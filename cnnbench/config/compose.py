@@ -7,6 +7,7 @@ no flags, and instantiates nothing.
 from __future__ import annotations
 
 import copy
+import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
@@ -32,6 +33,8 @@ from cnnbench.files import expand_path, read_regular
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
+# Hydra has one state for the process.
+_composing = threading.Lock()
 # What a user of Hydra may try, and the key that does it here.
 _HYDRA_KEYS = {
     "hydra.run.dir": "output_root",
@@ -151,17 +154,25 @@ class Composer:
             if self.groups.own is not None:
                 quoted = f"file://{self.groups.own}".replace("\\", "\\\\").replace("'", "\\'")
                 overrides.append(f"hydra.searchpath=['{quoted}']")
-            # A notebook may have a Hydra of its own running, which two cannot.
-            before = GlobalHydra.instance().hydra
-            GlobalHydra.instance().clear()
-            try:
-                _store_plugins(chosen)
-                with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                    tree = compose("train", overrides=overrides)
-            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-                raise UsageError(f"the YAML of {dict(chosen)} does not compose: {error}") from None
-            finally:
-                GlobalHydra.instance().hydra = before
+            with _composing:
+                # A notebook may have a Hydra of its own running, which two cannot.
+                before = GlobalHydra.instance().hydra
+                GlobalHydra.instance().clear()
+                try:
+                    _store_plugins(chosen)
+                    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                        tree = compose("train", overrides=overrides)
+                except (
+                    HydraException,
+                    OmegaConfBaseException,
+                    yaml.YAMLError,
+                    ValueError,
+                ) as error:
+                    raise UsageError(
+                        f"the YAML of {dict(chosen)} does not compose: {error}"
+                    ) from None
+                finally:
+                    GlobalHydra.instance().hydra = before
             OmegaConf.set_struct(tree, False)
             self._bases[key] = _Base(tree)
         return self._bases[key]

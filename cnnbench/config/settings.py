@@ -126,16 +126,16 @@ def unknown_choice(choice: str, known: Iterable[str]) -> str:
     """Say which choices a group has, the nearest one first."""
     names = list(known)
     expected = ", ".join(names) or "nothing: there is none yet"
+    longer = [name for name in names if name.startswith(choice)]
     hint = did_you_mean(choice, names) or "."
+    if choice and len(longer) > 1:
+        hint = f"; did you mean one of {', '.join(longer)}?"
     return f"={choice}: unknown choice{hint} Expected {expected}."
 
 
-def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Say what was probably meant: the same or nearest name, or what the group has."""
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """Return the key or group of the same or nearest name; None where none is near."""
     parent, _, last = key.rpartition(".")
-    inside = sorted(name for name in known if name.startswith(f"{key}."))
-    if inside:
-        return f": is a group of keys; expected one of {', '.join(inside)}"
 
     def likeness(name: str) -> float:
         its_parent, _, its_last = name.rpartition(".")
@@ -143,9 +143,21 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
     # A group's name is chosen by the group, not by its key.
     named = {f"{group}.name" for group in GROUPS}
-    near = max((name for name in known if name not in named), key=likeness)
-    if likeness(near) >= 0.7:
+    near = max((name for name in (*known, *GROUPS) if name not in named), key=likeness)
+    return near if likeness(near) >= 0.7 else None
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say what was probably meant: the same or nearest name, or what the group has."""
+    parent = key.rpartition(".")[0]
+    inside = sorted(name for name in known if name.startswith(f"{key}."))
+    if inside:
+        return f": is a group of keys; expected one of {', '.join(inside)}"
+
+    near = nearest_key(key, known)
+    if near is not None:
         return f": unknown key; did you mean '{near}'?"
+    named = {f"{group}.name" for group in GROUPS}
     siblings = sorted(name for name in known if parent and name.startswith(f"{parent}."))
     listed = ", ".join(name for name in siblings if name not in named)
     return f": unknown key; expected one of {listed}" if listed else ": unknown key"

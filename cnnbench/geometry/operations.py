@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ def _cat(args: tuple[Any, ...]) -> Tensor | None:
 
 
 def _mean(args: tuple[Any, ...]) -> Tensor | None:
-    if len(args) < 2 or args[1] is None or len(args) > 3:
+    # Without dimensions it takes all.
+    if len(args) < 2 or not args[1] or len(args) > 3:
         return None
     image, keep = args[0], len(args) > 2 and args[2]
     dims = {dim % image.dim() for dim in args[1]}
@@ -139,10 +141,71 @@ def _mean(args: tuple[Any, ...]) -> Tensor | None:
     return _empty(image, [1 if d in dims else n for d, n in sides if keep or d not in dims])
 
 
+def _slid_sides(
+    image: Tensor, window: Window, padding: int | Sequence[int], *, ceil: bool = False
+) -> list[int] | None:
+    """Return the sides of what a window gives that slides over an image; None where it fits not."""
+    kernel, inner = window.kernel, image.shape[2:]
+    if not (len(kernel) == len(inner) == len(window.stride) == len(window.dilation)):
+        return None
+    sides = []
+    for side, k, stride, dilation, pad in zip(
+        inner, kernel, window.stride, window.dilation, _spread(padding, kernel), strict=True
+    ):
+        free = side + 2 * pad - dilation * (k - 1) - 1
+        out = (-(-free // stride) if ceil else free // stride) + 1
+        # Rounded up, the last window may begin in the padding, where torch leaves it out.
+        sides.append(out - (ceil and (out - 1) * stride >= side + pad))
+    return sides if min(sides) > 0 else None
+
+
+def _convolution(args: tuple[Any, ...]) -> Tensor | None:
+    image, weight, bias, _, padding, _, is_transposed, _, groups = args[:9]
+    if is_transposed or image.dim() != weight.dim() or image.dtype != weight.dtype:
+        return None
+    if image.shape[1] != groups * weight.shape[1] or weight.shape[0] % groups:
+        return None
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return None
+    sides = _slid_sides(image, typing.cast(Window, _conv_window(args, image)), padding)
+    return _empty(image, (image.shape[0], weight.shape[0], *sides)) if sides else None
+
+
+def _pooled(args: tuple[Any, ...], window: Window, *, ceil: bool) -> Tensor | None:
+    image, padding = args[0], _spread(args[3] if len(args) > 3 else 0, window.kernel)
+    is_odd = any(2 * pad > k for pad, k in zip(padding, window.kernel, strict=True))
+    if image.dim() != 4 or not image.is_floating_point() or is_odd:
+        return None
+    sides = _slid_sides(image, window, padding, ceil=ceil)
+    return _empty(image, (*image.shape[:2], *sides)) if sides else None
+
+
+def _max_pool(args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+    ceil = bool(args[5]) if len(args) > 5 else False
+    out = _pooled(args, _max_pool_window(args, args[0]), ceil=ceil)
+    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
+
+
+def _avg_pool(args: tuple[Any, ...]) -> Tensor | None:
+    ceil = bool(args[4]) if len(args) > 4 else False
+    return _pooled(args, _avg_pool_window(args, args[0]), ceil=ceil)
+
+
+def _adaptive_avg_pool(args: tuple[Any, ...]) -> Tensor | None:
+    image, sides = args[:2]
+    if image.dim() != 4 or not image.is_floating_point() or min(sides) < 1:
+        return None
+    return _empty(image, (*image.shape[:2], *sides))
+
+
 # Shapes of common operations on meta tensors. PyTorch computes them in Python, for which it imports
-# its compiler, and takes seconds. None leaves them to PyTorch all the same, if only for the error
-# that it raises.
+# its compiler and SymPy, and takes seconds. None leaves them to PyTorch all the same, if only for
+# the error that it raises.
 SHAPES: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
+    _aten.convolution: _convolution,
+    _aten.max_pool2d_with_indices: _max_pool,
+    _aten.avg_pool2d: _avg_pool,
+    _aten._adaptive_avg_pool2d: _adaptive_avg_pool,
     **dict.fromkeys(
         (_aten.relu, _aten.hardtanh, _aten.sigmoid, _aten.tanh, _aten.silu, _aten.add, _aten.mul),
         _like,
@@ -151,4 +214,5 @@ SHAPES: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     _aten.addmm: _addmm,
     _aten.cat: _cat,
     _aten.mean: _mean,
+    _aten.amax: _mean,
 }

@@ -7,13 +7,14 @@ state. When an update is made, or skipped, belongs to ``engine``. Imports ``regi
 
 from __future__ import annotations
 
-from cnnbench.optim.optimizers import OPTIMIZERS, build_optimizer, supports_found_inf
+from cnnbench.optim.optimizers import OPTIMIZERS, build_optimizer, supports_found_inf, update
 from cnnbench.optim.schedules import SCHEDULES, Schedule, build_schedule
 
 __all__ = [
     "OPTIMIZERS",
     "build_optimizer",
     "supports_found_inf",
+    "update",
     "SCHEDULES",
     "Schedule",
     "build_schedule",

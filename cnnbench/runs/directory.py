@@ -149,18 +149,49 @@ class RunDir:
 
 
 def open_run(path: str | Path) -> RunDir:
-    """Return the run at a path.
+    """Return the run at a path, or the one that ``path_of`` finds.
 
     Raises:
-        UsageError: there is no run.
+        UsageError: there is no run, or several have that name.
     """
-    run = RunDir(expand_path(path))
+    run = RunDir(path_of(path))
     if not run.has_record:
         what = "there is no such directory" if not run.path.exists() else "holds no run.json"
         inside = next(find_runs(run.path), None) if run.path.is_dir() else None
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
         raise UsageError(f"{path}: not a run: {what}{hint}")
     return run
+
+
+def path_of(name: str | Path) -> Path:
+    """Return the path that a user names: a path, ``latest``, or a unique piece of a run's path.
+
+    The latter two are looked for below ``outputs``, and only where there is no such path.
+
+    Raises:
+        UsageError: several runs have that piece in their paths.
+    """
+    path, here = expand_path(name), Path.cwd()
+    if path.exists() or not path.is_relative_to(here):
+        return path
+    piece = str(path.relative_to(here))
+    runs = list(find_runs(here / "outputs"))
+    if piece == "latest":
+        return max(runs, key=_last_started).path if runs else path
+    found = [run.path for run in runs if piece in str(run.path.relative_to(here))]
+    if len(found) > 1:
+        shown = " and ".join(str(run.relative_to(here)) for run in found[:2])
+        raise UsageError(
+            f"{piece}: is a piece of the paths of {len(found)} runs, such as {shown}; give more"
+        )
+    return found[0] if found else path
+
+
+def _last_started(run: RunDir) -> str:
+    try:
+        return run.record.provenance.processes[-1].started
+    except CheckpointError:
+        return ""
 
 
 def named_run(words: Sequence[str]) -> RunDir | None:

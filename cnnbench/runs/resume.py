@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from cnnbench.config.command import over, single_config
@@ -47,6 +48,17 @@ def run_and_config(
     recorded = settings_of(to_tree(run.config))
     resume = Setting("resume", (str(run.path),))
     return run, single_config(composer, over(recorded, [*others, resume]))
+
+
+def how_to_train_longer(run: RunDir) -> str:
+    """Return what to type to train a finished run, or one like it, for more epochs."""
+    path, config = shlex.quote(str(run.path)), run.config
+    if config.scheduler.name == "constant" and not config.scheduler.warmup_fraction:
+        return f"to train it longer: cnnbench train resume={path} extend_epochs=5"
+    return (
+        "its learning rates end with it, so to train longer is another run: cnnbench train "
+        f"--config {path}/config.yaml num_epochs={2 * config.num_epochs}"
+    )
 
 
 def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:

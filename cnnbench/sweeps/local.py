@@ -27,6 +27,7 @@ from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.jobs import Job, Sweep, file_name
+from cnnbench.training.stop import STOP_SIGNALS
 
 # Digits of the run key in a directory's name: more only where fewer are another run's.
 _KEY_DIGITS = (6, 16, 64)
@@ -144,7 +145,7 @@ class _Worker:
     def __enter__(self) -> _Worker:
         self._before = {
             number: signal.signal(number, self._forward)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in STOP_SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN
         }
         return self

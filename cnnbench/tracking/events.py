@@ -1,9 +1,10 @@
-"""Event files as bytes: where they lie, and leaving events out of them."""
+"""Event files as bytes: where they lie, records of events, and leaving events out of them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,36 @@ _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 def event_files(directory: Path) -> list[Path]:
     """Return a directory's event files in the order in which TensorBoard reads them."""
     return sorted(directory.glob(PATTERN))
+
+
+def record_of(event: bytes) -> bytes:
+    """Return a serialized event as event files hold it.
+
+    TensorBoard's own writer does the same, and imports its plugins for it at every start.
+    """
+    length = len(event).to_bytes(_LENGTH_BYTES, "little")
+    return length + _checksum(length) + event + _checksum(event)
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the masked CRC-32C (RFC 3720, B.4) that guards a record's parts."""
+    table, crc = _crc_table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    # Rotated and shifted, so that the checksum of bytes that hold checksums is no constant.
+    masked = (crc >> 15 | crc << 17) + 0xA282EAD8
+    return (masked & 0xFFFFFFFF).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+@cache
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)
 
 
 def leave_out(file: Path, is_left_out: Callable[[Any], bool]) -> None:

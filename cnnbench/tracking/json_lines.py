@@ -55,7 +55,7 @@ class JsonLines:
     def images(self, tag: str, image: torch.Tensor, step: int) -> None:
         """Do nothing: this file holds numbers."""
 
-    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+    def graph(self, module: nn.Module, example: torch.Tensor, step: int) -> None:
         """Do nothing: this file holds numbers."""
 
     def flush(self) -> None:

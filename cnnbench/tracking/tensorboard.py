@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.errors import DiskError, reason_of
-from cnnbench.tracking.events import event_files, leave_out
+from cnnbench.tracking.events import event_files, leave_out, record_of
 
 if TYPE_CHECKING:
     import torch
@@ -108,17 +108,17 @@ class TensorBoard:
         }
         self._write(step=step, summary={"value": [{"tag": tag, "image": encoded}]})
 
-    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+    def graph(self, module: nn.Module, example: torch.Tensor, step: int) -> None:
         """Write the traced graph in evaluation mode; the module and all random state stay."""
         from cnnbench.geometry.observe import undisturbed
 
         try:
             with undisturbed(module):
-                graph = _trace(module, example)
+                graph = _trace(module.eval(), example)
         except Exception as error:  # whatever a network does that tracing cannot follow
             self._warn(f"TensorBoard shows no graph of this network: {reason_of(error)}")
             return
-        self._write(graph_def=graph)
+        self._write(step=step, graph_def=graph)
 
     def histograms(self, values: Mapping[str, torch.Tensor], step: int) -> None:
         """Write the distribution of each tensor's values; those that are not finite are left out.
@@ -241,12 +241,10 @@ class TensorBoard:
         if self._file is None:
             return
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         event = Event(wall_time=time.time(), **fields)
         with self._failures_reported():
-            writer = RecordWriter(self._file)  # type: ignore[no-untyped-call]
-            writer.write(event.SerializeToString())  # type: ignore[no-untyped-call]
+            self._file.write(record_of(event.SerializeToString()))
 
     @contextlib.contextmanager
     def _failures_reported(self) -> Iterator[None]:
@@ -286,11 +284,17 @@ def _tensor(values: NDArray[np.float64]) -> dict[str, Any]:
 
 def _trace(module: nn.Module, example: torch.Tensor) -> bytes:
     import torch
-    from torch.utils.tensorboard._pytorch_graph import graph
+    from tensorboard.compat.proto import graph_pb2, versions_pb2
+    from torch.utils.tensorboard._pytorch_graph import parse
 
-    # torch prints a failure before it raises; what the user needs is in the warning.
-    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    # torch would trace once more to compare, for which it imports its distributed tensors.
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        definition, _ = graph(module, example)
+        trace = torch.jit.trace(module, example, check_trace=False)
+        torch._C._jit_pass_inline(trace.graph)
+        nodes = parse(trace.graph, trace, (example,))
+    definition = _untyped(graph_pb2).GraphDef(
+        node=nodes, versions=_untyped(versions_pb2).VersionDef(producer=22)
+    )
     serialized: bytes = definition.SerializeToString()
     return serialized

@@ -33,12 +33,13 @@ class Tracker(Protocol):
         """
         ...
 
-    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+    def graph(self, module: nn.Module, example: torch.Tensor, step: int) -> None:
         """Take the structure of a network, which stays as it was.
 
         Args:
             module: the network.
             example: a batch it accepts, on its device.
+            step: global step.
         """
         ...
 
@@ -71,10 +72,10 @@ class Trackers:
         for tracker in self._trackers:
             tracker.images(tag, image, step)
 
-    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+    def graph(self, module: nn.Module, example: torch.Tensor, step: int) -> None:
         """Hand a network to each tracker."""
         for tracker in self._trackers:
-            tracker.graph(module, example)
+            tracker.graph(module, example, step)
 
     def flush(self) -> None:
         """Flush each tracker."""
@@ -110,7 +111,7 @@ class Memory:
         """Keep an image."""
         self.logged_images.append((tag, step, image))
 
-    def graph(self, module: nn.Module, example: torch.Tensor) -> None:
+    def graph(self, module: nn.Module, example: torch.Tensor, step: int) -> None:
         """Keep the network."""
         self.graphs.append(module)
 

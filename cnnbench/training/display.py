@@ -99,12 +99,11 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
 
 
 def show_beginning(trackers: Trackers, setup: Setup) -> None:
-    """Show the first training images, the same ones augmented, and the network's graph."""
+    """Show the first training images, and the same ones augmented."""
     seed = derive_seed(setup.plan.config.seed, "augment", 0)
     plain, augmented = setup.data.sample_grids(_GRID_IMAGES, seed)
     trackers.images("train/images", plain, 0)
     trackers.images("train/augmented", augmented, 0)
-    trackers.graph(setup.state.model, setup.example())
 
 
 def settings_shown(plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +31,10 @@ from cnnbench.training.network import check_initial_weights, describe_network
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training
+
+# Dropout draws from torch's one generator, and threads and switches are those of the process: of
+# several threads that train, one does and the others wait.
+_trains_alone = threading.RLock()
 
 
 def check(config: RunConfig) -> Plan:
@@ -120,7 +125,7 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
 
 
 def start(config: RunConfig, command: Sequence[str], since: float | None = None) -> RunDir:
-    """Train in a new run directory.
+    """Train in a new run directory, after any other thread that trains.
 
     Args:
         config: checked.
@@ -131,14 +136,15 @@ def start(config: RunConfig, command: Sequence[str], since: float | None = None)
         CnnbenchError: as ``_train``.
     """
     stop = StopRequest(config.max_seconds, since)
-    [plan] = check_all([config])
-    data = read(plan)
-    run = RunDir.create_new(config, expand_path(config.output_root))
-    try:
-        _train(plan, data, run, command, stop)
-    except DiskError:
-        run.remove_unless_begun()
-        raise
+    with _trains_alone:
+        [plan] = check_all([config])
+        data = read(plan)
+        run = RunDir.create_new(config, expand_path(config.output_root))
+        try:
+            _train(plan, data, run, command, stop)
+        except DiskError:
+            run.remove_unless_begun()
+            raise
     return run
 
 
@@ -146,6 +152,8 @@ def resume(
     config: RunConfig, run: RunDir, command: Sequence[str], since: float | None = None
 ) -> None:
     """Train in a given directory, from its newest checkpoint where there is one.
+
+    It waits for any other thread that trains.
 
     Args:
         config: the recorded config with what may change changed; for a directory that is not there
@@ -159,11 +167,12 @@ def resume(
     """
     stop = StopRequest(config.max_seconds, since)
     config = _resumed_config(config)
-    plan = check(config) if run.has_checkpoints else check_all([config])[0]
-    data = read(plan)
-    if not run.path.exists():
-        run = RunDir.create(run.path)
-    _train(plan, data, run, command, stop)
+    with _trains_alone:
+        plan = check(config) if run.has_checkpoints else check_all([config])[0]
+        data = read(plan)
+        if not run.path.exists():
+            run = RunDir.create(run.path)
+        _train(plan, data, run, command, stop)
 
 
 def _resumed_config(config: RunConfig) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by SIGTERM, or by a clock."""
+"""Being asked to stop: by Ctrl-C, SIGTERM, a terminal that hangs up, or a clock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import time
 from types import FrameType
 
 _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):
+    _NAMES[signal.SIGHUP] = "hung up"
+STOP_SIGNALS = tuple(_NAMES)
 
 
 class StopRequest:
     """While entered, the first signal is a request, and the second ends the process at once.
 
     A signal that whoever started the process told it to ignore, as a shell does with Ctrl-C for
-    what runs in the background, stays ignored.
+    what runs in the background or ``nohup`` with a terminal's end, stays ignored.
 
     Args:
         max_seconds: ask to stop so long after ``since``; ``None`` never does.
@@ -23,10 +26,11 @@ class StopRequest:
 
     Attributes:
         signum: the signal that was received, 0 before.
+        num_continued: how often the process was continued after it had been stopped, as by Ctrl-Z.
     """
 
     def __init__(self, max_seconds: float | None = None, since: float | None = None) -> None:
-        self.signum = 0
+        self.signum = self.num_continued = 0
         self._max_seconds = max_seconds
         self._since = time.monotonic() if since is None else since
 
@@ -38,6 +42,8 @@ class StopRequest:
             for number in _NAMES
             if catches and signal.getsignal(number) != signal.SIG_IGN
         }
+        if catches and hasattr(signal, "SIGCONT"):
+            self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._count_continued)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -48,6 +54,9 @@ class StopRequest:
         if self.signum:
             os._exit(128 + signum)
         self.signum = signum
+
+    def _count_continued(self, signum: int, frame: FrameType | None) -> None:
+        self.num_continued += 1
 
     def reason(self) -> str | None:
         """Return why to stop now, or ``None``."""

@@ -26,6 +26,7 @@ from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import display, estimates
+from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.network import build_model, load_initial_weights
@@ -68,6 +69,7 @@ class Training:
             "channels_last": plan.channels_last,
         }
         self.screen = Console(RichConsole(file=guarded(sys.stdout)))
+        self.clock = Clock(stop)
         self.checkpoints = Checkpoints(run.checkpoints)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
@@ -133,6 +135,7 @@ class Training:
             self._compile()
         self._start_epoch()
         for step in () if self._is_over() else self._steps():
+            self.clock.step()
             log_step(
                 step, self.state, self.screen, self.trackers, every=self.config.log_every_steps
             )
@@ -163,7 +166,7 @@ class Training:
         return patience is not None and progress.ended_epoch - progress.best_epoch >= patience
 
     def _introduce(self) -> None:
-        """Say what is about to happen, and show TensorBoard the network and its images."""
+        """Say what is about to happen, and show TensorBoard the first images."""
         disk, memory = estimates.expected_bytes(self.setup)
         shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
         for message in shortages:
@@ -198,13 +201,12 @@ class Training:
                 self.data.steps_per_epoch,
                 step=self.state.epoch_step,
             )
-        self.clock = time.perf_counter()
+        self.clock.restart()
 
     def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.progress.epoch_seconds += now - self.clock
-        self.progress.train_seconds += now - self.clock
-        self.clock = now
+        seconds = self.clock.read()
+        self.progress.epoch_seconds += seconds
+        self.progress.train_seconds += seconds
 
     def _show_histograms(self) -> None:
         every, state = self.config.histograms_every_epochs, self.state
@@ -219,6 +221,9 @@ class Training:
         """Evaluate, log and save the epoch that was just trained."""
         config, state, progress = self.config, self.state, self.progress
         train = state.sums.read()
+        if state.epoch == 1:
+            # Not before: tracing takes a second, in which nobody would see training begin.
+            self.trackers.graph(state.model, self.setup.example(), state.global_step)
         seconds = progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
         values = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib
 import io
@@ -10,6 +11,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -167,6 +169,11 @@ def test_version(run: Run, argv: list[str]) -> None:
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["train", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such directory"),
         (["train", "model=lnet"], "did you mean 'lenet'?"),
+        (["train", "model=resnet"], "did you mean one of resnet101, resnet152, resnet18, resnet34"),
+        (["train", "modle=lenet"], "modle: unknown key; did you mean 'model'?"),
+        (["train", "optimiser=adam"], "did you mean 'optimizer'?"),
+        (["train", "--epochs", "3"], "settings have no dashes: num_epochs=VALUE"),
+        (["train", "--batch-size=8"], "settings have no dashes: data.batch_size=8"),
         (["ls", "modle"], "unknown group 'modle'; did you mean 'model'?"),
         (["ls", "model", "data"], "ls: unexpected 'data'"),
         (["ls", "--format", "jsno"], "invalid choice: 'jsno'"),
@@ -351,7 +358,9 @@ def test_ctrl_c_during_imports_shows_no_traceback(tmp_path: Path, module: str) -
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = command("train", "debug=smoke", f"output_root={tmp_path}/runs", env=env)
-    assert (done.returncode, done.stdout) == (130, "")
+    # Before torch, whose import takes seconds, the run is named.
+    named = "lenet on digits, seed 0: loading PyTorch\n" if module == "torch" else ""
+    assert (done.returncode, done.stdout) == (130, named)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -362,6 +371,28 @@ def test_sigterm_during_imports_ends_with_143(tmp_path: Path) -> None:
     )
     done = command("train", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_a_terminal_shows_a_sign_of_life_that_the_first_output_replaces(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")
+    reader, terminal = os.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "train"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while block := os.read(reader, 4096):
+                shown += block
+    os.close(reader)
+    sign = b"cnnbench train ..."
+    erased = b"\r" + b" " * len(sign) + b"\r"
+    assert (process.returncode, shown) == (130, sign + erased + b"cnnbench: interrupted\r\n")
 
 
 TINY = ("model=basic_cnn", "debug=smoke", "data.limit=64", "device=cpu", "device.num_threads=1")
@@ -382,6 +413,11 @@ def test_train_ends_with_the_bare_run_directory_and_a_pipe_gets_no_control_codes
     assert not CONTROL.search(done.stdout)
     assert done.stdout.endswith("\n")
     check_run_directory(done.stdout.splitlines()[-1], tmp_path / "a b, é李" / "(x)")
+    # What to type next can be pasted as it stands.
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:2] == ["cnnbench", "evaluate"]
+    check_run_directory(str(tmp_path / words[2]), tmp_path / "a b, é李" / "(x)")
 
 
 def test_the_run_directory_is_bare_in_a_narrow_terminal_too(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import subprocess
+import sys
 import time
 
 import pytest
@@ -304,3 +307,71 @@ def test_the_deepest_network_takes_less_than_two_seconds():
     geometry = analyze(module, (3, 224, 224))
     assert time.process_time() - start < 2
     assert geometry.macs == 11_513_626_624
+
+
+# Kernel, stride, padding, and what else the layer takes.
+SLIDING = {
+    **{
+        f"convolution {k} {s} {p} {d} {g}": nn.Conv2d(
+            4, 6, k, stride=s, padding=p, dilation=d, groups=g, bias=k == 1
+        )
+        for k, s, p, d, g in itertools.product(
+            (1, 3, (2, 5)), (1, 3, (2, 1)), (0, (1, 2)), (1, 2), (1, 2)
+        )
+    },
+    "same": nn.Conv2d(4, 2, 3, padding="same"),
+    "transposed": nn.ConvTranspose2d(4, 2, 3, 2),
+    **{
+        f"{kind.__name__} {k} {s} {p} {ceil}": kind(k, s, padding=p, ceil_mode=ceil)
+        for kind, k, s, p, ceil in itertools.product(
+            (nn.MaxPool2d, nn.AvgPool2d), (2, 3, (3, 2)), (None, 1, 2, 3), (0, 1), (False, True)
+        )
+    },
+    "dilated pool": nn.MaxPool2d(3, 2, dilation=2, ceil_mode=True),
+    "adaptive": nn.AdaptiveAvgPool2d((3, 1)),
+}
+
+
+@pytest.mark.parametrize("size", [(11, 11), (12, 10), (7, 13)])
+def test_sliding_windows_have_the_shapes_that_torch_computes(size: tuple[int, int]) -> None:
+    images = torch.rand(1, 4, *size)
+    for name, layer in SLIDING.items():
+        [found] = analyze(layer, (4, *size)).layers
+        assert found.output_shape == layer(images).shape[1:], name
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 2, 5), (4, 4, 9)),
+        (nn.Conv2d(4, 2, 3), (3, 9, 9)),
+        (nn.MaxPool2d(5), (4, 4, 4)),
+        (nn.AvgPool2d(3, padding=2), (4, 9, 9)),
+    ],
+    ids=["larger than its image", "other channels", "pool larger than its image", "padded too far"],
+)
+def test_windows_that_do_not_fit_fail_as_they_do_in_torch(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(RuntimeError):
+        layer(torch.rand(1, *shape))
+    with pytest.raises(RuntimeError):
+        analyze(layer, shape)
+
+
+def test_networks_are_measured_without_sympy() -> None:
+    """Importing it takes a second of every start; torchvision's networks load it themselves."""
+    code = (
+        "import sys; sys.modules['sympy'] = None\n"
+        "from cnnbench.config.compose import Composer\n"
+        "from cnnbench.models.build import measure_network\n"
+        "composer = Composer()\n"
+        "for name in composer.groups.choices('model'):\n"
+        "    if name in ('custom', 'torchvision'): continue\n"
+        "    config = composer.compose({'model': name})\n"
+        "    size = config.data.image_size\n"
+        "    args = config.model.args\n"
+        "    measure_network(name, args, in_channels=3, num_classes=10, image_size=size)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnnbench.errors import UsageError
-from cnnbench.optim import OPTIMIZERS, build_optimizer, supports_found_inf
+from cnnbench.optim import OPTIMIZERS, build_optimizer, supports_found_inf, update
 from cnnbench.optim.muon import orthogonalize
 
 FUSED = ["sgd", "sgd_nesterov", "adam", "adamw"]
@@ -103,6 +103,32 @@ def test_steps_equal_torchs_own_unfused_optimizer(name: str) -> None:
     assert not torch.equal(weights(ours), weights(small_network()))
     tolerance = TOLERANCE.get(name, {"rtol": 1e-5, "atol": 1e-6})
     torch.testing.assert_close(weights(ours), weights(theirs), **tolerance)
+
+
+@pytest.mark.parametrize("lacks_gradient", [False, True])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "sgd without momentum"])
+def test_the_short_way_to_the_kernel_updates_bit_for_bit(name: str, lacks_gradient: bool) -> None:
+    name, _, rest = name.partition(" ")
+    args = {"momentum": 0.0} if rest else {}
+    ours, theirs = small_network(), small_network()
+    optimizers = [
+        build(name, model, args=args, decay_norms_and_biases=False) for model in (ours, theirs)
+    ]
+    for step in range(4):
+        draws = torch.Generator().manual_seed(step)
+        images = torch.randn(8, 2, 6, 6, generator=draws)
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            if lacks_gradient:
+                model[1].bias.grad = None
+        update(optimizers[0])
+        optimizers[1].step()
+    assert torch.equal(weights(ours), weights(theirs))
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -92,11 +93,57 @@ def test_a_signal_saves_the_state(
     check_goes_on(forks, run, whole[0])
 
 
+def test_a_terminal_that_hangs_up_saves_the_state_but_not_under_nohup(
+    forks: Forks, whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    preamble = signal_at("cnnbench.engine.loop:_update", 3, signal.SIGHUP)
+    answer = forks.run("train", *tiny(tmp_path / "shell", *SETTINGS), preamble=preamble)
+    assert answer["code"] == 129, answer["err"]
+    run = found(tmp_path / "shell")
+    assert "hung up after epoch 0, step 3; the state is saved" in answer["err"]
+    check_goes_on(forks, run, whole[0])
+    nohup = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{preamble}"
+    answer = forks.run("train", *tiny(tmp_path / "nohup", *SETTINGS), preamble=nohup)
+    assert answer["code"] == 0, answer["err"]
+    assert differences(whole[0], found(tmp_path / "nohup")) == []
+
+
+STOP_A_WHILE = """
+import os, signal, subprocess
+from cnnbench.engine import loop
+
+update, calls = loop._update, []
+
+def stop_a_while(*args):
+    calls.append(None)
+    if len(calls) == 3:
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {{os.getpid()}}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return update(*args)
+
+loop._update = stop_a_while
+"""
+
+
+def test_the_time_of_a_stopped_process_is_in_no_ones_seconds(
+    forks: Forks, whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    preamble = STOP_A_WHILE.format(seconds=4)
+    answer = forks.run("train", *tiny(tmp_path, *SETTINGS), preamble=preamble)
+    assert answer["code"] == 0, answer["err"]
+    assert answer["seconds"] > 4
+    run = found(tmp_path)
+    assert differences(whole[0], run) == []
+    assert info(run)["results"]["train_seconds"] < 3
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert max(line.get("perf/epoch_seconds", 0) for line in lines) < 3
+
+
 def test_a_signal_ends_an_evaluation_of_a_run(
     forks: Forks, whole: tuple[Path, float], tmp_path: Path
 ) -> None:
     before = (whole[0] / "run.json").read_bytes()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         preamble = signal_at("cnnbench.data.splits:Splits.prepare", 1, signum)
         answer = forks.run("evaluate", str(whole[0]), preamble=preamble)
         assert answer["code"] == 128 + signum

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded_runs import write_run
 from tiny import info, started, tiny, train
 
 from cnnbench.errors import CheckpointError, DiskError, UsageError
@@ -169,3 +170,39 @@ def test_keys_that_came_later_are_as_the_run_was_without_them(tmp_path: Path) ->
     config = open_run(run).config
     assert config.model.args["norm"] == "none"
     assert not config.device.compile
+
+
+def test_latest_and_a_piece_of_a_path_stand_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="latest: not a run"):
+        open_run("latest")
+    root = tmp_path / "outputs"
+    old, new, other = (
+        write_run(root, model=model, seed=seed)
+        for model, seed in [("lenet", 1), ("mlp", 30), ("lenet", 2)]
+    )
+    foreign = root / "x" / "y" / "z"
+    foreign.mkdir(parents=True)
+    (foreign / "run.json").write_text("{}")
+    # The latest began last, whatever its path.
+    assert open_run("latest").path == new
+    assert [
+        open_run(name).path for name in ("mlp", "ts/fashion_mnist/mlp/r", "lenet/run-0001")
+    ] == [
+        new,
+        new,
+        other,
+    ]
+    with pytest.raises(
+        UsageError, match="lenet: is a piece of the paths of 2 runs, such as"
+    ) as told:
+        open_run("lenet")
+    assert str(old.relative_to(tmp_path)) in str(told.value)
+    with pytest.raises(UsageError, match="vgg: not a run: there is no such directory"):
+        open_run("vgg")
+    # What is there is taken as it is.
+    (tmp_path / "mlp").mkdir()
+    with pytest.raises(UsageError, match="mlp: not a run: holds no"):
+        open_run("mlp")

@@ -151,7 +151,9 @@ def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_stops_the_sweep_and_saves_the_job(signum: int, code: int, tmp_path: Path) -> None:
     process, runs = sweeping(tmp_path, "num_epochs=100000,1")
     wait_for(runs[0] / "metrics.jsonl", process)

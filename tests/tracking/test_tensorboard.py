@@ -180,7 +180,8 @@ def test_graph_shows_the_layers_and_disturbs_nothing(tmp_path: Path) -> None:
     modes = [part.training for part in module.modules()]
     random_state = torch.get_rng_state()
     writer = TensorBoard(tmp_path, warn=fail)
-    writer.graph(module, torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)))
+    images = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    writer.graph(module, images, 3)
     writer.close()
     assert [part.training for part in module.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -205,7 +206,7 @@ def test_a_graph_that_fails_is_a_warning(
     messages: list[str] = []
     writer = TensorBoard(tmp_path, warn=messages.append)
     random_state = torch.get_rng_state()
-    writer.graph(Untraceable(), torch.zeros(1))
+    writer.graph(Untraceable(), torch.zeros(1), 0)
     writer.scalars({"a": 1.0}, 1)
     writer.close()
     assert messages == ["TensorBoard shows no graph of this network: no such luck"]

@@ -33,7 +33,7 @@ def test_each_tracker_gets_everything() -> None:
     module = nn.Identity()
     trackers.scalars({"train/loss": 1.5, "epoch": 1}, 7)
     trackers.images("train/plain", PICTURE, 8)
-    trackers.graph(module, PICTURE)
+    trackers.graph(module, PICTURE, 0)
     trackers.flush()
     trackers.close()
     for sink in sinks:
@@ -59,7 +59,7 @@ def test_the_file_and_tensorboard_hold_the_same_numbers(tmp_path: Path) -> None:
     values: Mapping[str, float] = {"epoch": 1, "train/loss": 0.5, "val/accuracy": 0.25}
     log.scalars(values, 3)
     log.images("train/plain", PICTURE, 3)
-    log.graph(nn.Linear(2, 2), torch.zeros(1, 2))
+    log.graph(nn.Linear(2, 2), torch.zeros(1, 2), 0)
     log.close()
     found = EventAccumulator(str(tmp_path))
     found.Reload()

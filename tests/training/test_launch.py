@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY, info, tiny, train
+from tiny import TINY, differences, info, tiny, train
 
 import cnnbench
 from cnnbench.errors import DataError, UsageError
@@ -113,3 +114,24 @@ def test_mixed_images_are_said_to_count_before_training(
     assert capsys.readouterr().out.count(words) == 1
     train(tmp_path, "augment=crop", "num_epochs=1")
     assert words not in capsys.readouterr().out
+
+
+NETWORK_WITH_DROPOUT = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, in_channels, num_classes):
+        pixels = in_channels * 16 * 16
+        super().__init__(nn.Flatten(), nn.Dropout(0.5), nn.Linear(pixels, num_classes))
+"""
+
+
+def test_threads_train_one_after_another_as_they_do_alone(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(NETWORK_WITH_DROPOUT)
+    custom = ("model=custom", f"model.path={file}:Net", "num_epochs=8")
+    settings = [[*custom, f"seed={seed}"] for seed in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda more: train(tmp_path / "together", *more), settings))
+    for run, more in zip(together, settings, strict=True):
+        assert differences(train(tmp_path / "alone", *more), run) == []

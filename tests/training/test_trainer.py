@@ -90,6 +90,7 @@ def test_metrics_have_their_words_and_places(run: Path) -> None:
 
 def test_tensorboard_shows_the_same_numbers_the_images_and_the_graph(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     board = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0}).Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -101,6 +102,10 @@ def test_tensorboard_shows_the_same_numbers_the_images_and_the_graph(run: Path) 
         assert points == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
     assert board.Tags()["graph"]
     assert len(board.Graph().node) > 5
+    # Traced once the first epoch is over: nobody waits for it to see training begin.
+    [file] = run.glob("events.out.tfevents.*")
+    steps = [event.step for event in EventFileLoader(str(file)).Load() if event.graph_def]
+    assert steps == [5]
     plain, augmented = (board.Images(f"train/{name}")[0] for name in ("images", "augmented"))
     assert (plain.width, plain.height) == (augmented.width, augmented.height)
     assert plain.width > 16
@@ -325,7 +330,9 @@ def test_a_finished_run_says_so(
     assert cli(["train", f"resume={copy}"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{copy}\n"
-    assert err == f"cnnbench: this run is finished: {copy}\n"
+    [line] = err.splitlines()
+    assert line.startswith(f"cnnbench: this run is finished: {copy}; ")
+    assert f"cnnbench train --config {copy}/config.yaml num_epochs=4" in line
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.files import expand_path, read_regular
+from cnnbench.files import read_regular
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Source, finite_number
-from cnnbench.runs.directory import RunDir, find_runs
+from cnnbench.runs.directory import RunDir, find_runs, path_of
 from cnnbench.runs.provenance import changes
 from cnnbench.runs.record import RunRecord
 
@@ -104,7 +104,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]
 
 
 def _runs_at(path: str | Path) -> Iterator[RunDir]:
-    root = expand_path(str(path))
+    root = path_of(path)
     first = None
     for first in find_runs(root):
         yield first
