@@ -315,6 +315,7 @@ def summary(
         ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
         ``receptive_field`` (pixels, the largest; None where there is none), ``input_bytes``,
         ``activation_bytes`` (what training keeps for the backward pass), ``param_bytes``,
+        ``linear_share`` (the fraction of the parameters in linear layers),
         ``layers`` (``name``, ``kind``, ``output_shape``, ``num_params``, ``macs``,
         ``receptive_field``, ``stride``, ``macs_share`` and ``params_share``, fractions of the
         totals) and ``warnings``, sentences. With ``against`` ``networks`` (two labels),

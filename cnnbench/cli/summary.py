@@ -132,7 +132,8 @@ def _totals(found: Mapping[str, Any]) -> str:
     megabytes = {name: found[f"{name}_bytes"] / 1e6 for name in ("input", "activation", "param")}
     return (
         f"parameters {found['num_params']:,} (trainable {found['num_trainable']:,}, "
-        f"frozen {found['num_frozen']:,}), MACs {found['macs']:,}, "
+        f"frozen {found['num_frozen']:,}; {_percent(found['linear_share'])} in linear layers), "
+        f"MACs {found['macs']:,}, "
         f"receptive field {found['receptive_field'] or 'none'}\n\n"
         f"MB for one image: input {megabytes['input']:.3f}, "
         f"activations {megabytes['activation']:.3f}, parameters {megabytes['param']:.3f}\n"

@@ -25,7 +25,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
-from cnnbench.training import display, estimates
+from cnnbench.training import display, estimates, first_batch
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.network import build_model, load_initial_weights
@@ -149,7 +149,7 @@ class Training:
         """Say what is about to happen, and show TensorBoard the network and its images."""
         disk, memory = estimates.expected_bytes(self.setup)
         shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
-        for message in shortages:
+        for message in (*first_batch.findings(self.setup), *shortages):
             warn(message)
         seconds = estimates.expected_epoch_seconds(self.setup)
         self.screen.print(
