@@ -89,9 +89,12 @@ def check_all(configs: Sequence[RunConfig]) -> list[Plan]:
     """
     plans = [check(config) for config in configs]
     # The jobs of a sweep mostly begin with the same weights, which take long to read.
-    beginnings = {(repr(plan.config.model), repr(plan.network)): plan for plan in plans}
+    beginnings = {
+        (repr(plan.config.model), repr(plan.network), plan.facts.class_names): plan
+        for plan in plans
+    }
     for plan in beginnings.values():
-        check_initial_weights(plan.config, plan.network)
+        check_initial_weights(plan.config, plan.network, plan.facts.class_names)
     return plans
 
 

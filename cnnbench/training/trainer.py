@@ -103,8 +103,10 @@ class Training:
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
-        if not run.has_checkpoints and (note := load_initial_weights(model, config, self.network)):
-            self.screen.print(note)
+        if not run.has_checkpoints:
+            names = self.data.class_names
+            if note := load_initial_weights(model, config, self.network, names):
+                self.screen.print(note)
         self.setup = set_up(self.plan, self.data, model)
         progress = restore(self.checkpoints, self.state)
         if progress is not None:
