@@ -297,11 +297,12 @@ def predict(
 
 
 def summary(
-    network: nn.Module | str | Path | Sequence[str],
+    network: nn.Module | str | Path | Sequence[str] = (),
     input_shape: Sequence[int] | None = None,
     *,
     depth: int | None = None,
     against: str | None = None,
+    blocks: Sequence[str] = (),
     model_path: str | None = None,
     config_dir: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -312,6 +313,7 @@ def summary(
         input_shape: (C, H, W) without the batch dimension, for a module and only for one.
         depth: fold layers into the modules that many levels down, at least 1.
         against: a second network beside it: a network's name, a run, or settings in one text.
+        blocks: in place of a network, single blocks, such as ``bottleneck 256 32``.
         model_path: ``FILE:CLASS`` of a network of your own, for its run.
         config_dir: a directory with groups of your own.
 
@@ -319,10 +321,11 @@ def summary(
         ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
         ``receptive_field`` (pixels, the largest; None where there is none), ``input_bytes``,
         ``activation_bytes`` (what training keeps for the backward pass), ``param_bytes``,
-        ``layers`` (``name``, ``kind``, ``output_shape``, ``num_params``, ``macs``,
-        ``receptive_field``, ``stride``, ``macs_share`` and ``params_share``, fractions of the
-        totals) and ``warnings``, sentences. With ``against`` ``networks`` (two labels),
-        ``totals`` (``total``, ``first``, ``second``, ``difference``, ``ratio``) and ``summaries``.
+        ``linear_share`` (of the parameters), ``layers`` (``name``, ``kind``, ``output_shape``,
+        ``num_params``, ``macs``, ``receptive_field``, ``stride``, ``macs_share``, ``params_share``)
+        and ``warnings``, sentences. With ``against`` ``networks`` (two labels), ``totals``
+        (``total``, ``first``, ``second``, ``difference``, ``ratio``) and ``summaries``. With
+        ``blocks`` only ``blocks``: of each the costs, and their ratios to the first one's.
 
     Raises:
         UsageError: ``depth`` is below 1, the network does not take such an image, a setting is
@@ -340,6 +343,8 @@ def summary(
     from cnnbench.config.compose import Composer
     from cnnbench.geometry.summary import summarize
 
+    if blocks:
+        return subjects.side_by_side_blocks(blocks)
     composer = Composer(config_dir)
     if isinstance(network, (str, Path, Sequence)):
         if input_shape is not None:

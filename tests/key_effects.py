@@ -200,7 +200,7 @@ def published(config: RunConfig, folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         publish(patch, folder, torchvision.models.resnet18().state_dict())
         model = build_model(config, network)
-        load_initial_weights(model, config, network)
+        load_initial_weights(model, config, network, ())
     return model.state_dict()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from cnnbench.analysis.blocks import compare_blocks
 from cnnbench.config.command import over, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.settings import Setting
@@ -92,6 +93,11 @@ def side_by_side(first: Subject, second: Subject, depth: int | None) -> dict[str
         "totals": compare_summaries(*summaries),
         "summaries": summaries,
     }
+
+
+def side_by_side_blocks(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what blocks cost and see; ``compare_blocks`` says what they may be."""
+    return {"blocks": compare_blocks(texts)}
 
 
 def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ Examples:
   cnnbench summary model=googlenet data=cifar10 --depth 2
   cnnbench summary model=alexnet --against 'model=vgg11 data.image_size=224'
   cnnbench summary outputs/digits/lenet/RUN --params 'conv*'
+  cnnbench summary --block 'conv 256 256 3' --block 'bottleneck 256 32'
 """
 _COLUMNS = (
     "name",
@@ -34,6 +35,15 @@ _COLUMNS = (
     "stride",
 )
 _PARAM_COLUMNS = ("name", "shape", "count", "trainable", "mean", "std", "min", "max")
+_BLOCK_COLUMNS = (
+    "block",
+    "num_params",
+    "params_ratio",
+    "macs",
+    "macs_ratio",
+    "receptive_field",
+    "output_shape",
+)
 _SHORT = ("name", "output_shape", "num_params", "macs", "receptive_field")
 
 
@@ -49,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         metavar="OTHER",
         help="a second network beside it: a name, a run, or quoted settings",
+    )
+    parser.add_argument(
+        "--block",
+        action="append",
+        default=[],
+        metavar="BLOCK",
+        help="single blocks side by side, such as 'separable 4 8 3 bias=false'",
     )
     parser.add_argument(
         "--params",
@@ -67,6 +84,8 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    if args.block:
+        return _show_blocks(args)
     run = named_run(args.settings)
     if args.params is not None:
         if run is None:
@@ -97,6 +116,25 @@ def main(args: argparse.Namespace) -> int:
         print(_shown(label, found, args.format), end="")
     else:
         print(_side_by_side(found, args.format), end="")
+    return 0
+
+
+def _show_blocks(args: argparse.Namespace) -> int:
+    others = (args.settings, args.depth, args.against, args.params, args.model_path, args.cfg)
+    if any(others):
+        raise UsageError("--block: looks at blocks alone; leave settings and other flags out")
+    found = api.summary(blocks=args.block)
+    if args.format == "json":
+        print(render_json(found), end="")
+        return 0
+    rows = found["blocks"]
+    for row in rows:
+        for key in ("input_shape", "output_shape"):
+            row[key] = shape_text(row[key], "x")
+        if args.format != "csv":
+            row |= {key: f"{row[key]:,}" for key in ("num_params", "macs")}
+            row |= {key: f"{row[key]:.4f}" for key in ("params_ratio", "macs_ratio")}
+    print(render_table(rows, _BLOCK_COLUMNS, args.format, _BLOCK_COLUMNS[1:6]), end="")
     return 0
 
 
@@ -133,7 +171,8 @@ def _totals(found: Mapping[str, Any]) -> str:
     return (
         f"parameters {found['num_params']:,} (trainable {found['num_trainable']:,}, "
         f"frozen {found['num_frozen']:,}), MACs {found['macs']:,}, "
-        f"receptive field {found['receptive_field'] or 'none'}\n\n"
+        f"receptive field {found['receptive_field'] or 'none'}\n"
+        f"{_percent(found['linear_share'])} of the parameters are in linear layers\n\n"
         f"MB for one image: input {megabytes['input']:.3f}, "
         f"activations {megabytes['activation']:.3f}, parameters {megabytes['param']:.3f}\n"
     )

@@ -94,7 +94,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,
     ("model", "aux"): bool,
-    ("model", "aux_weight"): Annotated[float, Range(ge=0), Before(0.3, "googlenet")],
+    ("model", "aux_weight"): Annotated[float, Range(ge=0), Before(0.3, "custom|googlenet")],
     ("model", "conv_channels"): tuple[Count, ...],
     ("model", "dilation"): Annotated[Count, Before(1, "basic_cnn")],
     ("model", "dropout"): Probability,

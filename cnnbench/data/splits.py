@@ -243,6 +243,11 @@ class Splits:
         """Return the first so many training images and their targets, as a raw batch."""
         return self.parts["train"][torch.arange(min(count, self.num_train))]
 
+    def spread_images(self, count: int) -> Batch:
+        """Return training images from all over the split, which may be ordered by class."""
+        rows = torch.linspace(0, self.num_train - 1, min(count, self.num_train)).long()
+        return self.parts["train"][rows]
+
     def sample_grids(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return a grid of the first training images, and of the same images augmented.
 

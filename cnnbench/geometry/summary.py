@@ -30,6 +30,7 @@ TOTALS = (
     "input_bytes",
     "activation_bytes",
     "param_bytes",
+    "linear_share",
 )
 
 
@@ -51,7 +52,7 @@ def summarize(
             f"{type(module).__name__} does not take an image of {shape_text(shape)}: "
             f"{reason_of(error)}"
         ) from None
-    totals = asdict(geometry)
+    totals = {**asdict(geometry), "linear_share": geometry.linear_share}
     fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]
     totals["receptive_field"] = max(fields, default=None)
     layers = [_row(layer, geometry) for layer in geometry.layers]

@@ -106,6 +106,12 @@ class Geometry:
     module_shapes: Mapping[str, tuple[int, ...]]
     pools: tuple[Pool, ...]
 
+    @property
+    def linear_share(self) -> float:
+        """The fraction of the parameters that linear layers hold; 0 without parameters."""
+        held = sum(layer.num_params for layer in self.layers if layer.kind.endswith("Linear"))
+        return held / self.num_params if self.num_params else 0.0
+
 
 def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
     """Measure a module in evaluation mode.

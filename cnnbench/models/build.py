@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from cnnbench.errors import UsageError
-from cnnbench.geometry.trace import analyze
+from cnnbench.geometry.trace import Geometry, analyze
 from cnnbench.models import create_model, is_plugin
 from cnnbench.models.custom import code_sha256, load_custom
+from cnnbench.models.foreign import AUX_WEIGHT, images_that_fit, try_step
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Network:
         activation_bytes: what training keeps of one image for the backward pass, in float32.
         receptive_field: the largest of its layers, in pixels of a side; None where it has none.
         file_sha256: of the file of a custom network.
+        takes_channels_last: whether it trains on images that lie in memory channels last; all
+            networks of ours do.
+        linear_share: the fraction of the parameters that linear layers hold.
+        notes: what the user should know of how it is built and trained.
     """
 
     name: str
@@ -44,6 +49,9 @@ class Network:
     activation_bytes: int
     receptive_field: int | None
     file_sha256: str | None = None
+    takes_channels_last: bool = True
+    linear_share: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -56,7 +64,7 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for a checkpoint or ``run.json``."""
-        return {**vars(self), "args": _plain(self.args)}
+        return {**vars(self), "args": _plain(self.args), "notes": list(self.notes)}
 
 
 def _plain(value: Any) -> Any:
@@ -103,29 +111,25 @@ def _measure(
 ) -> Network:
     """Measure one network; a sweep asks for the same one again and again."""
     args = arguments_of(json.loads(args_json))
-    module = build_meta(
-        name, args, in_channels=in_channels, num_classes=num_classes, image_size=image_size
-    )
+    sizes = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
     shape = (in_channels, image_size, image_size)
-    try:
+    module = build_meta(name, args, **sizes)
+    takes_channels_last, notes = True, tuple[str, ...]()
+    if is_foreign(name):
+        geometry, takes_channels_last, notes = _try_foreign(module, name, args, sizes)
+    else:
         geometry = analyze(module, shape)
-    except Exception as error:
-        if not _is_foreign(name):
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"model={name}: fails on an image of shape {shape}: {reason}") from error
     logits_shape = geometry.module_shapes[""]
     if logits_shape != (num_classes,):
+        lost = "; x.squeeze() takes a batch of one image away, x.flatten(1) does not"
         raise UsageError(
             f"model={name}: gives {logits_shape} for one image, expected ({num_classes},): one "
-            "logit for each class"
+            f"logit for each class{'' if logits_shape else lost}"
         )
     return Network(
         name=name,
         args=args,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        image_size=image_size,
+        **sizes,
         num_params=geometry.num_params,
         macs=geometry.macs,
         activation_bytes=geometry.activation_bytes,
@@ -134,10 +138,65 @@ def _measure(
             default=None,
         ),
         file_sha256=file_sha256,
+        takes_channels_last=takes_channels_last,
+        linear_share=geometry.linear_share,
+        notes=notes,
     )
 
 
-def _is_foreign(name: str) -> bool:
+def _try_foreign(
+    module: nn.Module, name: str, args: Mapping[str, Any], sizes: Mapping[str, int]
+) -> tuple[Geometry, bool, tuple[str, ...]]:
+    """Measure a network that was not written here, and let it train on two images.
+
+    Returns:
+        What it costs, whether it trains channels last, and what to tell the user.
+    """
+    shape = (sizes["in_channels"], sizes["image_size"], sizes["image_size"])
+    label = f"model={name}"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            takes_channels_last, has_aux = try_step(module, shape, sizes["num_classes"])
+    except UsageError as error:
+        hint = _how_to_take("num_classes", name, args) if "logit for each" in str(error) else ""
+        raise UsageError(f"{label}: {error}{hint}") from error
+    except Exception as error:  # whatever the user's own network raises
+        with torch.random.fork_rng(devices=[]):
+            fits = images_that_fit(create(name, args, sizes), shape)
+        reason = f"{type(error).__name__}: {error}"
+        hint = fits + _how_to_take("in_channels", name, args) if fits else ""
+        raise UsageError(f"{label}: fails on images of shape {shape}: {reason}{hint}") from error
+    try:
+        geometry = analyze(module, shape)
+    except Exception as error:  # whatever its forward raises
+        raise UsageError(
+            f"{label}: cannot be measured, which takes one image without its values: "
+            f"{type(error).__name__}: {error}; forward must not ask for the values of tensors, as "
+            ".item(), .numpy() or an if on a tensor do"
+        ) from error
+    if args.get("aux_weight", AUX_WEIGHT) != AUX_WEIGHT and not has_aux:
+        raise UsageError(
+            f"model.aux_weight={args['aux_weight']:g}: has no effect: forward returns the logits "
+            "alone, without those of auxiliary heads"
+        )
+    notes = [load_custom(args["path"]).note] if name == "custom" else []
+    if not takes_channels_last:
+        notes.append(
+            f"{label}: images are laid out channels first, because forward takes them apart in "
+            "memory order; x.flatten(1) or x.reshape(...) in place of x.view(...) trains faster"
+        )
+    return geometry, takes_channels_last, tuple(filter(None, notes))
+
+
+def _how_to_take(key: str, name: str, args: Mapping[str, Any]) -> str:
+    """Return the end of a sentence where a custom network is made for one number of something."""
+    if name != "custom" or key not in load_custom(args["path"]).lacking:
+        return ""
+    return f". To fit any data, write it with {key} as an argument of its constructor"
+
+
+def is_foreign(name: str) -> bool:
+    """Tell whether a network was not written here, so that anything may be in it."""
     return name == "custom" or is_plugin(name)
 
 
@@ -157,7 +216,7 @@ def build_meta(
         UsageError: as its constructor does.
     """
     sizes = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
-    if _is_foreign(name):
+    if is_foreign(name):
         # A foreign constructor may compute with values, which meta tensors do not have.
         with torch.random.fork_rng(devices=[]):
             return create(name, args, sizes)
@@ -168,5 +227,6 @@ def build_meta(
 def create(name: str, args: Mapping[str, Any], sizes: Mapping[str, int]) -> nn.Module:
     """Build a network with PyTorch's initial weights; for ``custom``, its file is run."""
     if name == "custom":
-        return load_custom(args["path"]).constructor(**sizes, args=args["args"])
+        constructor = load_custom(args["path"]).constructor
+        return constructor(**sizes, args=args["args"], aux_weight=args.get("aux_weight"))
     return create_model(name, **sizes, args=args)

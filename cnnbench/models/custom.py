@@ -1,4 +1,4 @@
-"""A network of the user's own, from a file or another package.
+"""A network of the user's own, from a file or another package: a class, a module or a function.
 
 Whatever is called here runs someone's code, so a name or path may only come from the person at the
 keyboard: a settings argument or a flag, never a checkpoint or a recorded config.
@@ -6,6 +6,7 @@ keyboard: a settings argument or a flag, never a checkpoint or a recorded config
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import inspect
@@ -22,6 +23,8 @@ from torch import nn
 from cnnbench.config.schema import read_arguments
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path, file_sha256, read_regular
+from cnnbench.models.foreign import with_first_output
+from cnnbench.models.import_time import check_import
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
 _EXAMPLE = "model.path=./mynet.py:MyNet"
@@ -29,15 +32,20 @@ _EXAMPLE = "model.path=./mynet.py:MyNet"
 
 @dataclass(frozen=True)
 class CustomNetwork:
-    """A class in a file.
+    """What a file has under a name.
 
     Attributes:
-        constructor: takes `in_channels`, `num_classes`, `image_size` and `args`.
+        constructor: takes `in_channels`, `num_classes`, `image_size`, `args` and `aux_weight`.
         sha256: of the file.
+        note: what the user should know of how it is built; empty where there is nothing.
+        lacking: those of `in_channels` and `num_classes` that it does not ask for, so that it is
+            made for one number of them.
     """
 
     constructor: Callable[..., nn.Module]
     sha256: str
+    note: str = ""
+    lacking: tuple[str, ...] = ()
 
 
 def split_path(text: str) -> tuple[Path, str]:
@@ -66,13 +74,13 @@ def code_sha256(text: str) -> str:
 
 
 def load_custom(text: str) -> CustomNetwork:
-    """Run a file and return the class in it.
+    """Run a file, once in a process, and return the network in it.
 
     Args:
-        text: `FILE:CLASS`, from the person at the keyboard.
+        text: `FILE:NAME`, from the person at the keyboard.
 
     Raises:
-        UsageError: the file is missing or fails, or has no such class that is a network.
+        UsageError: the file is missing, trains or fails when it is run, or has no such network.
     """
     path, name = split_path(text)
     content = _read(path)
@@ -83,7 +91,15 @@ def load_custom(text: str) -> CustomNetwork:
     if network is None:
         classes = [key for key, value in vars(module).items() if _is_network(value)]
         raise UsageError(f"{label}: the file has no class {name}{expected_names(name, classes)}")
-    return CustomNetwork(open_constructor(network, label), digest)
+    constructor = open_constructor(network, label)
+    lacking = tuple(key for key in _FROM_DATA[:2] if key not in _parameters(network))
+    note = (
+        f"{name} is a module, not a class: each run draws its layers' weights anew from the seed, "
+        "so that what the file set them to is lost"
+    )
+    return CustomNetwork(
+        constructor, digest, note if isinstance(network, nn.Module) else "", lacking
+    )
 
 
 def open_constructor(network: Any, label: str) -> Callable[..., nn.Module]:
@@ -94,58 +110,102 @@ def open_constructor(network: Any, label: str) -> Callable[..., nn.Module]:
         label: how the user named it, for messages.
 
     Raises:
-        UsageError: it is no network class, or lacks a parameter that each network has.
+        UsageError: it is no network class, no module, and no function that may return one.
     """
-    if not _is_network(network):
-        raise UsageError(f"{label}: is no class of torch.nn.Module")
-    parameters = inspect.signature(network).parameters
-    lacking = [name for name in _FROM_DATA[:2] if name not in parameters]
-    if lacking:
+    is_factory = callable(network) and not isinstance(network, type)
+    if not (_is_network(network) or is_factory):
         raise UsageError(
-            f"{label}: its constructor lacks {' and '.join(lacking)}; expected "
-            f"def __init__(self, *, in_channels, num_classes, ...)"
+            f"{label}: is no class of torch.nn.Module; expected one, a module such as "
+            "nn.Sequential(...), or a function that returns a module"
         )
     return partial(_construct, network, label)
 
 
+def _parameters(network: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what a class or function takes; a module takes nothing any more."""
+    if isinstance(network, nn.Module):
+        return {}
+    try:
+        return inspect.signature(network).parameters
+    except ValueError:  # what is written in C may not say
+        return {}
+
+
 def _construct(
-    network: type[nn.Module],
+    network: Any,
     label: str,
     *,
     in_channels: int,
     num_classes: int,
     image_size: int,
     args: Mapping[str, Any] = MappingProxyType({}),
+    aux_weight: float | None = None,
 ) -> nn.Module:
-    """Build a network from a class that was not written here."""
-    parameters = inspect.signature(network).parameters
-    known = [name for name in parameters if name not in _FROM_DATA]
-    for name in args:
-        if name not in known:
-            raise UsageError(
-                f"{label}: unknown argument model.args.{name}{expected_names(name, known)}"
-            )
-    missing = [
-        name
-        for name in known
-        if parameters[name].default is inspect.Parameter.empty
-        and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL
-        and parameters[name].kind is not inspect.Parameter.VAR_KEYWORD
-        and name not in args
-    ]
-    if missing:
-        raise UsageError(f"{label}: give model.args.{missing[0]}=VALUE, which has no default")
+    """Build a network from code that was not written here."""
+    if isinstance(network, nn.Module):
+        if args:
+            raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
+        return with_first_output(_drawn_anew(network), aux_weight)
+    parameters = _parameters(network)
+    _check_arguments(parameters, label, args)
     args = read_arguments(network, args, f"{label}: model.args.")
-    sizes = {"in_channels": in_channels, "num_classes": num_classes}
-    if "image_size" in parameters:
-        sizes["image_size"] = image_size
+    offered = {
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "image_size": image_size,
+    }
+    sizes = {name: value for name, value in offered.items() if name in parameters}
     try:
-        return network(**sizes, **args)
+        built = network(**{**sizes, **args})
     except Exception as error:  # whatever the user's own constructor raises
         shown = ", ".join(f"{key}={value}" for key, value in {**sizes, **args}.items())
         raise UsageError(
-            f"{label}: its constructor fails with {shown}: {type(error).__name__}: {error}"
+            f"{label}: its constructor fails with {shown or 'no arguments'}: "
+            f"{type(error).__name__}: {error}"
         ) from error
+    if not isinstance(built, nn.Module):
+        raise UsageError(
+            f"{label}: returns {type(built).__name__}, expected a torch.nn.Module; write "
+            "return nn.Sequential(...), or name a class"
+        )
+    return with_first_output(built, aux_weight)
+
+
+def _check_arguments(
+    parameters: Mapping[str, inspect.Parameter], label: str, args: Mapping[str, Any]
+) -> None:
+    """Hold ``model.args`` to the names that a constructor takes."""
+    open_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = {name: p for name, p in parameters.items() if p.kind not in open_kinds}
+    takes_any = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    known = [name for name in own if name not in _FROM_DATA]
+    for name in args:
+        if name not in known and (name in own or not takes_any):
+            raise UsageError(
+                f"{label}: unknown argument model.args.{name}{expected_names(name, known)}"
+            )
+    for name in known:
+        if own[name].default is inspect.Parameter.empty and name not in args:
+            raise UsageError(f"{label}: give model.args.{name}=VALUE, which has no default")
+
+
+def _drawn_anew(network: nn.Module) -> nn.Module:
+    """Copy a module, and let each of its layers draw its weights from torch's generator.
+
+    What the file drew when it was run depends on no seed of ours.
+    """
+    try:
+        fresh = copy.deepcopy(network)
+    except RuntimeError as error:  # a tensor that an earlier forward pass left in it
+        raise UsageError(
+            f"model.path: this module cannot be copied ({error}); name a class or a function that "
+            "returns the module"
+        ) from error
+    for part in fresh.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return fresh
 
 
 def _is_network(value: Any) -> bool:
@@ -167,6 +227,7 @@ def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
+    check_import(content, path)
     # Dataclasses and pickling of loader workers look a module up by its name.
     sys.modules[name] = module
     try:

@@ -106,7 +106,7 @@ class TorchvisionModel(nn.Module):
         own = self.network.state_dict()
         first = next((name for name, tensor in own.items() if tensor.dim() == 4), None)
         if first in state and own[first].shape[1] != state[first].shape[1]:
-            state[first] = _fit_channels(state[first], own[first].shape[1])
+            state[first] = fit_channels(state[first], own[first].shape[1])
         state = {name: value for name, value in state.items() if name in own}
         state |= {name: own[name] for name in self._head_keys}
         wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
@@ -214,7 +214,7 @@ def _fit_first_conv(network: nn.Module, in_channels: int) -> None:
     setattr(network.get_submodule(parent), child, fitted)
 
 
-def _fit_channels(weight: Tensor, in_channels: int) -> Tensor:
+def fit_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Fit a convolution's weight (out, 3, h, w): grey sees the sum over colours.
 
     For other numbers of channels, each sees the mean over colours, scaled so that an image with
@@ -268,6 +268,28 @@ def _failure(arch: str, in_channels: int, image_size: int, args: Mapping[str, An
         except (RuntimeError, ValueError, AssertionError) as error:
             return str(error).splitlines()[0]
     return None
+
+
+def published_names(name: str) -> list[list[str]]:
+    """Return the names of the tensors of torchvision's networks that may be one of ours.
+
+    Args:
+        name: of our network.
+
+    Returns:
+        For each of them, plain and with batch norm, the names in their order.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)  # type: ignore[attr-defined]
+    found = []
+    for arch in (name, f"{name}_bn"):
+        # Its GoogLeNet has 3x3 convolutions where the paper and ours have 5x5.
+        if arch in known and arch != "googlenet":
+            with torch.device("meta"):
+                network = models.get_model(arch, weights=None)  # type: ignore[attr-defined]
+            found.append(list(network.state_dict()))
+    return found
 
 
 def _weights_of(arch: str, name: str) -> Any:

@@ -13,6 +13,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from cnnbench.errors import CheckpointError, reason_of
+from cnnbench.errors import CheckpointError, UsageError, reason_of
 from cnnbench.files import atomic_write, read_regular, sync_directory
 from cnnbench.runs.directory import CHECKPOINT_FILE, CHECKPOINT_NAME
 
@@ -291,17 +292,46 @@ def _check_manifest(manifest: Any) -> None:
 
 
 def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
-    """Return what ``torch.save`` wrote, as data alone: nothing in it can run.
+    """Return what one of our checkpoints holds, as data alone: nothing in it can run.
 
     Raises:
         CheckpointError: it is damaged, holds more than data, or is none of ours.
     """
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise CheckpointError(f"{source}: not a checkpoint of ours: File is not a zip file")
+    payload = _load(content, source)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"{source}: not a checkpoint this version reads")
+    return payload
+
+
+def read_foreign(content: bytes, source: Path) -> Mapping[str, Any]:
+    """Return what anyone wrote with ``torch.save`` or as ``.safetensors``, as data alone.
+
+    Raises:
+        CheckpointError: it is damaged, holds more than data, or no mapping.
+        UsageError: safetensors is not installed.
+    """
+    if source.suffix == ".safetensors":
+        return _load_safetensors(content, source)
+    payload = _load(content, source)
+    if not isinstance(payload, Mapping):
+        raise CheckpointError(f"{source}: holds {type(payload).__name__}, expected a state dict")
+    return payload
+
+
+def _load(content: bytes, source: Path) -> Any:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # torch.save compresses nothing, so that no file holds more than its own length.
-            if sum(member.file_size for member in archive.infolist()) > len(content):
-                raise CheckpointError(f"{source}: unpacks to more than any checkpoint holds")
-        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                # torch.save compresses nothing, so that no file holds more than its own length.
+                if sum(member.file_size for member in archive.infolist()) > len(content):
+                    raise CheckpointError(f"{source}: unpacks to more than any checkpoint holds")
+        with warnings.catch_warnings():
+            # Of pickles and sparse tensors that a stranger wrote; what matters ends in an error.
+            warnings.simplefilter("ignore")
+            stream = io.BytesIO(content)
+            payload = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251
     except (
         zipfile.BadZipFile,
         pickle.UnpicklingError,
@@ -313,19 +343,38 @@ def read_tensors(content: bytes, source: Path) -> dict[str, Any]:
         TypeError,
         NotImplementedError,
     ) as error:
+        code = re.search(r"(?:GLOBAL |global: )([\w.]+)", str(error))
+        if code is not None:
+            raise CheckpointError(
+                f"{source}: not a checkpoint of ours, and holds more than tensors ({code[1]}), as "
+                "a whole pickled module does: reading it could run code, so it is not read. Save "
+                "the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+            ) from None
         raise CheckpointError(f"{source}: not a checkpoint of ours: {reason_of(error)}") from None
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise CheckpointError(f"{source}: not a checkpoint this version reads")
     # A stride of zero makes a tensor of any size of one stored number.
     if _unpacked_bytes(payload) > _MAX_GROWTH * len(content):
         raise CheckpointError(f"{source}: its tensors are larger than what it stores")
     return payload
 
 
+def _load_safetensors(content: bytes, source: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError:
+        raise UsageError(
+            f"{source}: needs safetensors, which is missing: pip install 'cnnbench[safetensors]'"
+        ) from None
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: damaged: {reason_of(error)}") from None
+
+
 def _unpacked_bytes(value: Any) -> int:
     """Return what nested values take once each tensor has memory of its own."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return sum(map(_unpacked_bytes, value.values()))
     return sum(map(_unpacked_bytes, value)) if isinstance(value, (list, tuple)) else 0

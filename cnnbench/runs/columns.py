@@ -97,6 +97,7 @@ COLUMNS: dict[str, Column] = {
         Column("num_params", "fact", better="lower", axis="parameters", in_hparams=True),
         Column("macs", "fact", better="lower", axis="multiply-accumulates for one image"),
         Column("receptive_field", "fact"),
+        Column("linear_share", read=lambda source: source.network["linear_share"], digits=3),
         Column(
             "epoch_seconds",
             read=_epoch_mean("perf/epoch_seconds"),

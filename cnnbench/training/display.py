@@ -92,7 +92,7 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         f"{config.model.name} on {config.data.name}: {data.in_channels} x {size} x {size}{stem}, "
         f"{network.num_params:,} parameters, {network.macs:,} MACs\n"
         f"train {data.num_train}, val {data.num_val}, test {data.num_test} images\n"
-        + "".join(f"{note}\n" for note in data.notes)
+        + "".join(f"{note}\n" for note in (*data.notes, *network.notes))
         + f"{effective['device_name']}, {effective['precision']}, "
         f"{effective['num_threads']} threads; seed {config.seed}"
     )

@@ -23,6 +23,7 @@ from cnnbench.errors import (
     UsageError,
 )
 from cnnbench.files import expand_path
+from cnnbench.models.build import Network
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.training.data import build_augment, describe_data, read_splits
@@ -60,11 +61,29 @@ def check(config: RunConfig) -> Plan:
         facts=facts,
         network=network,
         precision=resolve_precision(config.device.precision, device, macs=network.macs),
-        channels_last=resolve_channels_last(config.device.channels_last, device),
+        channels_last=_channels_last(config, device, network),
         schedule=schedule,
     )
     check_memory(plan)
     return plan
+
+
+def _channels_last(config: RunConfig, device: torch.device, network: Network) -> bool:
+    """Return whether a run lays images and weights out channels last.
+
+    Raises:
+        UsageError: the config says so, and the network cannot.
+    """
+    setting = config.device.channels_last
+    if network.takes_channels_last:
+        return resolve_channels_last(setting, device)
+    if setting is True:
+        raise UsageError(
+            f"device.channels_last=true: model={network.name} fails on images that lie so; write "
+            "x.flatten(1) or x.reshape(...) in place of x.view(...) in its forward, or leave "
+            "device.channels_last=auto"
+        )
+    return False
 
 
 def check_all(configs: Sequence[RunConfig]) -> list[Plan]:
@@ -75,9 +94,12 @@ def check_all(configs: Sequence[RunConfig]) -> list[Plan]:
     """
     plans = [check(config) for config in configs]
     # The jobs of a sweep mostly begin with the same weights, which take long to read.
-    beginnings = {(repr(plan.config.model), repr(plan.network)): plan for plan in plans}
+    beginnings = {
+        (repr(plan.config.model), repr(plan.network), plan.facts.class_names): plan
+        for plan in plans
+    }
     for plan in beginnings.values():
-        check_initial_weights(plan.config, plan.network)
+        check_initial_weights(plan.config, plan.network, plan.facts.class_names)
     return plans
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
-from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path
 from cnnbench.models import initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.init import first_convolution
-from cnnbench.models.torchvision_models import TorchvisionModel
-from cnnbench.runs.network import read_weights
+from cnnbench.models.torchvision_models import TorchvisionModel, published_names
 from cnnbench.seeds import derive_seed
+from cnnbench.training.initial_weights import (
+    check_fit,
+    fit,
+    head_names,
+    head_note,
+    read_initial,
+)
 
 
 def describe_network(config: RunConfig, facts: Facts) -> Network:
@@ -53,10 +59,15 @@ def build_model(config: RunConfig, network: Network) -> nn.Module:
     return model
 
 
-def check_initial_weights(config: RunConfig, network: Network) -> None:
+def check_initial_weights(config: RunConfig, network: Network, class_names: Sequence[str]) -> None:
     """Find out, before a run is made, whether it can begin with the weights that it names.
 
     Published weights that are not on this machine are fetched.
+
+    Args:
+        config: checked.
+        network: as ``describe_network`` measured it.
+        class_names: of the data.
 
     Raises:
         CheckpointError: the weights are damaged or of another network.
@@ -73,19 +84,22 @@ def check_initial_weights(config: RunConfig, network: Network) -> None:
         assert isinstance(module, TorchvisionModel)
         module.pretrained_state()
     if config.model.weights is not None:
-        _read_initial_weights(config, network)
+        _initial_state(config, network, class_names)
 
 
-def load_initial_weights(model: nn.Module, config: RunConfig, network: Network) -> str | None:
+def load_initial_weights(
+    model: nn.Module, config: RunConfig, network: Network, class_names: Sequence[str]
+) -> str | None:
     """Give a new network the weights that its config names, if any.
 
     Args:
         model: as ``build_model`` returned it.
         config: checked; ``model.pretrained`` or ``model.weights`` says which weights.
         network: as ``build_model`` had it.
+        class_names: of the data; where the weights were made for others, the head stays random.
 
     Returns:
-        What is worth telling the user, in one line.
+        What is worth telling the user, a line for each thing.
 
     Raises:
         CnnbenchError: as ``check_initial_weights``.
@@ -94,43 +108,26 @@ def load_initial_weights(model: nn.Module, config: RunConfig, network: Network) 
         model.load_pretrained()
     if config.model.weights is None:
         return None
-    loaded, num_classes = _read_initial_weights(config, network)
-    random = model.state_dict()
-    head = [name for name, tensor in random.items() if loaded[name].shape != tensor.shape]
-    model.load_state_dict({**loaded, **{name: random[name] for name in head}})
-    if not head:
-        return None
-    names = ", ".join(head)
-    return f"model.weights: made for {num_classes} classes; starts from random weights: {names}"
+    state, notes = _initial_state(config, network, class_names)
+    model.load_state_dict({**model.state_dict(), **state})
+    return "\n".join(notes) or None
 
 
-def _read_initial_weights(config: RunConfig, network: Network) -> tuple[dict[str, Tensor], int]:
-    """Return the tensors that ``model.weights`` names, and the classes they were made for."""
+def _initial_state(
+    config: RunConfig, network: Network, class_names: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of ``model.weights`` that are taken over, and what to say of them."""
     assert config.model.weights is not None
     path = expand_path(config.model.weights)
-    if path.is_dir() and not (path / "checkpoints" / "manifest.json").exists():
-        raise UsageError(f"model.weights={path}: no run with checkpoints")
-    payload, _ = read_weights(path)
-    try:
-        loaded: dict[str, Tensor] = payload["model"]
-        num_classes = int(payload["network"]["num_classes"])
-        shapes = _shapes(loaded)
-        # What the same network has for the other classes tells its head from another network.
-        sizes = {**network.sizes, "num_classes": num_classes}
-        expected = _shapes(build_meta(network.name, config.model.args, **sizes).state_dict())
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint of ours: {error}") from None
-    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
-    if wrong:
-        differences = "; ".join(
-            f"{name} is {shapes.get(name, 'absent')}, here {expected.get(name, 'absent')}"
-            for name in wrong[:3]
-        )
-        raise CheckpointError(
-            f"{path}: weights of another network than model={network.name}: {differences}"
-        )
-    return loaded, num_classes
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    more = {**network.sizes, "num_classes": network.num_classes + 1}
+    expected, other = (
+        build_meta(network.name, config.model.args, **sizes).state_dict()
+        for sizes in (network.sizes, more)
+    )
+    weights = fit(read_initial(path), expected, partial(published_names, network.name))
+    head = head_names(expected, other, network.num_classes)
+    label = f"{path}: weights of another network than model={network.name}"
+    check_fit(weights, expected, head, label)
+    takes_head, note = head_note(weights, expected, head, class_names)
+    state = {n: t for n, t in weights.state.items() if takes_head or n not in head}
+    return state, [*weights.notes, *filter(None, (note,))]

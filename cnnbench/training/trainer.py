@@ -25,7 +25,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
-from cnnbench.training import display, estimates
+from cnnbench.training import display, estimates, first_batch
 from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
@@ -106,8 +106,10 @@ class Training:
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
-        if not run.has_checkpoints and (note := load_initial_weights(model, config, self.network)):
-            self.screen.print(note)
+        if not run.has_checkpoints:
+            names = self.data.class_names
+            if note := load_initial_weights(model, config, self.network, names):
+                self.screen.print(note)
         self.setup = set_up(self.plan, self.data, model)
         progress = restore(self.checkpoints, self.state)
         if progress is not None:
@@ -169,7 +171,7 @@ class Training:
         """Say what is about to happen, and show TensorBoard the first images."""
         disk, memory = estimates.expected_bytes(self.setup)
         shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
-        for message in shortages:
+        for message in (*first_batch.findings(self.setup), *shortages):
             warn(message)
         seconds = estimates.expected_epoch_seconds(self.setup)
         self.screen.print(

@@ -81,7 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "        super().__init__(nn.Flatten(), nn.Linear(image_size**2 * in_channels, width),\n"
         "                         nn.{act}(), nn.Linear(width, num_classes))\n"
     )
-    (root / "mynet.py").write_text(code.replace("{act}", "ReLU"))
+    several = "    def forward(self, x):\n        x = super().forward(x)\n        return x, x\n"
+    (root / "mynet.py").write_text(code.replace("{act}", "ReLU") + several)
     (root / "other.py").write_text(code.replace("{act}", "Tanh"))
     train(root / "earlier", "num_epochs=1", "seed=7")
     return root
@@ -115,7 +116,14 @@ def settings_for(key: str, choice: str) -> list[str]:
     """Return the settings beside which a key is observed."""
     group = key.partition(".")[0] if choice else ""
     own = [f"{group}={choice}"] if choice else []
-    settings = [*BESIDE[group], *own, *CHOSEN.get(choice, ()), *ROWS[key].beside]
+    # Another choice may have the key without those that it needs elsewhere.
+    keys = shipped(group, choice) if choice else {}
+    beside = [
+        s
+        for s in ROWS[key].beside
+        if not s.startswith(f"{group}.") or s.partition("=")[0].partition(".")[2] in keys
+    ]
+    settings = [*BESIDE[group], *own, *CHOSEN.get(choice, ()), *beside]
     if ROWS[key].observe is beginning and "width_multiplier" in shipped(group, choice):
         settings.append(NARROW)
     return [s for s in settings if key != "model.image_size" or "image_size" not in s]

@@ -81,6 +81,8 @@ class Typed(MyNet):
 
 def function(in_channels, num_classes):
     return 1
+
+number = 1
 """
 
 
@@ -209,11 +211,12 @@ def test_it_goes_on_where_its_file_is_named_again(source, tmp_path):
     ("name", "more", "message"),
     [
         ("MyNte", [], "has no class MyNte; did you mean 'MyNet'"),
-        ("Blind", [], "lacks in_channels and num_classes"),
-        ("function", [], r"is no class of torch\.nn\.Module"),
+        ("Blind", [], "fails on images .*NotImplementedError"),
+        ("function", [], r"returns int, expected a torch\.nn\.Module"),
+        ("number", [], r"is no class of torch\.nn\.Module"),
         ("Broken", [], "its constructor fails with .*RuntimeError: no luck"),
-        ("Stuck", [], "fails on an image .*no attribute 'nonsense'"),
-        ("Flat", [], r"gives \(\) for one image, expected \(3,\)"),
+        ("Stuck", [], "fails on images .*no attribute 'nonsense'"),
+        ("Flat", [], r"gives \(2,\) for 2 images, expected \(2, 3\)"),
         ("MyNet", ["model.args.widht=2"], "did you mean 'width'"),
         ("MyNet", ["model.widht=2"], r"model\.widht: unknown key"),
         ("MyNet", ["model.args={a: {b: 1}}"], r"model\.args.*expected keys with plain values"),

@@ -1,0 +1,166 @@
+"""Networks that were not written here, made to behave like ours, and tried before they train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.errors import UsageError
+
+_COMMON_SIZES = (28, 32, 64, 96, 224, 227)
+AUX_WEIGHT = 0.3  # as in GoogLeNet's paper, for heads of which nothing is said
+
+
+def with_first_output(module: nn.Module, aux_weight: float | None = None) -> nn.Module:
+    """Let a module return logits alone, and give other logits to training.
+
+    A ``forward`` may return several tensors, in a tuple, a named tuple or a dict: the first are the
+    logits, the others those of auxiliary heads, which training reads by ``forward_with_aux``. The
+    module keeps its state dict and stays an instance of its class.
+
+    Args:
+        module: in place; one that has ``forward_with_aux`` is left as it is.
+        aux_weight: how much the loss of each other output counts; by default what the module says
+            itself, or .3.
+    """
+    if hasattr(module, "forward_with_aux") or isinstance(module, torch.jit.ScriptModule):
+        return module
+    original = type(module)
+
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Tensor:
+        return _outputs(original.forward(self, *inputs, **named))[0]
+
+    def forward_with_aux(self: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        logits, *others = _outputs(original.forward(self, x))
+        for other in others:
+            if other.shape != logits.shape:
+                raise UsageError(
+                    f"forward returns tensors of shapes {tuple(logits.shape)} and "
+                    f"{tuple(other.shape)}: the first is the result, and each other one has to be "
+                    "the logits of an auxiliary head, of the same shape; return the logits alone"
+                )
+        return logits, tuple(others)
+
+    attributes = {
+        "forward": forward,
+        "forward_with_aux": forward_with_aux,
+        "__module__": original.__module__,
+        "__doc__": original.__doc__,
+    }
+    module.__class__ = type(original.__name__, (original,), attributes)
+    if aux_weight is None:
+        aux_weight = float(getattr(module, "aux_weight", AUX_WEIGHT))
+    setattr(module, "aux_weight", aux_weight)  # noqa: B010 - a module's attribute, for mypy too
+    return module
+
+
+def _outputs(output: Any) -> list[Tensor]:
+    """Return what a ``forward`` gave as tensors, heads that are switched off left out."""
+    if isinstance(output, Tensor):
+        return [output]
+    if output is None:
+        raise UsageError("forward returns None: it lacks its return; end it with return x")
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        found = [value for value in output if value is not None]
+        if found and all(isinstance(value, Tensor) for value in found):
+            return found
+    raise UsageError(
+        f"forward returns {type(output).__name__}, expected a tensor of logits, or several: those "
+        "of the network first, then those of auxiliary heads"
+    )
+
+
+def try_step(module: nn.Module, shape: tuple[int, int, int], num_classes: int) -> tuple[bool, bool]:
+    """Train a module on two random images, once for each way that they can lie in memory.
+
+    Args:
+        module: of no use afterwards: its gradients and statistics have changed.
+        shape: of one image.
+        num_classes: logits to expect.
+
+    Returns:
+        Whether it trains with images laid out channels last too, and whether it has auxiliary
+        outputs.
+
+    Raises:
+        UsageError: it gives something else than two rows of logits, or nothing learns.
+        Exception: what the module raises where images lie as torch lays them out.
+    """
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    module.train()
+    has_aux = _step(module, images, num_classes)
+    try:
+        module.to(memory_format=torch.channels_last)
+        _step(module, images.contiguous(memory_format=torch.channels_last), num_classes)
+    except RuntimeError:
+        return False, has_aux
+    return True, has_aux
+
+
+def _step(module: nn.Module, images: Tensor, num_classes: int) -> bool:
+    """Make a forward and a backward pass, and tell whether there are auxiliary outputs."""
+    others: tuple[Tensor, ...] = ()
+    with_aux = getattr(module, "forward_with_aux", None)
+    if callable(with_aux):
+        logits, others = with_aux(images)
+    else:
+        logits = module(images)
+    check_rows(logits, len(images), num_classes)
+    total = sum((other.float().sum() for other in others), logits.float().sum())
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        if not total.requires_grad:
+            raise UsageError(
+                "no parameter gets a gradient: forward cuts the logits off from the weights; look "
+                "for .data, .detach(), torch.no_grad(), .numpy() or torch.tensor(...) in it"
+            )
+        total.backward()
+    return bool(others)
+
+
+def check_rows(logits: Tensor, num_images: int, num_classes: int) -> None:
+    """Refuse what is not one row of logits for each image.
+
+    Raises:
+        UsageError: it has another shape.
+    """
+    shape = tuple(logits.shape)
+    if shape == (num_images, num_classes):
+        return
+    if len(shape) == 2 and shape[1] == num_classes:
+        rows = f"{shape[0]} row{'s' * (shape[0] != 1)}"
+        raise UsageError(
+            f"gives {rows} of logits for {num_images} images: forward folds the batch into the "
+            "features, as x.view(-1, n) does with a wrong n; write x.flatten(1), and let the next "
+            "layer take as many features as that gives"
+        )
+    raise UsageError(
+        f"gives {shape} for {num_images} images, expected ({num_images}, {num_classes}): a row for "
+        "each image, with one logit for each class"
+    )
+
+
+def images_that_fit(module: nn.Module, shape: tuple[int, int, int]) -> str:
+    """Return the end of a sentence with images that a module takes; empty where none is found.
+
+    Args:
+        module: made for one shape.
+        shape: (C, H, W) of the images that it refused.
+    """
+    channels, side, _ = shape
+    module.eval()
+    for count in dict.fromkeys((channels, 1, 3)):
+        for size in dict.fromkeys((side, *_COMMON_SIZES)):
+            try:
+                with torch.no_grad():
+                    rows = len(module(torch.zeros(2, count, size, size)))
+            except Exception:  # noqa: S112 - whatever it raises: it does not take this one
+                continue
+            if rows == 2:
+                also = f", so set data.image_size={size}" if count == channels else ""
+                return f"; it takes images of {count} x {size} x {size}{also}"
+    return ""
