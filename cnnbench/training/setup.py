@@ -177,8 +177,13 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
     config, device = plan.config, plan.device
     model = model if model is not None else build_model(config, plan.network)
     model.to(device)
-    if device.type == "cpu" and not config.device.compile:
-        use_cpu_kernels(model, plan.precision, channels_last=plan.channels_last)
+    if device.type == "cpu":
+        use_cpu_kernels(
+            model,
+            plan.precision,
+            channels_last=plan.channels_last,
+            is_compiled=config.device.compile,
+        )
     if plan.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(config, model)
