@@ -17,11 +17,13 @@ def main() -> int:
     try:
         signal.signal(signal.SIGTERM, _terminate)
         from cnnbench.notices import guard_streams
+        from cnnbench.signals import second_signal_ends
 
         guard_streams()
-        from cnnbench.cli.main import run
+        with second_signal_ends():
+            from cnnbench.cli.main import run
 
-        return run(sys.argv[1:])
+            return run(sys.argv[1:])
     except KeyboardInterrupt:
         return 130
 
