@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
 from cnnbench.data.splits import Splits, eval_batch_size
+from cnnbench.device.kernel_check import Conditions
 from cnnbench.device.precision import Precision, autocast, grad_scaler
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.engine.compile import compile_loss
@@ -23,6 +24,7 @@ from cnnbench.models.build import Network
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
 from cnnbench.seeds import derive_seed
+from cnnbench.training.kernels import right_kernels
 from cnnbench.training.network import build_model
 
 
@@ -94,6 +96,8 @@ class Setup:
         plan: that it was made by.
         data: splits, prepared on the plan's device.
         state: what training changes; at its start.
+        kernel_ways: other ways in which layers compute, as torch's kernels for them are wrong on
+            this machine, by path; mostly empty.
         compute_loss: a compiled loss, or None for the plain one.
 
     Example:
@@ -105,6 +109,7 @@ class Setup:
     plan: Plan
     data: Splits
     state: TrainState
+    kernel_ways: Mapping[str, str] = field(default_factory=dict)
     compute_loss: ComputeLoss | None = None
 
     def steps(self, num_epochs: int | None = None) -> Iterator[Step]:
@@ -166,13 +171,22 @@ class Setup:
         return seconds
 
 
-def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
-    """Bring a network to the plan's device and make its optimizer.
+def set_up(
+    plan: Plan,
+    data: Splits,
+    model: nn.Module | None = None,
+    kernel_ways: Mapping[str, str] | None = None,
+) -> Setup:
+    """Bring a network to the plan's device, check its kernels, and make its optimizer.
 
     Args:
         plan: of the config.
         data: as ``launch.read`` read it for this plan.
         model: with the weights that training begins with; by default those that the seed draws.
+        kernel_ways: those of the setup from which the run is resumed.
+
+    Raises:
+        KernelError: an operation of the network is wrong on this machine in every way.
     """
     config, device = plan.config, plan.device
     model = model if model is not None else build_model(config, plan.network)
@@ -184,6 +198,7 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
             channels_last=plan.channels_last,
             is_compiled=config.device.compile,
         )
+        kernel_ways = _right_kernels(plan, model, kernel_ways)
     if plan.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(config, model)
@@ -198,4 +213,14 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
         average=average,
         scaler=grad_scaler(device, plan.precision),
     )
-    return Setup(plan, data, state)
+    return Setup(plan, data, state, kernel_ways or {})
+
+
+def _right_kernels(
+    plan: Plan, model: nn.Module, recorded: Mapping[str, str] | None
+) -> dict[str, str]:
+    network = plan.network
+    shape = (network.in_channels, network.image_size, network.image_size)
+    is_bf16 = plan.precision.name == "bf16"
+    conditions = Conditions(torch.get_num_threads(), plan.channels_last, is_bf16)
+    return right_kernels(model, shape, conditions, recorded)

@@ -28,6 +28,7 @@ from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import display, estimates
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
+from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
 from cnnbench.training.setup import Plan, Setup, set_up
 from cnnbench.training.stop import StopRequest
@@ -105,7 +106,10 @@ class Training:
         model = build_model(config, self.network)
         if not run.has_checkpoints and (note := load_initial_weights(model, config, self.network)):
             self.screen.print(note)
-        self.setup = set_up(self.plan, self.data, model)
+        self.setup = set_up(self.plan, self.data, model, recorded_ways(self.provenance))
+        if ways := dict(self.setup.kernel_ways):
+            self.provenance = self.provenance.noting(effective={**self.effective, "kernels": ways})
+            self.write_record("running")
         progress = restore(self.checkpoints, self.state)
         if progress is not None:
             self.progress = progress
@@ -162,9 +166,7 @@ class Training:
     def _compile(self) -> None:
         seconds = self.setup.compile()
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
-        *earlier, process = self.provenance.processes
-        process = dataclasses.replace(process, compile_seconds=seconds)
-        self.provenance = dataclasses.replace(self.provenance, processes=(*earlier, process))
+        self.provenance = self.provenance.noting(compile_seconds=seconds)
         self.write_record("running")
 
     def _steps(self) -> Iterator[Step]:

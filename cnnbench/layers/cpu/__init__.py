@@ -2,8 +2,9 @@
 
 ``products`` is for convolutions in bfloat16, ``pools`` for 2x2 max pools, ``slices`` for strided
 1x1 convolutions, which torch's kernel can get wrong; ``use_cpu_kernels`` puts them into a network
-by rules over its layers alone. A layer that computes something else than torch's belongs to
-``layers``. Imports ``device``.
+by rules over its layers alone. ``ways`` are for layers whose kernel was found wrong on this
+machine. A layer that computes something else than torch's belongs to ``layers``. Imports
+``device``.
 """
 
 from __future__ import annotations

@@ -32,8 +32,17 @@ def use_slices(model: nn.Module) -> None:
             and max(module.stride) > 1
             and module.in_channels // module.groups < _block_size()
         ):
-            kind: Any = type(module)
-            module.__class__ = _sliced(kind)
+            slice_one(module)
+
+
+def slice_one(module: nn.Module) -> None:
+    """Let a strided 1x1 convolution compute from a slice; its state stays.
+
+    Args:
+        module: in place.
+    """
+    kind: Any = type(module)
+    module.__class__ = _sliced(kind)
 
 
 def _block_size() -> int:
