@@ -34,7 +34,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
 from cnnbench.training.display import log_step, open_trackers
 from cnnbench.training.launch import read
-from cnnbench.training.setup import Plan, Setup, set_up
+from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
 
 PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _WINDOWS = 5
@@ -68,7 +68,10 @@ def measure(plan: Plan, seconds: float) -> dict[str, Any]:
         UsageError: the config does not fit this machine.
     """
     config, device = plan.config, plan.device
-    setup = set_up(plan, read(plan))
+    data = read(plan)
+    if warning := precision_warning(plan):
+        warn(warning)
+    setup = set_up(plan, data)
     compile_seconds = setup.compile() if config.device.compile else None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

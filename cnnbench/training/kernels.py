@@ -61,7 +61,7 @@ def right_kernels(
     verdicts = verdicts_of([kernel for _, kernel in calls], conditions)
     ways: dict[str, str] = {}
     for name, kernel in calls:
-        verdict = verdicts[_text(kernel)]
+        verdict = verdicts[kernel_text(kernel)]
         if verdict.way == "none":
             raise KernelError(_message(kernel, verdict) + _REPORT)
         if verdict.way != "plain" and name not in recorded and ways.get(name) != verdict.way:
@@ -114,7 +114,7 @@ def verdicts_of(
     caches = cache_root()
     cache = None if caches is None else caches / "kernels" / f"{digest[:32]}.json"
     known = {} if cache is None else _read(cache)
-    wanted = {_text(kernel): kernel for kernel in found}
+    wanted = {kernel_text(kernel): kernel for kernel in found}
     new = [text for text in wanted if text not in known]
     if new:
         checked = check_kernels([wanted[text] for text in new], conditions, **options)
@@ -142,7 +142,8 @@ def _read(cache: Path) -> dict[str, Verdict]:
     return known if is_ours else {}
 
 
-def _text(kernel: dict[str, Any]) -> str:
+def kernel_text(kernel: dict[str, Any]) -> str:
+    """Return what names a kernel in the cache."""
     return json.dumps(kernel, sort_keys=True)
 
 

@@ -14,7 +14,7 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
 from cnnbench.data.splits import Splits, eval_batch_size
 from cnnbench.device.kernel_check import Conditions
-from cnnbench.device.precision import Precision, autocast, grad_scaler
+from cnnbench.device.precision import Precision, autocast, emulation_factor, grad_scaler
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.engine.compile import compile_loss
 from cnnbench.engine.loop import ComputeLoss
@@ -53,6 +53,17 @@ class Plan:
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass computes in the plan's precision."""
         return autocast(self.device, self.precision)
+
+
+def precision_warning(plan: Plan) -> str | None:
+    """Return what a user who asked for the plan's number format should know, or None.
+
+    To be called where the process is set up to compute: it measures what an emulated one costs.
+    """
+    warning = plan.precision.warning
+    if warning is None or plan.device.type != "cpu":
+        return warning
+    return f"{warning}: a convolution takes {emulation_factor():.1f} times as long"
 
 
 def schedule_of(config: RunConfig) -> Schedule:

@@ -30,7 +30,7 @@ from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
-from cnnbench.training.setup import Plan, Setup, set_up
+from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -100,7 +100,7 @@ class Training:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        warnings = (*self.data.warnings, self.plan.precision.warning)
+        warnings = (*self.data.warnings, precision_warning(self.plan))
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
