@@ -66,7 +66,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         op = func.overloadpacket
         if op.__name__ in _OPS and args[0].dim() == 4:
-            batch = 4 if max(args[0].shape[2:]) <= _SMALL_SIDE else 1
+            batch = 2 if max(args[0].shape[2:]) <= _SMALL_SIDE else 1
             plain = [_plain(arg, batch if index == 0 else None) for index, arg in enumerate(args)]
             name = self._running[-1] if self._running else ""
             self.calls.append((name, {"op": op.__name__, "args": plain}))
