@@ -22,7 +22,7 @@ PROGRAM = Path(__file__).with_name("kernel_trial.py")
 # Until a process that starts has imported torch from a slow disk, and until a kernel has answered,
 # beside what its products take on a slow machine: who is merely slow does not hang.
 _START_SECONDS = 120.0
-_TRIAL_SECONDS = 15.0
+_TRIAL_SECONDS = 60.0
 _SLOWEST_PRODUCTS = 1e7  # per second; emulated bfloat16 makes 1e8 and more
 # What a user can set to keep torch from instructions that the processor has.
 _VARIABLES = (
