@@ -20,11 +20,13 @@ def main() -> int:
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(signal.SIGHUP, _terminate)
         from cnnbench.notices import guard_streams
+        from cnnbench.signals import second_signal_ends
 
         guard_streams()
-        from cnnbench.cli.main import run
+        with second_signal_ends():
+            from cnnbench.cli.main import run
 
-        return run(sys.argv[1:])
+            return run(sys.argv[1:])
     except KeyboardInterrupt:
         return 130
 

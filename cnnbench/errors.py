@@ -29,6 +29,12 @@ class DataError(CnnbenchError):
     exit_code = 66
 
 
+class KernelError(CnnbenchError):
+    """torch computes an operation wrongly on this machine, and no other way is right."""
+
+    exit_code = 70
+
+
 class DiskError(CnnbenchError):
     """A file could not be written."""
 

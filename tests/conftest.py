@@ -10,6 +10,8 @@ import pytest
 
 # Before torch is imported. Tests run side by side, and the subprocesses they start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each network would be checked in a process of its own; tests/device does so.
+os.environ.setdefault("CNNBENCH_KERNEL_CHECK", "0")
 
 # A suite started in the background is born deaf to Ctrl-C, and so would be what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

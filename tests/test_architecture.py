@@ -19,7 +19,7 @@ PACKAGE = ROOT / "cnnbench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the lowest to the highest. A file imports from lower floors and from its own room.
 FLOORS = (
-    ("errors", "notices", "seeds", "metrics", "version"),
+    ("errors", "notices", "seeds", "signals", "metrics", "version"),
     ("files", "registry", "device", "geometry"),
     ("config", "data", "layers", "optim", "tracking", "rendering"),
     ("models", "engine"),
@@ -65,6 +65,7 @@ WITHOUT_TORCH = (
     "cnnbench.runs.record",
     "cnnbench.config.schema",
     "cnnbench.seeds",
+    "cnnbench.signals",
     "cnnbench.config.settings",
     "cnnbench.training.stop",
     "cnnbench.sweeps.jobs",

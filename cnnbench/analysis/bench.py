@@ -6,12 +6,13 @@ that is gone afterwards.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
 from cnnbench.training.display import log_step, open_trackers
 from cnnbench.training.launch import read
-from cnnbench.training.setup import Plan, Setup, set_up
+from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
 
 PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _WINDOWS = 5
@@ -67,7 +68,10 @@ def measure(plan: Plan, seconds: float) -> dict[str, Any]:
         UsageError: the config does not fit this machine.
     """
     config, device = plan.config, plan.device
-    setup = set_up(plan, read(plan))
+    data = read(plan)
+    if warning := precision_warning(plan):
+        warn(warning)
+    setup = set_up(plan, data)
     compile_seconds = setup.compile() if config.device.compile else None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -257,12 +261,26 @@ def flops_per_image(setup: Setup) -> float:
     """Return the floating-point operations of forward and backward pass, by torch's counter."""
     images, targets = setup.data.prepare(*setup.data.first_images(_FLOP_IMAGES))
     model = setup.state.model
-    with undisturbed(model), FlopCounterMode(display=False) as counter:
+    counted = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    with undisturbed(model), FlopCounterMode(display=False, custom_mapping=counted) as counter:
         model.train()
         with setup.plan.autocast():
             loss, _logits = training_loss(model, images, targets)
         loss.backward()
     return float(counter.get_total_flops()) / len(images)
+
+
+def _convolution_backward_flops(
+    grad: Sequence[int], images: Sequence[int], weight: Sequence[int], *args: Any, **_: Any
+) -> int:
+    """Return the operations of a convolution's gradients from shapes.
+
+    Each gradient that is wanted multiplies as often as the forward pass: each kernel once for each
+    output pixel. torch's own formula counts grouped convolutions as if they were not.
+    """
+    is_transposed, wanted = args[4], args[7]
+    pixels = (images if is_transposed else grad)[2:]
+    return 2 * int(sum(wanted[:2])) * grad[0] * math.prod(pixels) * math.prod(weight)
 
 
 def peak_flops_per_second(device: torch.device, precision: Precision, seconds: float) -> float:

@@ -28,6 +28,7 @@ VERBS = {
     "export": "a run as ONNX or torch.export program, checked before it is kept",
     "data": "prepare, verify, find or show a data set",
     "runs": "list, prune or remove run directories",
+    "doctor": "this machine as cnnbench sees it: the bug report; --kernels checks",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",
 }
 # Flags whose value may stand before the verb.

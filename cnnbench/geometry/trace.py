@@ -127,7 +127,7 @@ def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
     num_trainable = sum(p.numel() for p in params if p.requires_grad)
     dtype = next((p.dtype for p in params if p.is_floating_point()), torch.float32)
     with torch.inference_mode(False), torch.device("meta"):
-        trace = _Trace(_meta_copy(module).eval(), num_params)
+        trace = _Trace(meta_copy(module).eval(), num_params)
         image = torch.empty((1, *input_shape), dtype=dtype)
         trace.run(image)
     return Geometry(
@@ -145,7 +145,7 @@ def analyze(module: nn.Module, input_shape: Sequence[int]) -> Geometry:
     )
 
 
-def _meta_copy(module: nn.Module) -> nn.Module:
+def meta_copy(module: nn.Module) -> nn.Module:
     """Copy the structure of a module; tensors become meta tensors, forward hooks are dropped."""
     memo: dict[int, Any] = {}
     for part in module.modules():

@@ -81,6 +81,12 @@ class Provenance:
     model_files: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
 
+    def noting(self, **facts: Any) -> Self:
+        """Return it with attributes of the last process changed."""
+        *earlier, process = self.processes
+        processes = (*earlier, dataclasses.replace(process, **facts))
+        return dataclasses.replace(self, processes=processes)
+
 
 @dataclass(frozen=True)
 class DataRecord:

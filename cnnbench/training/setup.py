@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
 from cnnbench.data.splits import Splits, eval_batch_size
-from cnnbench.device.precision import Precision, autocast, grad_scaler
+from cnnbench.device.kernel_check import Conditions
+from cnnbench.device.precision import Precision, autocast, emulation_factor, grad_scaler
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.engine.compile import compile_loss
 from cnnbench.engine.loop import ComputeLoss
@@ -25,6 +26,7 @@ from cnnbench.models.init import whiten
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
 from cnnbench.seeds import derive_seed
+from cnnbench.training.kernels import right_kernels
 from cnnbench.training.network import build_model
 
 # So many images show the directions in which small patches vary.
@@ -56,6 +58,17 @@ class Plan:
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass computes in the plan's precision."""
         return autocast(self.device, self.precision)
+
+
+def precision_warning(plan: Plan) -> str | None:
+    """Return what a user who asked for the plan's number format should know, or None.
+
+    To be called where the process is set up to compute: it measures what an emulated one costs.
+    """
+    warning = plan.precision.warning
+    if warning is None or plan.device.type != "cpu":
+        return warning
+    return f"{warning}: a convolution takes {emulation_factor():.1f} times as long"
 
 
 def schedule_of(config: RunConfig) -> Schedule:
@@ -101,6 +114,8 @@ class Setup:
         data: splits, prepared on the plan's device.
         state: what training changes; at its start.
         num_steps: updates of the whole run.
+        kernel_ways: other ways in which layers compute, as torch's kernels for them are wrong on
+            this machine, by path; mostly empty.
         compute_loss: a compiled loss, or None for the plain one.
 
     Example:
@@ -113,6 +128,7 @@ class Setup:
     data: Splits
     state: TrainState
     num_steps: int
+    kernel_ways: Mapping[str, str] = field(default_factory=dict)
     compute_loss: ComputeLoss | None = None
 
     @property
@@ -189,21 +205,36 @@ class Setup:
         return seconds
 
 
-def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
-    """Bring a network to the plan's device and make its optimizer.
+def set_up(
+    plan: Plan,
+    data: Splits,
+    model: nn.Module | None = None,
+    kernel_ways: Mapping[str, str] | None = None,
+) -> Setup:
+    """Bring a network to the plan's device, check its kernels, and make its optimizer.
 
     Args:
         plan: of the config.
         data: as ``launch.read`` read it for this plan.
         model: with the weights that training begins with; by default those that the seed draws.
+        kernel_ways: those of the setup from which the run is resumed.
+
+    Raises:
+        KernelError: an operation of the network is wrong on this machine in every way.
     """
     config, device = plan.config, plan.device
     model = model if model is not None else build_model(config, plan.network)
     if config.model.whiten:
         whiten(model, data.prepare(*data.first_images(_WHITEN_IMAGES))[0].cpu())
     model.to(device)
-    if device.type == "cpu" and not config.device.compile:
-        use_cpu_kernels(model, plan.precision, channels_last=plan.channels_last)
+    if device.type == "cpu":
+        use_cpu_kernels(
+            model,
+            plan.precision,
+            channels_last=plan.channels_last,
+            is_compiled=config.device.compile,
+        )
+        kernel_ways = _right_kernels(plan, model, kernel_ways)
     if plan.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(config, model)
@@ -218,7 +249,7 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
         average=average,
         scaler=grad_scaler(device, plan.precision),
     )
-    return Setup(plan, data, state, planned_steps(plan, data))
+    return Setup(plan, data, state, planned_steps(plan, data), kernel_ways or {})
 
 
 def planned_steps(plan: Plan, data: Splits) -> int:
@@ -237,3 +268,13 @@ def planned_steps(plan: Plan, data: Splits) -> int:
 def _tflop(plan: Plan, data: Splits, num_steps: int) -> float:
     epochs, rest = divmod(num_steps, data.steps_per_epoch)
     return 6e-12 * plan.network.macs * (epochs * data.images_per_epoch + rest * data.batch_size)
+
+
+def _right_kernels(
+    plan: Plan, model: nn.Module, recorded: Mapping[str, str] | None
+) -> dict[str, str]:
+    network = plan.network
+    shape = (network.in_channels, network.image_size, network.image_size)
+    is_bf16 = plan.precision.name == "bf16"
+    conditions = Conditions(torch.get_num_threads(), plan.channels_last, is_bf16)
+    return right_kernels(model, shape, conditions, recorded)

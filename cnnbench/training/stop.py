@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from types import FrameType
+
+from cnnbench.signals import second_signal_ends
 
 _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
@@ -44,16 +46,17 @@ class StopRequest:
         }
         if catches and hasattr(signal, "SIGCONT"):
             self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._count_continued)
+        self._watch = ExitStack()
+        self._watch.enter_context(second_signal_ends())
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._watch.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum:
-            os._exit(128 + signum)
-        self.signum = signum
+        self.signum = self.signum or signum
 
     def _count_continued(self, signum: int, frame: FrameType | None) -> None:
         self.num_continued += 1

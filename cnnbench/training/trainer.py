@@ -29,9 +29,10 @@ from cnnbench.training import display, estimates, first_batch
 from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
+from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
 from cnnbench.training.restore import epoch_name, restore
-from cnnbench.training.setup import Plan, Setup, set_up
+from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -102,7 +103,7 @@ class Training:
         """Build what is trained, take over the newest checkpoint, and open the files."""
         config, run = self.config, self.run
         run.write_config(to_tree(config))
-        warnings = (*self.data.warnings, self.plan.precision.warning)
+        warnings = (*self.data.warnings, precision_warning(self.plan))
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
@@ -110,7 +111,10 @@ class Training:
             names = self.data.class_names
             if note := load_initial_weights(model, config, self.network, names):
                 self.screen.print(note)
-        self.setup = set_up(self.plan, self.data, model)
+        self.setup = set_up(self.plan, self.data, model, recorded_ways(self.provenance))
+        if ways := dict(self.setup.kernel_ways):
+            self.provenance = self.provenance.noting(effective={**self.effective, "kernels": ways})
+            self.write_record("running")
         progress = restore(self.checkpoints, self.state)
         if progress is not None:
             self.progress = progress
@@ -184,9 +188,7 @@ class Training:
     def _compile(self) -> None:
         seconds = self.setup.compile()
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
-        *earlier, process = self.provenance.processes
-        process = dataclasses.replace(process, compile_seconds=seconds)
-        self.provenance = dataclasses.replace(self.provenance, processes=(*earlier, process))
+        self.provenance = self.provenance.noting(compile_seconds=seconds)
         self.write_record("running")
 
     def _steps(self) -> Iterator[Step]:

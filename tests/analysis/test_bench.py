@@ -87,6 +87,17 @@ def test_the_work_is_three_times_the_forward_pass_without_the_images_gradient(
     assert flops_per_image(found) == 2 * (3 * sum(macs) - macs[0])
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "lenet"])
+def test_grouped_convolutions_count_as_they_multiply(name: str, tmp_path: Path) -> None:
+    """Forward and both gradients are three times the MACs of `summary`, less the first layer's."""
+    settings = [f"model={name}", "data.native_size=32", "data.batch_size=2"]
+    found = cnnbench.summary(tiny(tmp_path, *settings))
+    layers = [layer["macs"] for layer in found["layers"] if layer["macs"]]
+    assert sum(layers) == found["macs"]
+    counted = flops_per_image(ready(tmp_path, *settings))
+    assert counted == 2 * (3 * found["macs"] - layers[0])
+
+
 def test_it_times_the_loss_the_run_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

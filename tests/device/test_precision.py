@@ -106,3 +106,9 @@ def test_only_fp16_scales_its_loss() -> None:
         warnings.simplefilter("ignore")  # there may be no such device here
         scaler = grad_scaler(CUDA, resolve_precision("fp16", CUDA, macs=LARGE))
     assert isinstance(scaler, torch.amp.GradScaler)
+
+
+def test_what_emulation_costs_is_measured_without_random_numbers() -> None:
+    before = torch.get_rng_state()
+    assert precision_module.emulation_factor() > 0.01
+    assert torch.get_rng_state().equal(before)

@@ -1,8 +1,10 @@
-"""What stands in for torch's own kernels where a CPU trains faster without them.
+"""What stands in for torch's own kernels where a CPU trains faster, or only right, without them.
 
-``products`` is for convolutions in bfloat16, ``pools`` for 2x2 max pools; ``use_cpu_kernels`` puts
-both into a network by rules over its layers alone. A layer that computes something else than
-torch's belongs to ``layers``. Imports ``device``.
+``products`` is for convolutions in bfloat16, ``pools`` for 2x2 max pools, ``slices`` for strided
+1x1 convolutions, which torch's kernel can get wrong; ``use_cpu_kernels`` puts them into a network
+by rules over its layers alone. ``ways`` are for layers whose kernel was found wrong on this
+machine. A layer that computes something else than torch's belongs to ``layers``. Imports
+``device``.
 """
 
 from __future__ import annotations
@@ -12,18 +14,26 @@ from torch import nn
 from cnnbench.device.precision import Precision
 from cnnbench.layers.cpu.pools import use_halving
 from cnnbench.layers.cpu.products import use_products
+from cnnbench.layers.cpu.slices import use_slices
 
 
-def use_cpu_kernels(model: nn.Module, precision: Precision, *, channels_last: bool) -> None:
+def use_cpu_kernels(
+    model: nn.Module, precision: Precision, *, channels_last: bool, is_compiled: bool = False
+) -> None:
     """Let the layers of a network that trains on a CPU use the kernels of this package.
 
     Its state dict stays as it is.
 
     Args:
-        model: in place; to be run as it is, not through ``torch.compile``.
+        model: in place.
         precision: of its forward pass.
         channels_last: whether its images and weights are laid out channels last.
+        is_compiled: whether it is to be run through ``torch.compile``, which has faster forms of
+            its own and yet calls torch's convolutions.
     """
+    use_slices(model)
+    if is_compiled:
+        return
     use_halving(model)
     if channels_last and precision.name == "bf16":
         use_products(model)
