@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+# Folders and files of the code that the user brought: a network's file, a plug-in.
+_user_code: set[str] = set()
 
 
 class CnnbenchError(Exception):
@@ -84,3 +92,59 @@ def reason_of(error: Exception) -> str:
 def shape_text(shape: Sequence[int], between: str = " x ") -> str:
     """Return a shape as it is read, such as ``3 x 28 x 28``."""
     return between.join(map(str, shape))
+
+
+def mark_user_code(path: Path) -> None:
+    """Remember that a folder or file holds code of the user's own, which may fail.
+
+    Args:
+        path: absolute; files of installed packages below a folder are not meant.
+    """
+    _user_code.add(str(path))
+
+
+def user_code_error(error: BaseException) -> str | None:
+    """Return where and how the user's own code failed, or None where it was not theirs.
+
+    Args:
+        error: as it was caught.
+
+    Returns:
+        Such as ``/home/me/mynet.py, line 12, in forward: KeyError: 'x'``.
+    """
+    # These two say what somebody else wants of the process.
+    if isinstance(error, (CnnbenchError, KeyboardInterrupt, GeneratorExit)):
+        return None
+    if isinstance(error, SyntaxError) and _is_user_code(error.filename or ""):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    files = [code.co_filename for code, _ in frames]
+    last = max((at for at, file in enumerate(files) if _is_user_code(file)), default=None)
+    if last is None:
+        return None
+    # A signal that ends the process strikes wherever it is.
+    if not isinstance(error, Exception) and any(map(_is_ours, files[last + 1 :])):
+        return None
+    code, line = frames[last]
+    return f"{code.co_filename}, line {line}, in {code.co_name}: {error_text(error)}"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an exception's class and message in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:299]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith(_PACKAGE + os.sep)
+
+
+def _is_user_code(file: str) -> bool:
+    if _is_ours(file) or file.startswith(_STANDARD_LIBRARY + os.sep):
+        return False
+    for path in _user_code:
+        rest = file.removeprefix(path + os.sep)
+        if file == path or (rest != file and "site-packages" not in rest):
+            return True
+    return False

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
+from cnnbench.errors import (
+    CnnbenchError,
+    UsageError,
+    did_you_mean,
+    expected_names,
+    user_code_error,
+)
 from cnnbench.files import disk_error
 from cnnbench.notices import notice
 from cnnbench.rendering.text import FORMATS
@@ -86,8 +92,15 @@ def run(argv: Sequence[str]) -> int:
             traceback.print_exc()
         plain = disk_error(error, error.filename or "output")
         return _fail(str(plain), plain.exit_code)
-    except Exception as error:
-        return _bug(error, wants_traceback)
+    except BaseException as error:
+        place = user_code_error(error)
+        if place is None and not isinstance(error, Exception):
+            raise
+        if place is None:
+            return _bug(error, wants_traceback)
+        if wants_traceback:
+            traceback.print_exc()
+        return _fail(f"{place}; this is code of your own; --debug shows the traceback", 2)
 
 
 def _fail(message: str, code: int) -> int:
@@ -95,7 +108,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _bug(error: Exception, wants_traceback: bool) -> int:
+def _bug(error: BaseException, wants_traceback: bool) -> int:
     text = traceback.format_exc()
     if wants_traceback:
         return _fail(text, 70)

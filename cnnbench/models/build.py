@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, error_text, user_code_error
 from cnnbench.geometry.trace import analyze
 from cnnbench.models import create_model, is_plugin
-from cnnbench.models.custom import code_sha256, load_custom
+from cnnbench.models.custom import code_sha256, forward_line, load_custom
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,20 @@ def _measure(
     shape = (in_channels, image_size, image_size)
     try:
         geometry = analyze(module, shape)
-    except Exception as error:
-        if not _is_foreign(name):
+    except BaseException as error:
+        if not _is_foreign(name) or isinstance(error, (KeyboardInterrupt, UsageError)):
             raise
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"model={name}: fails on an image of shape {shape}: {reason}") from error
-    logits_shape = geometry.module_shapes[""]
-    if logits_shape != (num_classes,):
+        reason = user_code_error(error) or f"{forward_line(module)}: {error_text(error)}"
         raise UsageError(
-            f"model={name}: gives {logits_shape} for one image, expected ({num_classes},): one "
-            "logit for each class"
+            f"model={name}: fails on an image of shape {shape}: {reason}; expected forward(x) to "
+            "give logits for images (N, C, H, W)"
+        ) from error
+    logits_shape = geometry.module_shapes.get("")
+    if logits_shape != (num_classes,):
+        gives = "no tensor" if logits_shape is None else logits_shape
+        raise UsageError(
+            f"model={name}: gives {gives} for one image, expected ({num_classes},): one "
+            f"logit for each class ({forward_line(module)})"
         )
     return Network(
         name=name,

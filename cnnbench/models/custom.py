@@ -10,17 +10,24 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnbench.config.schema import read_arguments
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import (
+    UsageError,
+    error_text,
+    expected_names,
+    mark_user_code,
+    shape_text,
+    user_code_error,
+)
 from cnnbench.files import expand_path, file_sha256, read_regular
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
@@ -140,12 +147,44 @@ def _construct(
     if "image_size" in parameters:
         sizes["image_size"] = image_size
     try:
-        return network(**sizes, **args)
-    except Exception as error:  # whatever the user's own constructor raises
+        module = network(**sizes, **args)
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:  # whatever the user's own constructor raises
         shown = ", ".join(f"{key}={value}" for key, value in {**sizes, **args}.items())
         raise UsageError(
-            f"{label}: its constructor fails with {shown}: {type(error).__name__}: {error}"
+            f"{label}: its constructor fails with {shown}: "
+            f"{user_code_error(error) or error_text(error)}"
         ) from error
+    module.register_forward_hook(partial(_check_output, label, num_classes))
+    return module
+
+
+def _check_output(
+    label: str, num_classes: int, module: nn.Module, args: Sequence[Any], output: Any
+) -> None:
+    """Refuse what is no logits: in training, a network may give something else than when measured.
+
+    Raises:
+        UsageError: the network's output is no tensor (N, num_classes).
+    """
+    is_tensor = isinstance(output, Tensor)
+    if not args or (is_tensor and output.shape == (len(args[0]), num_classes)):
+        return
+    came = f"a tensor of shape {shape_text(output.shape)}" if is_tensor else type(output).__name__
+    mode = "training" if module.training else "evaluation"
+    raise UsageError(
+        f"{label}: {forward_line(module)} gives {came} in {mode} mode, expected logits: a tensor "
+        f"of shape {len(args[0])} x {num_classes}, a row for each image and a column for each class"
+    )
+
+
+def forward_line(module: nn.Module) -> str:
+    """Return where a module's forward stands: ``FILE, line 12, in forward``."""
+    code = getattr(type(module).forward, "__code__", None)
+    if code is None:
+        return f"forward of {type(module).__name__}"
+    return f"{code.co_filename}, line {code.co_firstlineno}, in forward"
 
 
 def _is_network(value: Any) -> bool:
@@ -169,9 +208,15 @@ def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
     module.__file__ = str(path)
     # Dataclasses and pickling of loader workers look a module up by its name.
     sys.modules[name] = module
+    mark_user_code(path.parent)
     try:
         exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 - the user's own file
-    except Exception as error:  # whatever the user's own file raises
+    except KeyboardInterrupt:
         del sys.modules[name]
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise
+    except BaseException as error:  # whatever the user's own file raises
+        del sys.modules[name]
+        raise UsageError(
+            f"{path} cannot be run: {user_code_error(error) or error_text(error)}"
+        ) from error
     return module

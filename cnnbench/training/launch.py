@@ -20,6 +20,7 @@ from cnnbench.errors import (
     Interrupted,
     ResourceError,
     UsageError,
+    user_code_error,
 )
 from cnnbench.files import expand_path
 from cnnbench.notices import warn
@@ -223,7 +224,7 @@ def _train(
 
 
 def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None:
-    """Put torch's words for exhausted memory and dead workers into a sentence."""
+    """Put into a sentence what is no fault of ours: no memory, dead workers, the user's code."""
     if isinstance(error, CnnbenchError):
         return error
     text = str(error)
@@ -239,4 +240,8 @@ def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None
         )
     if "Expected more than 1 value per channel" in text:
         return UsageError(f"batch norm cannot learn from one value with {sizes}; raise one of them")
+    if (place := user_code_error(error)) is not None:
+        return UsageError(
+            f"model={config.model.name}: {place}; expected logits for images with {sizes}"
+        )
     return None
