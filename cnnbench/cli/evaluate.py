@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench import api
-from cnnbench.notices import notice, warn
+from cnnbench.notices import notice, visible, warn
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -117,7 +117,7 @@ def _robustness_table(results: Sequence[Mapping[str, Any]], output_format: str) 
 
 def _text(result: Mapping[str, Any], output_format: str) -> str:
     head = (
-        f"{result['run']}\n{result['split']} accuracy {result['accuracy']:.4f} "
+        f"{visible(result['run'])}\n{result['split']} accuracy {result['accuracy']:.4f} "
         f"[{result['num_correct']}/{result['num_images']}], top-5 {result['top5_accuracy']:.4f}, "
         f"loss {result['loss']:.4f}, ECE {result['ece']:.4f}\n"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.files import atomic_write, writing
+from cnnbench.notices import NEWLINE, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def bar_look(index: int) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """Return text that is drawn as it stands: a dollar sign would be read as mathematics."""
-    return text.replace("$", r"\$")
+    return visible(text, kept=NEWLINE).replace("$", r"\$")
 
 
 def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
