@@ -29,6 +29,7 @@ from cnnbench.config.settings import (
 )
 from cnnbench.errors import UsageError, did_you_mean
 from cnnbench.files import expand_path, read_regular
+from cnnbench.notices import notice
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
@@ -63,6 +64,8 @@ class Composer:
     def __init__(self, config_dir: str | Path | None = None) -> None:
         self.groups = Groups(config_dir)
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
+        self._typed: set[str] = set()
+        self._told: set[str] = set()
 
     def parse(self, settings: Sequence[str]) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
@@ -85,6 +88,7 @@ class Composer:
                 parsed[setting.key] = setting
         if problems:
             raise ConfigError(problems)
+        self._typed |= {str(value) for setting in parsed.values() for value in setting.values}
         return list(parsed.values())
 
     def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
@@ -132,7 +136,19 @@ class Composer:
             problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
+        self._tell_named_code(config)
         return config
+
+    def _tell_named_code(self, config: RunConfig) -> None:
+        """Say which YAML of the user's directory names code that nobody typed."""
+        for group in ENTRY_POINTS if self.groups.own is not None else ():
+            node = getattr(config, group)
+            code = str(node.args["path"]) if node.name == "custom" else node.name
+            is_code = node.name == "custom" or code in plugins(group, ())
+            if is_code and code not in self._typed | self._told:
+                self._told.add(code)
+                file = self.groups.naming(Path(code).name)
+                notice(f"{file or self.groups.own}: names code, which is run: {group} {code}")
 
     def _base(self, chosen: Mapping[str, str]) -> _Base:
         """Return the composition of the chosen groups; one per distinct choice, then from memory.
