@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sysconfig
 import traceback
@@ -11,6 +12,14 @@ from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent)
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_NO_HANDLE = ("Too many open files", "received 0 items of ancdata")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "cannot map zero-fill pages",
+    "std::bad_alloc",
+)
 # Folders and files of the code that the user brought: a network's file, a plug-in.
 _user_code: set[str] = set()
 
@@ -69,6 +78,32 @@ class Interrupted(CnnbenchError):
         super().__init__(message)
         self.run_path = run_path
         self.exit_code = 128 + signum if signum else 0
+
+
+def resource_error(error: BaseException) -> ResourceError | None:
+    """Return what an error says of memory, threads or file handles that ran out; None if nothing.
+
+    Python, torch and the system's loader say it in words and classes of their own.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if number in (errno.EMFILE, errno.ENFILE) or any(t in text for t in _NO_HANDLE):
+        return ResourceError(
+            "too many open files; raise the limit ('ulimit -n 4096') or lower data.num_workers"
+        )
+    if "can't start new thread" in text or number == errno.EAGAIN:
+        return ResourceError(
+            "no thread or process can be started; lower device.num_threads or data.num_workers, "
+            "or raise the limit ('ulimit -u')"
+        )
+    is_worded = isinstance(error, (OSError, RuntimeError, ImportError))
+    if (
+        isinstance(error, MemoryError)
+        or number == errno.ENOMEM
+        or (is_worded and any(t in text for t in _NO_MEMORY))
+    ):
+        return ResourceError("out of memory; lower data.batch_size or data.image_size")
+    return None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from cnnbench.errors import (
     UsageError,
     did_you_mean,
     expected_names,
+    resource_error,
     user_code_error,
 )
 from cnnbench.files import disk_error
@@ -85,22 +86,26 @@ def run(argv: Sequence[str]) -> int:
         if wants_traceback:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
-    except MemoryError:
-        return _fail("out of memory; lower data.batch_size or data.image_size", 75)
-    except OSError as error:
-        if wants_traceback:
-            traceback.print_exc()
-        plain = disk_error(error, error.filename or "output")
-        return _fail(str(plain), plain.exit_code)
     except BaseException as error:
-        place = user_code_error(error)
-        if place is None and not isinstance(error, Exception):
+        plain = _plain_error(error)
+        if plain is None:
+            if isinstance(error, Exception):
+                return _bug(error, wants_traceback)
             raise
-        if place is None:
-            return _bug(error, wants_traceback)
         if wants_traceback:
             traceback.print_exc()
-        return _fail(f"{place}; this is code of your own; --debug shows the traceback", 2)
+        return _fail(str(plain), plain.exit_code)
+
+
+def _plain_error(error: BaseException) -> CnnbenchError | None:
+    """Return in a sentence what is no fault of ours."""
+    if (resource := resource_error(error)) is not None:
+        return resource
+    if (place := user_code_error(error)) is not None:
+        return UsageError(f"{place}; this is code of your own; --debug shows the traceback")
+    if isinstance(error, OSError):
+        return disk_error(error, error.filename or "output")
+    return None
 
 
 def _fail(message: str, code: int) -> int:

@@ -20,6 +20,7 @@ from cnnbench.errors import (
     Interrupted,
     ResourceError,
     UsageError,
+    resource_error,
     user_code_error,
 )
 from cnnbench.files import expand_path
@@ -229,8 +230,12 @@ def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None
         return error
     text = str(error)
     sizes = f"data.batch_size={config.data.batch_size} data.image_size={config.data.image_size}"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    resource = resource_error(error)
+    is_memory = resource is not None and str(resource).startswith("out of memory")
+    if is_memory or isinstance(error, torch.OutOfMemoryError):
         return ResourceError(f"out of memory with {sizes}; lower one of them")
+    if resource is not None:
+        return resource
     # A worker that dies while it hands over a batch shows as an error of the connection to it.
     is_cut_off = isinstance(error, (ConnectionError, EOFError)) and config.data.num_workers > 0
     if is_cut_off or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
