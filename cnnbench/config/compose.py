@@ -7,6 +7,7 @@ no flags, and instantiates nothing.
 from __future__ import annotations
 
 import copy
+import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
@@ -67,8 +68,13 @@ class Composer:
         self._typed: set[str] = set()
         self._told: set[str] = set()
 
-    def parse(self, settings: Sequence[str]) -> list[Setting]:
+    def parse(self, settings: Sequence[str], *, sweeps: bool = False) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
+
+        Args:
+            settings: each ``key=value``.
+            sweeps: whether commas in a path separate several, as after ``-m``; not in a path
+                that exists, or that is quoted.
 
         Raises:
             ConfigError: all settings that cannot be read.
@@ -80,7 +86,7 @@ class Composer:
         parsed: dict[str, Setting] = {}
         for text in settings:
             try:
-                setting = _parse_one(parser, self.groups, text)
+                setting = _parse_one(parser, self.groups, text, sweeps=sweeps)
             except ConfigError as error:
                 problems.extend(error.problems)
             else:
@@ -183,7 +189,7 @@ class Composer:
         return self._bases[key]
 
 
-def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
+def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setting:
     """Read one setting."""
     from hydra.core.override_parser.types import Glob, OverrideType
     from hydra.errors import HydraException
@@ -199,7 +205,7 @@ def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
         # A path is taken literally: commas, spaces and brackets in it are no grammar.
         if is_interpolated(value):
             raise fail(key, f"={value}: '${{' cannot stand in a path")
-        return Setting(key, (None if value == "null" else str(expand_path(value)),))
+        return _path_setting(key, value, sweeps=sweeps)
     try:
         override = parser.parse_override(text)
     except HydraException as error:
@@ -227,6 +233,20 @@ def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
     texts = override.sweep_string_iterator()
     values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
     return Setting(key, values, is_sweep=True)
+
+
+def _path_setting(key: str, value: str, *, sweeps: bool) -> Setting:
+    """Return one path, or with ``sweeps`` several that commas separate."""
+    is_quoted = sweeps and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if is_quoted:
+        value = value[1:-1]
+    # The code of a network is a path and a class.
+    whole = (value, value.rpartition(":")[0])
+    exists = any(os.path.exists(os.path.expanduser(text)) for text in whole)
+    is_list = sweeps and not is_quoted and not exists
+    parts = [part for part in value.split(",") if part] if is_list else []
+    values = tuple(None if part == "null" else str(expand_path(part)) for part in parts or [value])
+    return Setting(key, values, is_sweep=len(values) > 1)
 
 
 def read_file(path: str | Path) -> list[Setting]:
