@@ -193,8 +193,9 @@ def evaluate(
         ``run``, ``model``, ``split``, ``accuracy`` (a fraction in [0, 1]), ``loss``,
         ``top5_accuracy`` (of more than five classes), ``ece`` (expected calibration error, a
         fraction, over 15 bins), ``num_images``, ``num_correct``, ``per_class`` (``class``,
-        ``precision``, ``recall``, ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
-        a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
+        ``precision``, ``recall``, ``f1``, ``support``) and ``confusion_matrix``
+        ([target][prediction]); with ``robustness`` a list of ``corruption``, ``severity`` and
+        ``accuracy``, where severity 0 is the plain one.
 
     Raises:
         UsageError: it is no run, or the split is empty or unknown.

@@ -36,6 +36,8 @@ _GRID_COLUMNS = 6
 _NAME_CHARACTERS = 18
 # Matrices of more classes have no numbers in their cells, or not even names beside them.
 _MAX_NUMBERED, _MAX_NAMED = 25, 60
+# So many classes have a bar where not all have.
+_MAX_WORST = 30
 
 
 def plot_evaluation(measured: Measured, images: ImagesAt, directory: Path) -> list[Path]:
@@ -204,8 +206,8 @@ def _class_accuracy(measured: Measured) -> Figure:
     text = "accuracy by class"
     if len(rows) > _MAX_NAMED:
         # Hundreds of names take half a minute to lay out, and nobody reads them.
-        text = f"the {_MAX_NAMED} of {len(rows)} classes of lowest accuracy"
-        rows = sorted(rows, key=lambda row: (not row["support"], row["recall"]))[:_MAX_NAMED]
+        text = f"the {_MAX_WORST} of {len(rows)} classes of lowest accuracy"
+        rows = sorted(rows, key=lambda row: (not row["support"], row["recall"]))[:_MAX_WORST]
     figure = Figure(figsize=(6.5, min(60.0, 1.1 + 0.27 * len(rows))), layout="constrained")
     ax = figure.add_subplot()
     recalls = [row["recall"] for row in rows]
