@@ -137,7 +137,7 @@ def train_sweep(
     from cnnbench.sweeps.local import run_sweep
 
     composer = Composer(config_dir)
-    sweep = expand(composer, read_settings(composer, settings, config))
+    sweep = expand(composer, read_settings(composer, settings, config, sweeps=True))
     say_torch_loads(f"{len(sweep.jobs)} jobs")
     from cnnbench.training import launch
 
@@ -179,6 +179,7 @@ def evaluate(
     plots: bool = False,
     without_duplicates: bool = False,
     model_path: str | None = None,
+    data_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return exact metrics of a run's selected weights on one split of its data.
 
@@ -190,13 +191,15 @@ def evaluate(
         without_duplicates: leave out images that training or choosing has seen, equal or nearly;
             ``num_duplicates`` in the result says how many.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+        data_root: where the data was moved to; its content has to be what was recorded.
 
     Returns:
         ``run``, ``model``, ``split``, ``accuracy`` (a fraction in [0, 1]), ``loss``,
-        ``top5_accuracy``, ``ece`` (expected calibration error, a fraction, over 15 bins),
-        ``num_images``, ``num_correct``, ``per_class`` (``class``, ``precision``, ``recall``,
-        ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
-        a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
+        ``top5_accuracy`` (of more than five classes), ``ece`` (expected calibration error, a
+        fraction, over 15 bins), ``num_images``, ``num_correct``, ``per_class`` (``class``,
+        ``precision``, ``recall``, ``f1``, ``support``) and ``confusion_matrix``
+        ([target][prediction]); with ``robustness`` a list of ``corruption``, ``severity`` and
+        ``accuracy``, where severity 0 is the plain one.
 
     Raises:
         UsageError: it is no run, or the split is empty or unknown.
@@ -218,7 +221,11 @@ def evaluate(
     from cnnbench.notices import notice
 
     opened = open_split(
-        directory, split, model_path=model_path, without_duplicates=without_duplicates
+        directory,
+        split,
+        model_path=model_path,
+        without_duplicates=without_duplicates,
+        data_root=data_root,
     )
     measured = measure(opened)
     if plots:
@@ -462,7 +469,7 @@ def bench_sweep(
     from cnnbench.sweeps.jobs import expand
 
     composer = Composer(config_dir)
-    jobs = expand(composer, composer.parse(settings)).jobs
+    jobs = expand(composer, composer.parse(settings, sweeps=True)).jobs
     from cnnbench.analysis.bench_jobs import measure_jobs
 
     named = [(" ".join(job.overrides) or job.config.model.name, job.config) for job in jobs]

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_NO_HANDLE = ("Too many open files", "received 0 items of ancdata")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "cannot map zero-fill pages",
+    "std::bad_alloc",
+)
+# Folders and files of the code that the user brought: a network's file, a plug-in.
+_user_code: set[str] = set()
 
 
 class CnnbenchError(Exception):
@@ -69,6 +86,32 @@ class Interrupted(CnnbenchError):
         self.exit_code = 128 + signum if signum else 0
 
 
+def resource_error(error: BaseException) -> ResourceError | None:
+    """Return what an error says of memory, threads or file handles that ran out; None if nothing.
+
+    Python, torch and the system's loader say it in words and classes of their own.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if number in (errno.EMFILE, errno.ENFILE) or any(t in text for t in _NO_HANDLE):
+        return ResourceError(
+            "too many open files; raise the limit ('ulimit -n 4096') or lower data.num_workers"
+        )
+    if "can't start new thread" in text or number == errno.EAGAIN:
+        return ResourceError(
+            "no thread or process can be started; lower device.num_threads or data.num_workers, "
+            "or raise the limit ('ulimit -u')"
+        )
+    is_worded = isinstance(error, (OSError, RuntimeError, ImportError))
+    if (
+        isinstance(error, MemoryError)
+        or number == errno.ENOMEM
+        or (is_worded and any(t in text for t in _NO_MEMORY))
+    ):
+        return ResourceError("out of memory; lower data.batch_size or data.image_size")
+    return None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -90,3 +133,59 @@ def reason_of(error: Exception) -> str:
 def shape_text(shape: Sequence[int], between: str = " x ") -> str:
     """Return a shape as it is read, such as ``3 x 28 x 28``."""
     return between.join(map(str, shape))
+
+
+def mark_user_code(path: Path) -> None:
+    """Remember that a folder or file holds code of the user's own, which may fail.
+
+    Args:
+        path: absolute; files of installed packages below a folder are not meant.
+    """
+    _user_code.add(str(path))
+
+
+def user_code_error(error: BaseException) -> str | None:
+    """Return where and how the user's own code failed, or None where it was not theirs.
+
+    Args:
+        error: as it was caught.
+
+    Returns:
+        Such as ``/home/me/mynet.py, line 12, in forward: KeyError: 'x'``.
+    """
+    # These two say what somebody else wants of the process.
+    if isinstance(error, (CnnbenchError, KeyboardInterrupt, GeneratorExit)):
+        return None
+    if isinstance(error, SyntaxError) and _is_user_code(error.filename or ""):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    files = [code.co_filename for code, _ in frames]
+    last = max((at for at, file in enumerate(files) if _is_user_code(file)), default=None)
+    if last is None:
+        return None
+    # A signal that ends the process strikes wherever it is.
+    if not isinstance(error, Exception) and any(map(_is_ours, files[last + 1 :])):
+        return None
+    code, line = frames[last]
+    return f"{code.co_filename}, line {line}, in {code.co_name}: {error_text(error)}"
+
+
+def error_text(error: BaseException) -> str:
+    """Return an exception's class and message in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:299]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith(_PACKAGE + os.sep)
+
+
+def _is_user_code(file: str) -> bool:
+    if _is_ours(file) or file.startswith(_STANDARD_LIBRARY + os.sep):
+        return False
+    for path in _user_code:
+        rest = file.removeprefix(path + os.sep)
+        if file == path or (rest != file and "site-packages" not in rest):
+            return True
+    return False

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import overload
 
-from cnnbench.errors import CnnbenchError, DiskError, UsageError
+from cnnbench.errors import CnnbenchError, DiskError, UsageError, resource_error
 
 _TMP_MARK = ".tmp-"
 _DISK_ERRORS = {
@@ -129,6 +129,8 @@ def disk_error(error: OSError, path: Path | str) -> CnnbenchError:
     """Say in one sentence why a path could not be written."""
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UsageError(f"{path}: cannot be made: it, or a file in its way, exists")
+    if (resource := resource_error(error)) is not None:
+        return resource
     reason = _DISK_ERRORS.get(error.errno or 0, error.strerror or str(error))
     return DiskError(f"{path}: cannot be written: {reason}. What was saved before is whole.")
 

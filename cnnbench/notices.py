@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, TextIO, cast
@@ -18,6 +19,8 @@ from typing import Any, TextIO, cast
 # Nobody reads any more: a closed pipe, a terminal that hung up, a closed pipe on Windows.
 _UNREAD = (errno.EPIPE, errno.EIO, errno.EINVAL)
 _ESCAPE = "cnnbench.escape"
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+NEWLINE = "\n"
 
 
 def notice(message: str) -> None:
@@ -28,7 +31,35 @@ def notice(message: str) -> None:
     """
     # A full disk under a log of errors is no reason to end the work.
     with suppress(OSError):
-        print(f"cnnbench: {message}", file=guarded(sys.stderr), flush=True)
+        print(f"cnnbench: {visible(message, kept=NEWLINE)}", file=guarded(sys.stderr), flush=True)
+
+
+def visible(text: str, kept: str = "") -> str:
+    r"""Return a text in which nothing steers a terminal, a table or a reader's eye.
+
+    Names of classes, files and networks may be anyone's. Control characters, and those that turn
+    the direction of writing, become ``\uXXXX``, which JSON reads back.
+
+    Args:
+        text: of any origin.
+        kept: characters that stay, such as the newlines of a text that is ours.
+
+    Example:
+        >>> visible("cat\x1b[2J")
+        'cat\\u001b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in kept or _is_harmless(c) else _SHORT.get(c) or _units(c) for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    # Persian and Hindi words and many emoji need the joiners; a wide space is a space.
+    return (
+        character.isprintable()
+        or character in "\u200c\u200d"
+        or unicodedata.category(character) == "Zs"
+    )
 
 
 def warn(message: str) -> None:
@@ -148,8 +179,12 @@ _status: tuple[int, _Guarded] | None = None
 def _escape(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+    return _units(error.object[error.start : error.end]), error.end
+
+
+def _units(text: str) -> str:
+    units = text.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 codecs.register_error(_ESCAPE, _escape)

@@ -12,9 +12,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import (
+    UsageError,
+    error_text,
+    expected_names,
+    mark_user_code,
+    user_code_error,
+)
 
 T = TypeVar("T")
 
@@ -95,8 +103,21 @@ def load_plugin(group: str, name: str) -> Any:
     if point is None:
         raise UsageError(f"no installed package gives {group}={name}")
     try:
+        _mark_package(point)
         return point.load()
-    except Exception as error:  # whatever a stranger's module raises at import
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module raises at import
         raise UsageError(
-            f"{group}={name}: {point.value} cannot be imported: {type(error).__name__}: {error}"
+            f"{group}={name}: {point.value} cannot be imported: "
+            f"{user_code_error(error) or error_text(error)}"
         ) from error
+
+
+def _mark_package(point: EntryPoint) -> None:
+    """Remember whose code this is before it runs; nothing of a top-level package is imported."""
+    found = find_spec(point.module.partition(".")[0])
+    for folder in (found and found.submodule_search_locations) or ():
+        mark_user_code(Path(folder))
+    if found is not None and found.origin and not found.submodule_search_locations:
+        mark_user_code(Path(found.origin))

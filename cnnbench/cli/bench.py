@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
-    settings = composer.parse(args.settings)
+    settings = composer.parse(args.settings, sweeps=args.multirun)
     if args.multirun:
         return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
     return config_text(single_config(composer, settings))

@@ -12,7 +12,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
-from cnnbench.notices import notice, warn
+from cnnbench.notices import notice, visible, warn
 from cnnbench.rendering.text import render_json, render_table
 
 _ACTIONS = ("prepare", "verify", "where", "show", "check")
@@ -127,12 +127,15 @@ def _checked(found: Mapping[str, Any]) -> str:
     """Return what a check found as people read it, each kind with its first few."""
 
     def member(one: Mapping[str, Any]) -> str:
-        return f"{one['split']} {one.get('file', one['index'])} ({one['class']})"
+        return visible(f"{one['split']} {one.get('file', one['index'])} ({one['class']})")
 
     lines = [f"{found['name']}: {found['source']}", *found["notes"]]
     total = {split: sum(counts.values()) for split, counts in found["counts"].items()}
     lines.append(", ".join(f"{count} {split} images" for split, count in total.items()))
-    small = [f"{c['class']} has {c['count']} {c['split']} images" for c in found["small_classes"]]
+    small = [
+        f"{visible(c['class'])} has {c['count']} {c['split']} images"
+        for c in found["small_classes"]
+    ]
     kinds = {
         "classes of fewer than 10 images": small,
         "groups of equal images": [" = ".join(map(member, g)) for g in found["exact"]],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench import api
-from cnnbench.notices import notice, warn
+from cnnbench.notices import notice, visible, warn
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -16,6 +16,12 @@ Accuracy, loss, calibration error (ECE), precision, recall and F1 of each class,
 and the confusion matrix, of the selected epoch's weights. A command that reads
 the test split adds one to the run's test_reads, however often it goes over the
 images."""
+
+
+# Of text: columns of a terminal, classes that are all listed, and rows of those that are not.
+_WIDTH = 80
+_MAX_LISTED = 60
+_MAX_WORST = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'cnnbench data check' lists them",
     )
     parser.add_argument(
+        "--data-root", metavar="DIR", help="where the data is now, with the recorded content"
+    )
+    parser.add_argument(
         "--model-path",
         metavar="FILE:CLASS",
         help="the code of a network of your own; a run's is never run",
@@ -69,6 +78,7 @@ def main(args: argparse.Namespace) -> int:
             plots=args.plots,
             without_duplicates=args.without_duplicates,
             model_path=args.model_path,
+            data_root=args.data_root,
         )
         for run in args.runs
     ]
@@ -116,22 +126,62 @@ def _robustness_table(results: Sequence[Mapping[str, Any]], output_format: str) 
 
 
 def _text(result: Mapping[str, Any], output_format: str) -> str:
+    top5 = f"top-5 {result['top5_accuracy']:.4f}, " if "top5_accuracy" in result else ""
     head = (
-        f"{result['run']}\n{result['split']} accuracy {result['accuracy']:.4f} "
-        f"[{result['num_correct']}/{result['num_images']}], top-5 {result['top5_accuracy']:.4f}, "
+        f"{visible(result['run'])}\n{result['split']} accuracy {result['accuracy']:.4f} "
+        f"[{result['num_correct']}/{result['num_images']}], {top5}"
         f"loss {result['loss']:.4f}, ECE {result['ece']:.4f}\n"
     )
     if "num_duplicates" in result:
         head += f"without {result['num_duplicates']} images that training or choosing has seen\n"
     head += "\n"
     columns = ("class", "precision", "recall", "f1", "support")
-    classes = render_table(result["per_class"], columns, output_format)
-    names = [row["class"] for row in result["per_class"]]
+    rows, names = result["per_class"], [row["class"] for row in result["per_class"]]
+    if output_format == "text" and len(names) > _MAX_LISTED:
+        # What many classes hide is where the network fails.
+        worst = sorted(rows, key=lambda row: (not row["support"], row["recall"]))[:_MAX_WORST]
+        worst = [{**row, "class": _cut(row["class"])} for row in worst]
+        return (
+            f"{head}the {len(worst)} of {len(names)} classes with the lowest recall\n"
+            f"{render_table(worst, columns, 'text')}\n"
+            f"{_most_confused(names, result['confusion_matrix'])}\n"
+            "--format json has all classes and the whole confusion matrix\n"
+        )
+    if output_format == "text":
+        rows = [{**row, "class": _cut(row["class"])} for row in rows]
+    classes = render_table(rows, columns, output_format)
     # Class names may repeat a column's, so the matrix has columns by number.
     rows = [
-        {"target": f"{index} {name}", **{str(p): count for p, count in enumerate(counts)}}
+        {
+            "target": f"{index} {_cut(name, 24) if output_format == 'text' else name}",
+            **{str(p): count for p, count in enumerate(counts)},
+        }
         for index, (name, counts) in enumerate(zip(names, result["confusion_matrix"], strict=True))
     ]
     numbers = [str(index) for index in range(len(names))]
     matrix = render_table(rows, ("target", *numbers), output_format)
+    if output_format == "text" and max(map(len, matrix.splitlines())) > _WIDTH:
+        return f"{head}{classes}\n{_most_confused(names, result['confusion_matrix'])}"
     return f"{head}{classes}\nconfusion matrix (columns: predicted class)\n{matrix}"
+
+
+def _most_confused(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+    """Return the most frequent mistakes: what of a matrix that is too wide matters."""
+    mistakes: list[dict[str, Any]] = [
+        {"target": _cut(names[target]), "predicted": _cut(names[predicted]), "images": count}
+        for target, counts in enumerate(matrix)
+        for predicted, count in enumerate(counts)
+        if count and target != predicted
+    ]
+    mistakes.sort(key=lambda row: -row["images"])
+    table = render_table(mistakes[:_MAX_WORST], ("target", "predicted", "images"), "text")
+    return (
+        f"the {min(len(mistakes), _MAX_WORST)} most frequent of {len(mistakes)} kinds of mistakes "
+        f"(--format json: the whole matrix)\n{table}"
+    )
+
+
+def _cut(name: str, most: int = 30) -> str:
+    """Return a class name that leaves room for numbers beside it."""
+    text = visible(name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"

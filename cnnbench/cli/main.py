@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from cnnbench.errors import CnnbenchError, UsageError, did_you_mean, expected_names
+from cnnbench.errors import (
+    CnnbenchError,
+    UsageError,
+    did_you_mean,
+    expected_names,
+    resource_error,
+    user_code_error,
+)
 from cnnbench.files import disk_error
 from cnnbench.notices import clear_status, notice, show_status
 from cnnbench.rendering.text import FORMATS
@@ -80,15 +87,26 @@ def run(argv: Sequence[str]) -> int:
         if wants_traceback:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
-    except MemoryError:
-        return _fail("out of memory; lower data.batch_size or data.image_size", 75)
-    except OSError as error:
+    except BaseException as error:
+        plain = _plain_error(error)
+        if plain is None:
+            if isinstance(error, Exception):
+                return _bug(error, wants_traceback)
+            raise
         if wants_traceback:
             traceback.print_exc()
-        plain = disk_error(error, error.filename or "output")
         return _fail(str(plain), plain.exit_code)
-    except Exception as error:
-        return _bug(error, wants_traceback)
+
+
+def _plain_error(error: BaseException) -> CnnbenchError | None:
+    """Return in a sentence what is no fault of ours."""
+    if (resource := resource_error(error)) is not None:
+        return resource
+    if (place := user_code_error(error)) is not None:
+        return UsageError(f"{place}; this is code of your own; --debug shows the traceback")
+    if isinstance(error, OSError):
+        return disk_error(error, error.filename or "output")
+    return None
 
 
 def _fail(message: str, code: int) -> int:
@@ -96,7 +114,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _bug(error: Exception, wants_traceback: bool) -> int:
+def _bug(error: BaseException, wants_traceback: bool) -> int:
     text = traceback.format_exc()
     if wants_traceback:
         return _fail(text, 70)

@@ -114,7 +114,7 @@ def _what_next(path: Path) -> str:
 
 def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
-    settings = read_settings(composer, args.settings, args.config)
+    settings = read_settings(composer, args.settings, args.config, sweeps=args.multirun)
     if args.multirun:
         return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
     return config_text(run_and_config(composer, settings)[1])

@@ -15,7 +15,11 @@ from cnnbench.errors import UsageError
 
 
 def read_settings(
-    composer: Composer, words: Sequence[str], file: str | Path | None = None
+    composer: Composer,
+    words: Sequence[str],
+    file: str | Path | None = None,
+    *,
+    sweeps: bool = False,
 ) -> list[Setting]:
     """Read the settings of a command.
 
@@ -23,13 +27,14 @@ def read_settings(
         composer: knows the groups.
         words: each ``key=value``.
         file: a saved ``config.yaml`` below them, whose author may be a stranger.
+        sweeps: as ``Composer.parse`` takes it.
 
     Raises:
         ConfigError: settings that cannot be read.
         UsageError: the file cannot be read, or names code to run that the words do not; or the
             words name a preset, which would come below the file's values and do nothing.
     """
-    settings = composer.parse(words)
+    settings = composer.parse(words, sweeps=sweeps)
     return settings if file is None else _over_file(file, settings)
 
 

@@ -7,6 +7,7 @@ no flags, and instantiates nothing.
 from __future__ import annotations
 
 import copy
+import os
 import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from cnnbench.config.settings import (
 )
 from cnnbench.errors import UsageError, did_you_mean
 from cnnbench.files import expand_path, read_regular
+from cnnbench.notices import notice
 from cnnbench.registry import ENTRY_POINTS, plugins
 
 _MAX_CONFIG_BYTES = 65_536
@@ -66,9 +68,16 @@ class Composer:
     def __init__(self, config_dir: str | Path | None = None) -> None:
         self.groups = Groups(config_dir)
         self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
+        self._typed: set[str] = set()
+        self._told: set[str] = set()
 
-    def parse(self, settings: Sequence[str]) -> list[Setting]:
+    def parse(self, settings: Sequence[str], *, sweeps: bool = False) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
+
+        Args:
+            settings: each ``key=value``.
+            sweeps: whether commas in a path separate several, as after ``-m``; not in a path
+                that exists, or that is quoted.
 
         Raises:
             ConfigError: all settings that cannot be read.
@@ -80,7 +89,7 @@ class Composer:
         parsed: dict[str, Setting] = {}
         for text in settings:
             try:
-                setting = _parse_one(parser, self.groups, text)
+                setting = _parse_one(parser, self.groups, text, sweeps=sweeps)
             except ConfigError as error:
                 problems.extend(error.problems)
             else:
@@ -88,6 +97,7 @@ class Composer:
                 parsed[setting.key] = setting
         if problems:
             raise ConfigError(problems)
+        self._typed |= {str(value) for setting in parsed.values() for value in setting.values}
         return list(parsed.values())
 
     def compose(self, assignments: Mapping[str, Any]) -> RunConfig:
@@ -135,7 +145,19 @@ class Composer:
             problems.extend(error.problems)
         if problems:
             raise ConfigError(problems)
+        self._tell_named_code(config)
         return config
+
+    def _tell_named_code(self, config: RunConfig) -> None:
+        """Say which YAML of the user's directory names code that nobody typed."""
+        for group in ENTRY_POINTS if self.groups.own is not None else ():
+            node = getattr(config, group)
+            code = str(node.args["path"]) if node.name == "custom" else node.name
+            is_code = node.name == "custom" or code in plugins(group, ())
+            if is_code and code not in self._typed | self._told:
+                self._told.add(code)
+                file = self.groups.naming(Path(code).name)
+                notice(f"{file or self.groups.own}: names code, which is run: {group} {code}")
 
     def _base(self, chosen: Mapping[str, str]) -> _Base:
         """Return the composition of the chosen groups; one per distinct choice, then from memory.
@@ -178,7 +200,7 @@ class Composer:
         return self._bases[key]
 
 
-def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
+def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setting:
     """Read one setting."""
     from hydra.core.override_parser.types import Glob, OverrideType
     from hydra.errors import HydraException
@@ -194,7 +216,7 @@ def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
         # A path is taken literally: commas, spaces and brackets in it are no grammar.
         if is_interpolated(value):
             raise fail(key, f"={value}: '${{' cannot stand in a path")
-        return Setting(key, (None if value == "null" else str(expand_path(value)),))
+        return _path_setting(key, value, sweeps=sweeps)
     try:
         override = parser.parse_override(text)
     except HydraException as error:
@@ -222,6 +244,20 @@ def _parse_one(parser: Any, groups: Groups, text: str) -> Setting:
     texts = override.sweep_string_iterator()
     values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
     return Setting(key, values, is_sweep=True)
+
+
+def _path_setting(key: str, value: str, *, sweeps: bool) -> Setting:
+    """Return one path, or with ``sweeps`` several that commas separate."""
+    is_quoted = sweeps and len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if is_quoted:
+        value = value[1:-1]
+    # The code of a network is a path and a class.
+    whole = (value, value.rpartition(":")[0])
+    exists = any(os.path.exists(os.path.expanduser(text)) for text in whole)
+    is_list = sweeps and not is_quoted and not exists
+    parts = [part for part in value.split(",") if part] if is_list else []
+    values = tuple(None if part == "null" else str(expand_path(part)) for part in parts or [value])
+    return Setting(key, values, is_sweep=len(values) > 1)
 
 
 def read_file(path: str | Path) -> list[Setting]:

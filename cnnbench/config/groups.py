@@ -75,6 +75,11 @@ class Groups:
         paths = (root / group / f"{choice}.yaml" for root in self._roots())
         return next(path for path in paths if path.is_file())
 
+    def naming(self, text: str) -> Path | None:
+        """Return the first file of the user's directory that has a text, or None."""
+        files = sorted(self.own.rglob("*.yaml")) if self.own is not None else ()
+        return next((f for f in files if text in f.read_text(encoding="utf-8")), None)
+
     def _roots(self) -> list[Path]:
         return [root for root in (conf_dir(), self.own) if root is not None]
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.arrays import DatasetArrays, ImageArrays, Indices, Part
+from cnnbench.notices import visible
 
 # So many classes are named one by one.
 _NAMED_CLASSES = 12
@@ -37,7 +38,7 @@ def split_notes(arrays: DatasetArrays, train: Indices, val: Indices, test: Indic
         "val": arrays.train.targets[val],
         "test": arrays.test.targets[test],
     }
-    names = arrays.class_names
+    names = [visible(name) for name in arrays.class_names]
     counts = {part: np.bincount(t, minlength=len(names)) for part, t in targets.items()}
     notes = [_class_note(arrays, counts)]
     for part, of_class in counts.items():
@@ -55,7 +56,7 @@ def split_notes(arrays: DatasetArrays, train: Indices, val: Indices, test: Indic
 
 
 def _class_note(arrays: DatasetArrays, counts: dict[str, NDArray[np.int64]]) -> str:
-    names = arrays.class_names
+    names = [visible(name) for name in arrays.class_names]
     if len(names) > _NAMED_CLASSES:
         least, most = counts["train"].min(), counts["train"].max()
         return f"{len(names)} classes of {least} to {most} training images"

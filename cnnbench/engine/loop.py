@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cnnbench.engine.finite import update_error
 from cnnbench.engine.state import TrainState
+from cnnbench.errors import UsageError
 from cnnbench.metrics import Sums
 from cnnbench.optim import supports_found_inf, update
 from cnnbench.seeds import derive_seed
@@ -162,7 +163,13 @@ def training_loss(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Te
         logits = model(images)
         return F.cross_entropy(logits.float(), targets), logits
     network = cast(HasAuxHeads, model)
-    logits, aux_logits = network.forward_with_aux(images)
+    outputs = network.forward_with_aux(images)
+    if not isinstance(outputs, tuple) or len(outputs) != 2:
+        raise UsageError(
+            f"{type(model).__name__}.forward_with_aux: gives {type(outputs).__name__}, expected "
+            "logits, and a tuple of the auxiliary heads' logits"
+        )
+    logits, aux_logits = outputs
     loss = F.cross_entropy(logits.float(), targets)
     for aux in aux_logits:
         loss = loss + network.aux_weight * F.cross_entropy(aux.float(), targets)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, error_text, user_code_error
 from cnnbench.geometry.trace import Geometry, analyze
 from cnnbench.models import create_model, is_plugin
 from cnnbench.models.custom import code_sha256, load_custom
-from cnnbench.models.foreign import AUX_WEIGHT, images_that_fit, try_step
+from cnnbench.models.foreign import AUX_WEIGHT, forward_line, images_that_fit, try_step
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,13 @@ def _measure(
         geometry, takes_channels_last, notes = _try_foreign(module, name, args, sizes)
     else:
         geometry = analyze(module, shape)
-    logits_shape = geometry.module_shapes[""]
+    logits_shape = geometry.module_shapes.get("")
     if logits_shape != (num_classes,):
-        lost = "; x.squeeze() takes a batch of one image away, x.flatten(1) does not"
+        gives = "no tensor" if logits_shape is None else logits_shape
+        lost = "" if logits_shape != () else "; x.squeeze() drops a batch of one, x.flatten(1) not"
         raise UsageError(
-            f"model={name}: gives {logits_shape} for one image, expected ({num_classes},): one "
-            f"logit for each class{'' if logits_shape else lost}"
+            f"model={name}: gives {gives} for one image, expected ({num_classes},): one "
+            f"logit for each class ({forward_line(type(module))}){lost}"
         )
     return Network(
         name=name,
@@ -144,6 +145,11 @@ def _measure(
     )
 
 
+def _reason(error: BaseException, module: nn.Module) -> str:
+    """Return what a network's own code raised, and where."""
+    return user_code_error(error) or f"{forward_line(type(module))}: {error_text(error)}"
+
+
 def _try_foreign(
     module: nn.Module, name: str, args: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> tuple[Geometry, bool, tuple[str, ...]]:
@@ -160,10 +166,12 @@ def _try_foreign(
     except UsageError as error:
         hint = _how_to_take("num_classes", name, args) if "logit for each" in str(error) else ""
         raise UsageError(f"{label}: {error}{hint}") from error
-    except Exception as error:  # whatever the user's own network raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's own network raises
         with torch.random.fork_rng(devices=[]):
             fits = images_that_fit(create(name, args, sizes), shape)
-        reason = f"{type(error).__name__}: {error}"
+        reason = _reason(error, module)
         hint = fits + _how_to_take("in_channels", name, args) if fits else ""
         raise UsageError(f"{label}: fails on images of shape {shape}: {reason}{hint}") from error
     try:
@@ -171,7 +179,7 @@ def _try_foreign(
     except Exception as error:  # whatever its forward raises
         raise UsageError(
             f"{label}: cannot be measured, which takes one image without its values: "
-            f"{type(error).__name__}: {error}; forward must not ask for the values of tensors, as "
+            f"{_reason(error, module)}; forward must not ask for the values of tensors, as "
             ".item(), .numpy() or an if on a tensor do"
         ) from error
     if args.get("aux_weight", AUX_WEIGHT) != AUX_WEIGHT and not has_aux:

@@ -11,19 +11,26 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnbench.config.schema import read_arguments
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import (
+    UsageError,
+    error_text,
+    expected_names,
+    mark_user_code,
+    shape_text,
+    user_code_error,
+)
 from cnnbench.files import expand_path, file_sha256, read_regular
-from cnnbench.models.foreign import with_first_output
+from cnnbench.models.foreign import forward_line, with_first_output
 from cnnbench.models.import_time import check_import
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
@@ -145,7 +152,9 @@ def _construct(
     if isinstance(network, nn.Module):
         if args:
             raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
-        return with_first_output(_drawn_anew(network), aux_weight)
+        fresh = _drawn_anew(network)
+        fresh.register_forward_hook(partial(_check_output, label, num_classes))
+        return with_first_output(fresh, aux_weight)
     parameters = _parameters(network)
     _check_arguments(parameters, label, args)
     args = read_arguments(network, args, f"{label}: model.args.")
@@ -157,17 +166,20 @@ def _construct(
     sizes = {name: value for name, value in offered.items() if name in parameters}
     try:
         built = network(**{**sizes, **args})
-    except Exception as error:  # whatever the user's own constructor raises
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:  # whatever the user's own constructor raises
         shown = ", ".join(f"{key}={value}" for key, value in {**sizes, **args}.items())
         raise UsageError(
             f"{label}: its constructor fails with {shown or 'no arguments'}: "
-            f"{type(error).__name__}: {error}"
+            f"{user_code_error(error) or error_text(error)}"
         ) from error
     if not isinstance(built, nn.Module):
         raise UsageError(
             f"{label}: returns {type(built).__name__}, expected a torch.nn.Module; write "
             "return nn.Sequential(...), or name a class"
         )
+    built.register_forward_hook(partial(_check_output, label, num_classes))
     return with_first_output(built, aux_weight)
 
 
@@ -208,6 +220,25 @@ def _drawn_anew(network: nn.Module) -> nn.Module:
     return fresh
 
 
+def _check_output(
+    label: str, num_classes: int, module: nn.Module, args: Sequence[Any], output: Any
+) -> None:
+    """Refuse what is no logits: in training, a network may give something else than when measured.
+
+    Raises:
+        UsageError: the network's output is no tensor (N, num_classes).
+    """
+    is_tensor = isinstance(output, Tensor)
+    if not args or (is_tensor and output.shape == (len(args[0]), num_classes)):
+        return
+    came = f"a tensor of shape {shape_text(output.shape)}" if is_tensor else type(output).__name__
+    mode = "training" if module.training else "evaluation"
+    raise UsageError(
+        f"{label}: {forward_line(type(module))} gives {came} in {mode} mode, expected logits: "
+        f"a tensor of shape {len(args[0])} x {num_classes}, a row for each image and a column for each class"
+    )
+
+
 def _is_network(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, nn.Module)
 
@@ -230,9 +261,15 @@ def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
     check_import(content, path)
     # Dataclasses and pickling of loader workers look a module up by its name.
     sys.modules[name] = module
+    mark_user_code(path.parent)
     try:
         exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 - the user's own file
-    except Exception as error:  # whatever the user's own file raises
+    except KeyboardInterrupt:
         del sys.modules[name]
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise
+    except BaseException as error:  # whatever the user's own file raises
+        del sys.modules[name]
+        raise UsageError(
+            f"{path} cannot be run: {user_code_error(error) or error_text(error)}"
+        ) from error
     return module

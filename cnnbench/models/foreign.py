@@ -31,14 +31,16 @@ def with_first_output(module: nn.Module, aux_weight: float | None = None) -> nn.
     original = type(module)
 
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Tensor:
-        return _outputs(original.forward(self, *inputs, **named))[0]
+        return _outputs(original.forward(self, *inputs, **named), original)[0]
 
     def forward_with_aux(self: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        logits, *others = _outputs(original.forward(self, x))
+        logits, *others = _outputs(original.forward(self, x), original)
+        for hook in self._forward_hooks.values():
+            hook(self, (x,), logits)
         for other in others:
             if other.shape != logits.shape:
                 raise UsageError(
-                    f"forward returns tensors of shapes {tuple(logits.shape)} and "
+                    f"{forward_line(original)} returns tensors of shapes {tuple(logits.shape)} and "
                     f"{tuple(other.shape)}: the first is the result, and each other one has to be "
                     "the logits of an auxiliary head, of the same shape; return the logits alone"
                 )
@@ -57,12 +59,23 @@ def with_first_output(module: nn.Module, aux_weight: float | None = None) -> nn.
     return module
 
 
-def _outputs(output: Any) -> list[Tensor]:
+def forward_line(kind: type[nn.Module]) -> str:
+    """Return where a class's own ``forward`` stands: ``FILE, line 12, in forward``."""
+    for ancestor in kind.__mro__:
+        code = getattr(vars(ancestor).get("forward"), "__code__", None)
+        if code is not None and code.co_filename != __file__:
+            return f"{code.co_filename}, line {code.co_firstlineno}, in forward"
+    return f"forward of {kind.__name__}"
+
+
+def _outputs(output: Any, kind: type[nn.Module]) -> list[Tensor]:
     """Return what a ``forward`` gave as tensors, heads that are switched off left out."""
     if isinstance(output, Tensor):
         return [output]
     if output is None:
-        raise UsageError("forward returns None: it lacks its return; end it with return x")
+        raise UsageError(
+            f"{forward_line(kind)} returns None: it lacks its return; end it with return x"
+        )
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, (tuple, list)):
@@ -70,8 +83,8 @@ def _outputs(output: Any) -> list[Tensor]:
         if found and all(isinstance(value, Tensor) for value in found):
             return found
     raise UsageError(
-        f"forward returns {type(output).__name__}, expected a tensor of logits, or several: those "
-        "of the network first, then those of auxiliary heads"
+        f"{forward_line(kind)} returns {type(output).__name__}, expected a tensor of "
+        "logits, or several: those of the network first, then those of auxiliary heads"
     )
 
 

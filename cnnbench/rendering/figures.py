@@ -6,10 +6,12 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.files import atomic_write, writing
+from cnnbench.notices import NEWLINE, notice, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +22,16 @@ _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#5
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++++", "oooo")
+# Fonts with the scripts that matplotlib's own lacks, as systems name them; the installed ones are
+# asked in this order, after its own.
+_FONTS = (
+    *(f"Noto Sans CJK {country}" for country in ("JP", "SC", "TC", "KR")),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Hebrew"),
+    *("Source Han Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("IPAGothic", "IPAexGothic", "TakaoPGothic", "NanumGothic", "UnDotum", "Unifont"),
+    *("PingFang SC", "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "Geeza Pro"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Meiryo", "Malgun Gothic", "Arial Unicode MS"),
+)
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "cnnbench",
     "figure.dpi": 150,
@@ -46,7 +58,7 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update({**_STYLE, "font.family": list(_installed_fonts())})
         yield
 
 
@@ -65,8 +77,44 @@ def bar_look(index: int) -> dict[str, Any]:
     return {"color": "#cfcfcf", "edgecolor": "black", "hatch": hatch, "linewidth": 0.8}
 
 
+@cache
+def _installed_fonts() -> dict[str, str]:
+    """Return the files of the fonts that figures use, by family, matplotlib's own first."""
+    from matplotlib import font_manager
+
+    installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    own = font_manager.findfont("DejaVu Sans")
+    return {"DejaVu Sans": own, **{n: installed[n] for n in _FONTS if n in installed}}
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    from matplotlib import font_manager
+
+    return any(
+        font_manager.get_font(file).get_char_index(ord(character))
+        for file in _installed_fonts().values()
+    )
+
+
+@cache
+def _tell_missing() -> None:
+    notice(
+        "no installed font has all characters of these names, so figures show numbers for them; "
+        "install a font such as Noto Sans CJK"
+    )
+
+
 def plain(text: str) -> str:
-    """Return text that is drawn as it stands: a dollar sign would be read as mathematics."""
+    """Return text that is drawn as it stands: a dollar sign would be read as mathematics.
+
+    What no installed font can draw is shown by number, and said once.
+    """
+    text = visible(text, kept=NEWLINE)
+    missing = {c for c in text if not c.isascii() and not _has_glyph(c)}
+    if missing:
+        _tell_missing()
+        text = "".join(f"\\u{ord(c):04x}" if c in missing else c for c in text)
     return text.replace("$", r"\$")
 
 

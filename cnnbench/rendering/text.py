@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from cnnbench.notices import NEWLINE, visible
+
 FORMATS = ("text", "markdown", "csv", "json")
 # Characters of a row in a transposed table: longer cells are folded.
 _NARROWEST, _WIDEST = 12, 28
+# What begins a formula in a spreadsheet, also as typed in East Asia.
+_FORMULAS = "=+-@\uff1d\uff0b\uff0d\uff20"
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 # Lists in lists that a setting shows.
 _SHOWN_DEPTH = 20
 _LATEX = str.maketrans(
@@ -50,19 +56,20 @@ def render_table(
     if output_format == "csv":
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: _csv_cell(column) for column in columns})
+        writer.writerows({column: _csv_cell(row.get(column)) for column in columns} for row in rows)
         return buffer.getvalue()
-    cells = [[cell_text(row.get(column)) for column in columns] for row in rows]
+    cells = [[visible(cell_text(row.get(column))) for column in columns] for row in rows]
     numeric = [
         column in right
         or all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
         for column in columns
     ]
+    columns = [visible(column) for column in columns]
     if output_format == "markdown":
         rule = ["---:" if right else "---" for right in numeric]
-        body = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-        return "".join(f"| {' | '.join(line)} |\n" for line in [list(columns), rule, *body])
+        head, *body = [[_markdown_cell(cell) for cell in row] for row in [columns, *cells]]
+        return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *body])
     if output_format == "latex":
         return _latex([list(columns), *cells], numeric)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
@@ -76,6 +83,25 @@ def render_table(
         ]
         lines.append("  ".join(padded).rstrip() + "\n")
     return "".join(lines)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay what they are."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    if text.lstrip()[:1] not in _FORMULAS or not text:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def _markdown_cell(text: str) -> str:
+    # A tag would be one in the page that the table becomes.
+    return _TAG.sub("&lt;", text.replace("|", "\\|"))
 
 
 def _transposed(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
@@ -127,7 +153,7 @@ def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
 
 def render_json(value: Any) -> str:
     """Return a value as JSON with a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return visible(json.dumps(value, indent=2, ensure_ascii=False), kept=NEWLINE) + "\n"
 
 
 def cell_text(value: Any) -> str:
@@ -165,5 +191,4 @@ def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    # What a stranger's file says must not steer the terminal.
-    return "".join(c if c.isprintable() else "?" for c in str(value))
+    return visible(str(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -15,12 +16,20 @@ from cnnbench.config.roles import with_older_values
 from cnnbench.config.run_config import RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError
 from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.files import atomic_write, disk_error, expand_path, remove_litter, writing
+from cnnbench.files import (
+    atomic_write,
+    disk_error,
+    expand_path,
+    read_regular,
+    remove_litter,
+    writing,
+)
 from cnnbench.runs.record import RunRecord
 
 # What is written atomically, and so may lie there half-written by a process that died.
 _WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
 _PROBE_SECONDS = 0.2
+_MAX_SWEEP_BYTES = 64 << 20
 # The names of checkpoints, and of their files.
 CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
 CHECKPOINT_FILE = rf"{CHECKPOINT_NAME}(?:\.state)?\.pt"
@@ -35,6 +44,15 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.config_file = path / "config.yaml"
+
+    def swept_keys(self) -> list[str]:
+        """Return the keys in which the jobs of its sweep differ; none where it is of no sweep."""
+        try:
+            content = json.loads(read_regular(self.path.parent / "sweep.json", _MAX_SWEEP_BYTES))
+            overrides = [text for job in content["jobs"] for text in job["overrides"]]
+            return list(dict.fromkeys(str(text).partition("=")[0] for text in overrides))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return []
 
     @classmethod
     def create(cls, path: Path) -> RunDir:

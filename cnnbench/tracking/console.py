@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
+from cnnbench.notices import NEWLINE, visible
+
 if TYPE_CHECKING:
     from cnnbench.metrics import Scores
 
@@ -32,7 +34,8 @@ class Console:
         self._numbers = ""
 
     def print(self, text: str) -> None:
-        """Print lines as they are: no markup, no colours, never wrapped."""
+        """Print lines as they are: no markup, no colours, no control characters, never wrapped."""
+        text = visible(text, kept=NEWLINE)
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def start_bar(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:

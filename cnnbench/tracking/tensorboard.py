@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.errors import DiskError, reason_of
+from cnnbench.notices import visible
 from cnnbench.tracking.events import event_files, leave_out, record_of
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class TensorBoard:
                 "metadata": _untyped(metadata).create_summary_metadata(name, "", row.shape[1]),
                 "tensor": _tensor(row),
             }
-            for name, row in zip(names, rows, strict=True)
+            for name, row in zip(map(visible, names), rows, strict=True)
         ]
         self._write(step=step, summary={"value": values})
 
@@ -198,7 +199,8 @@ class TensorBoard:
         start = data.SessionStartInfo(start_time_secs=time.time())
         for key, value in settings.items():
             kind = {str: "string_value", bool: "bool_value"}.get(type(value), "number_value")
-            setattr(start.hparams[key], kind, value)
+            shown = visible(value) if isinstance(value, str) else value
+            setattr(start.hparams[key], kind, shown)
         self._session("experiment", experiment, step)
         self._session("session_start_info", start, step)
 

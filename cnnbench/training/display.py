@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnbench.config.run_config import to_tree
+from cnnbench.config.settings import leaves
 from cnnbench.engine import Step, TrainState
 from cnnbench.engine.finite import check_step
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
+from cnnbench.rendering.text import setting_text
 from cnnbench.runs.columns import COLUMNS
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
@@ -50,7 +53,7 @@ def open_trackers(
     tensorboard = TensorBoard(
         run.path, resumed_after=step, is_written_again=is_written_again, warn=warn
     )
-    tensorboard.session_start(settings_shown(plan), METRICS, step)
+    tensorboard.session_start(settings_shown(plan, run.swept_keys()), METRICS, step)
     return Trackers(metrics, tensorboard), tensorboard
 
 
@@ -106,10 +109,21 @@ def show_beginning(trackers: Trackers, setup: Setup) -> None:
     trackers.images("train/augmented", augmented, 0)
 
 
-def settings_shown(plan: Plan) -> dict[str, Any]:
-    """Return what the HParams page shows of a run: the same keys for every network and data set."""
+def settings_shown(plan: Plan, swept_keys: Collection[str] = ()) -> dict[str, Any]:
+    """Return what the HParams page shows of a run: the same keys for every network and data set.
+
+    Args:
+        plan: of the run.
+        swept_keys: in which it differs from the other jobs of its sweep; these are shown too.
+    """
     config = plan.config
-    return {
+    values = dict(leaves(to_tree(config)))
+    swept = {
+        key: values[key] if isinstance(values[key], (int, float)) else setting_text(values[key])
+        for key in swept_keys
+        if key in values
+    }
+    return swept | {
         "model": config.model.name,
         "data": config.data.name,
         "augment": config.augment.name,

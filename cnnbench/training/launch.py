@@ -21,6 +21,8 @@ from cnnbench.errors import (
     Interrupted,
     ResourceError,
     UsageError,
+    resource_error,
+    user_code_error,
 )
 from cnnbench.files import expand_path
 from cnnbench.models.build import Network
@@ -261,13 +263,17 @@ def _train(
 
 
 def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None:
-    """Put torch's words for exhausted memory and dead workers into a sentence."""
+    """Put into a sentence what is no fault of ours: no memory, dead workers, the user's code."""
     if isinstance(error, CnnbenchError):
         return error
     text = str(error)
     sizes = f"data.batch_size={config.data.batch_size} data.image_size={config.data.image_size}"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    resource = resource_error(error)
+    is_memory = resource is not None and str(resource).startswith("out of memory")
+    if is_memory or isinstance(error, torch.OutOfMemoryError):
         return ResourceError(f"out of memory with {sizes}; lower one of them")
+    if resource is not None:
+        return resource
     # A worker that dies while it hands over a batch shows as an error of the connection to it.
     is_cut_off = isinstance(error, (ConnectionError, EOFError)) and config.data.num_workers > 0
     if is_cut_off or (isinstance(error, RuntimeError) and "DataLoader worker" in text):
@@ -277,4 +283,8 @@ def plain_error(error: BaseException, config: RunConfig) -> CnnbenchError | None
         )
     if "Expected more than 1 value per channel" in text:
         return UsageError(f"batch norm cannot learn from one value with {sizes}; raise one of them")
+    if (place := user_code_error(error)) is not None:
+        return UsageError(
+            f"model={config.model.name}: {place}; expected logits for images with {sizes}"
+        )
     return None

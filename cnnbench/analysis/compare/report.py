@@ -38,6 +38,7 @@ from cnnbench.analysis.compare.report_details import (
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.files import atomic_write, writing
+from cnnbench.notices import visible
 from cnnbench.runs import columns
 from cnnbench.version import __version__
 
@@ -86,7 +87,11 @@ def render_report(comparison: Comparison) -> str:
         (source / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html.j2", "css", "js")
     )
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     content = _content(comparison)
     data = htmlsafe_json_dumps(content["data"], dumps=_compact)
@@ -100,6 +105,11 @@ def render_report(comparison: Comparison) -> str:
             "base-uri 'none'; form-action 'none'",
         }
     )
+
+
+def _shown(value: Any) -> Any:
+    # What is marked as safe is ours.
+    return visible(value, kept="\n\t") if type(value) is str else value
 
 
 def _compact(value: Any) -> str:

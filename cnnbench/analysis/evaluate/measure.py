@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cnnbench.device.device import configure, resolve_device
 from cnnbench.engine import evaluate
 from cnnbench.engine.loop import Batches
 from cnnbench.errors import DiskError, UsageError
+from cnnbench.files import expand_path
 from cnnbench.geometry.trace import analyze
 from cnnbench.metrics import (
     Calibration,
@@ -132,6 +134,7 @@ def open_split(
     model_path: str | None = None,
     *,
     without_duplicates: bool = False,
+    data_root: str | Path | None = None,
 ) -> OpenSplit:
     """Load a run's network, and the data it was trained on.
 
@@ -142,6 +145,7 @@ def open_split(
         model_path: as ``load_run`` takes it.
         without_duplicates: leave out the images that are also, up to small damage, among those
             that training or choosing has seen.
+        data_root: where the data is now, in place of the recorded ``data.root``.
 
     Raises:
         UsageError: the split is empty.
@@ -150,6 +154,8 @@ def open_split(
     """
     network = load_run(run, model_path)
     config, record = run.config, run.record
+    if data_root is not None:
+        config = replace(config, data=replace(config.data, root=str(expand_path(data_root))))
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
     data = read_splits(config, notice, device=device, resize_once=False)
@@ -196,7 +202,8 @@ def measure(opened: OpenSplit) -> Measured:
         "split": opened.name,
         "accuracy": scores.accuracy,
         "loss": scores.loss,
-        "top5_accuracy": in_top5.item() / scores.count,
+        # Of five classes or fewer, every image has its class among the first five.
+        **({"top5_accuracy": in_top5.item() / scores.count} if len(class_names) > 5 else {}),
         "ece": calibrated.ece,
         "num_images": scores.count,
         **({} if opened.num_left_out is None else {"num_duplicates": opened.num_left_out}),

@@ -36,6 +36,8 @@ _GRID_COLUMNS = 6
 _NAME_CHARACTERS = 18
 # Matrices of more classes have no numbers in their cells, or not even names beside them.
 _MAX_NUMBERED, _MAX_NAMED = 25, 60
+# So many classes have a bar where not all have.
+_MAX_WORST = 30
 
 
 def plot_evaluation(measured: Measured, images: ImagesAt, directory: Path) -> list[Path]:
@@ -201,6 +203,11 @@ def _class_accuracy(measured: Measured) -> Figure:
     from matplotlib.figure import Figure
 
     rows = measured.result["per_class"]
+    text = "accuracy by class"
+    if len(rows) > _MAX_NAMED:
+        # Hundreds of names take half a minute to lay out, and nobody reads them.
+        text = f"the {_MAX_WORST} of {len(rows)} classes of lowest accuracy"
+        rows = sorted(rows, key=lambda row: (not row["support"], row["recall"]))[:_MAX_WORST]
     figure = Figure(figsize=(6.5, min(60.0, 1.1 + 0.27 * len(rows))), layout="constrained")
     ax = figure.add_subplot()
     recalls = [row["recall"] for row in rows]
@@ -216,7 +223,7 @@ def _class_accuracy(measured: Measured) -> Figure:
     # Bars from zero: their lengths are what is compared. Room for the numbers beside them.
     ax.set(xlim=(0, 1.2), xticks=[0, 0.25, 0.5, 0.75, 1])
     ax.set_xlabel("accuracy on the images of each class")
-    ax.set_title(_title(measured, f"accuracy by class; dashed: all, {accuracy:.4f}"))
+    ax.set_title(_title(measured, f"{text}; dashed: all, {accuracy:.4f}"))
     return figure
 
 

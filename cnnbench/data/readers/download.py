@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +19,12 @@ from cnnbench.files import sync_directory, writing
 
 Report = Callable[[str], None]
 
+# Of each wait for the network; and of an answer's head as a whole, which may come in drops.
 _TIMEOUT_SECONDS = 20.0
+_HEAD_SECONDS = 60.0
+# A file has this long, and as much more as its bytes take at the least rate.
+_FILE_SECONDS = 60.0
+_LEAST_BYTES_PER_SECOND = 20_000
 _LOCK_TIMEOUT_SECONDS = 1800.0
 _CHUNK_BYTES = 1024**2
 
@@ -113,19 +120,53 @@ def _check_reachable(urls: Sequence[str]) -> None:
 
 
 def _open(url: str) -> HTTPResponse:
+    """Return an answer whose head is read.
+
+    Raises:
+        OSError: there is none, or its head comes too slowly.
+        HTTPException: it is no answer of HTTP.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "cnnbench"})  # noqa: S310
     opener = urllib.request.build_opener(_NoDowngrade)
-    return cast(HTTPResponse, opener.open(request, timeout=_TIMEOUT_SECONDS))
+    answers: list[HTTPResponse | Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(cast(HTTPResponse, opener.open(request, timeout=_TIMEOUT_SECONDS)))
+        except (OSError, HTTPException) as error:
+            answers.append(error)
+
+    # Each byte of a head starts the socket's own limit anew, so that only a thread can be left.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HEAD_SECONDS)
+    if not answers:
+        raise TimeoutError(f"no answer in {_HEAD_SECONDS:g} s")
+    answer = answers.pop()
+    try:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+    finally:
+        # An error that its own frame keeps would keep its connection.
+        del answer
 
 
 def _chunks(url: str, num_bytes: int) -> Iterator[bytes]:
-    """Yield what an address gives, at most one chunk beyond ``num_bytes``."""
-    length = 0
+    """Yield what an address gives, at most one chunk beyond ``num_bytes``, and not for ever."""
+    length, allowed = 0, _FILE_SECONDS + num_bytes / _LEAST_BYTES_PER_SECOND
+    deadline = time.monotonic() + allowed
     try:
         with _open(url) as response:
-            while length <= num_bytes and (chunk := response.read(_CHUNK_BYTES)):
+            # One reading of the socket each: a whole chunk may take a mirror hours.
+            while length <= num_bytes and (chunk := response.read1(_CHUNK_BYTES)):
                 length += len(chunk)
                 yield chunk
+                if time.monotonic() > deadline:
+                    raise DataError(
+                        f"too slow: {length:,} of at most {num_bytes:,} bytes came in "
+                        f"{allowed:.0f} s"
+                    )
     except (OSError, HTTPException) as error:
         raise DataError(str(getattr(error, "reason", None) or error)) from error
 
