@@ -235,7 +235,8 @@ def _check_output(
     mode = "training" if module.training else "evaluation"
     raise UsageError(
         f"{label}: {forward_line(type(module))} gives {came} in {mode} mode, expected logits: "
-        f"a tensor of shape {len(args[0])} x {num_classes}, a row for each image and a column for each class"
+        f"a tensor of shape {len(args[0])} x {num_classes}, a row for each image and a column for "
+        "each class"
     )
 
 
