@@ -122,7 +122,8 @@ def _measure(
     logits_shape = geometry.module_shapes.get("")
     if logits_shape != (num_classes,):
         gives = "no tensor" if logits_shape is None else logits_shape
-        lost = "" if logits_shape != () else "; x.squeeze() drops a batch of one, x.flatten(1) not"
+        squeezed = "; x.squeeze() takes a batch of one image away, x.flatten(1) does not"
+        lost = squeezed if logits_shape == () else ""
         raise UsageError(
             f"model={name}: gives {gives} for one image, expected ({num_classes},): one "
             f"logit for each class ({forward_line(type(module))}){lost}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cnnbench.config.schema import read_arguments
 from cnnbench.errors import (
@@ -26,11 +26,10 @@ from cnnbench.errors import (
     error_text,
     expected_names,
     mark_user_code,
-    shape_text,
     user_code_error,
 )
 from cnnbench.files import expand_path, file_sha256, read_regular
-from cnnbench.models.foreign import forward_line, with_first_output
+from cnnbench.models.foreign import check_rows, forward_line, with_first_output
 from cnnbench.models.import_time import check_import
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
@@ -153,7 +152,7 @@ def _construct(
         if args:
             raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
         fresh = _drawn_anew(network)
-        fresh.register_forward_hook(partial(_check_output, label, num_classes))
+        fresh.register_forward_hook(partial(_check_output, num_classes))
         return with_first_output(fresh, aux_weight)
     parameters = _parameters(network)
     _check_arguments(parameters, label, args)
@@ -179,7 +178,7 @@ def _construct(
             f"{label}: returns {type(built).__name__}, expected a torch.nn.Module; write "
             "return nn.Sequential(...), or name a class"
         )
-    built.register_forward_hook(partial(_check_output, label, num_classes))
+    built.register_forward_hook(partial(_check_output, num_classes))
     return with_first_output(built, aux_weight)
 
 
@@ -220,24 +219,19 @@ def _drawn_anew(network: nn.Module) -> nn.Module:
     return fresh
 
 
-def _check_output(
-    label: str, num_classes: int, module: nn.Module, args: Sequence[Any], output: Any
-) -> None:
+def _check_output(num_classes: int, module: nn.Module, args: Sequence[Any], output: Any) -> None:
     """Refuse what is no logits: in training, a network may give something else than when measured.
 
     Raises:
         UsageError: the network's output is no tensor (N, num_classes).
     """
-    is_tensor = isinstance(output, Tensor)
-    if not args or (is_tensor and output.shape == (len(args[0]), num_classes)):
+    if not args:
         return
-    came = f"a tensor of shape {shape_text(output.shape)}" if is_tensor else type(output).__name__
-    mode = "training" if module.training else "evaluation"
-    raise UsageError(
-        f"{label}: {forward_line(type(module))} gives {came} in {mode} mode, expected logits: "
-        f"a tensor of shape {len(args[0])} x {num_classes}, a row for each image and a column for "
-        "each class"
-    )
+    try:
+        check_rows(output, len(args[0]), num_classes)
+    except UsageError as error:
+        mode = "training" if module.training else "evaluation"
+        raise UsageError(f"{forward_line(type(module))}, in {mode} mode: {error}") from None
 
 
 def _is_network(value: Any) -> bool:

@@ -489,7 +489,7 @@ REFUSED = {
                 super(Other, self).__init__()
                 self.fc = nn.Linear(256, 3)
         """,
-        "its constructor fails with no arguments: TypeError",
+        "its constructor fails with no arguments: .*net.py, line 11, in __init__: TypeError",
     ),
     "super() forgotten": (
         """
