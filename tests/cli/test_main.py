@@ -39,6 +39,7 @@ EXIT_CODES = {
     "CheckpointError": 65,
     "DataError": 66,
     "DiskError": 74,
+    "KernelError": 70,
     "ResourceError": 75,
     "NonFiniteError": 76,
 }
