@@ -220,13 +220,8 @@ def evaluate(
     from cnnbench.analysis.evaluate.measure import measure, open_split
     from cnnbench.notices import notice
 
-    opened = open_split(
-        directory,
-        split,
-        model_path=model_path,
-        without_duplicates=without_duplicates,
-        data_root=data_root,
-    )
+    more: Any = {"without_duplicates": without_duplicates, "data_root": data_root}
+    opened = open_split(directory, split, model_path=model_path, **more)
     measured = measure(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
