@@ -7,6 +7,7 @@ no torch. They raise `CnnbenchError`, whose ``exit_code`` is what the command wo
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,13 +102,11 @@ def train_sweep(
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> tuple[Path, int]:
-    """Train every job of a sweep that is not done yet, one after another.
-
-    The jobs run in a process of their own, so a script that calls this needs the usual
-    ``if __name__ == "__main__":``.
+    """Train every job of a sweep that is not done yet, each in a process of its own.
 
     Args:
-        settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``.
+        settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``;
+            ``hydra.launcher.slots`` says how many run at once.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
 
@@ -116,7 +115,7 @@ def train_sweep(
 
     Raises:
         UsageError: a job's settings are wrong, or do not fit this machine.
-        Interrupted: a signal came; the running job has saved its state.
+        Interrupted: a signal came; the running jobs have saved their state.
 
     Example:
         >>> root, num_failed = cnnbench.train_sweep(
@@ -131,14 +130,23 @@ def train_sweep(
     """
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
+    from cnnbench.config.launcher import split_launcher
     from cnnbench.sweeps.jobs import expand
-    from cnnbench.sweeps.local import run_sweep
-    from cnnbench.training import launch
+    from cnnbench.sweeps.launchers import check_launcher, create_launcher
+    from cnnbench.sweeps.run import run_sweep
 
     composer = Composer(config_dir)
-    sweep = expand(composer, read_settings(composer, settings, config))
-    launch.check_all([job.config for job in sweep.jobs])
-    return run_sweep(sweep, sys.argv)
+    name, how, ours = split_launcher(read_settings(composer, settings, config))
+    check_launcher(name)
+    sweep = expand(composer, ours)
+    # It loads torch while this process does.
+    with contextlib.closing(create_launcher(name)) as launcher:
+        from cnnbench.sweeps.slots import choose_slots, training_macs
+        from cnnbench.training import launch
+
+        plans = launch.check_all([job.config for job in sweep.jobs])
+        slots = choose_slots(plans, how.slots)
+        return run_sweep(sweep, sys.argv, how, slots, launcher, training_macs(plans))
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:

@@ -11,6 +11,7 @@ from cnnbench import api
 from cnnbench.config.command import config_text, read_settings
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import Groups
+from cnnbench.config.launcher import split_launcher
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
@@ -101,5 +102,6 @@ def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
     settings = read_settings(composer, args.settings, args.config)
     if args.multirun:
+        _, _, settings = split_launcher(settings)
         return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
     return config_text(run_and_config(composer, settings)[1])

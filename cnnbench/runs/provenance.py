@@ -145,6 +145,12 @@ def provenance(
     )
 
 
+def with_facts(provenance: Provenance, **facts: Any) -> Provenance:
+    """Return a provenance whose last process has more facts, by the fields of its record."""
+    *earlier, process = provenance.processes
+    return replace(provenance, processes=(*earlier, replace(process, **facts)))
+
+
 def changes(processes: Sequence[ProcessRecord]) -> list[str]:
     """Return what decides a result's bits and was not the same in all processes.
 

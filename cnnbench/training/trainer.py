@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -22,7 +22,7 @@ from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
+from cnnbench.runs.provenance import check_same_data, provenance, resume_warning, with_facts
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
 from cnnbench.training import display, estimates
@@ -51,9 +51,11 @@ class Training:
     Attributes:
         setup: what trains; from the beginning of ``train`` on.
         progress: what is remembered from checkpoint to checkpoint.
+        beside: tells which other jobs ran on this machine in the meantime.
     """
 
     setup: Setup
+    beside: Callable[[], Sequence[str]] = tuple
 
     def __init__(
         self, plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
@@ -162,9 +164,7 @@ class Training:
     def _compile(self) -> None:
         seconds = self.setup.compile()
         self.screen.print(f"compiling took {seconds:.1f} s, which no epoch's time includes")
-        *earlier, process = self.provenance.processes
-        process = dataclasses.replace(process, compile_seconds=seconds)
-        self.provenance = dataclasses.replace(self.provenance, processes=(*earlier, process))
+        self.provenance = with_facts(self.provenance, compile_seconds=seconds)
         self.write_record("running")
 
     def _steps(self) -> Iterator[Step]:
@@ -342,6 +342,7 @@ class Training:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""
         if self.tensorboard is not None and status != "running":
             self.tensorboard.session_end(status, self.state.global_step)
+        self.provenance = with_facts(self.provenance, beside=tuple(self.beside()))
         RunRecord(
             status=status,
             reason=reason,
