@@ -24,7 +24,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
-from cnnbench.data.readers.sources import data_root, places
+from cnnbench.data.readers.sources import data_root, locations
 from cnnbench.device.device import configure
 from cnnbench.engine.loop import training_loss
 from cnnbench.errors import Interrupted
@@ -127,7 +127,7 @@ def searched(config: RunConfig, _: Path) -> Any:
     if row.published is None:
         return batches(config, _)
     root = Path(config.data.root) if config.data.root else None
-    return [place.paths for place in places(row.published, data_root(root))]
+    return [location.paths for location in locations(row.published, data_root(root))]
 
 
 def augmented(config: RunConfig, _: Path) -> Any:
