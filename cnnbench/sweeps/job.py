@@ -24,7 +24,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.lease import held, neighbours
 
 # What the process ends with where another one took its job.
-LOST = 75
+_LOST = 1
 _FORMAT = 1
 _MAX_BYTES = 4 << 20
 
@@ -126,7 +126,7 @@ def _leave(signum: int, frame: FrameType | None) -> NoReturn:
 def _lose(name: str) -> NoReturn:
     notice(f"{name}: another process took this job over while this one stood still; it stops here")
     # At once: what is still in buffers must not reach the run, which is the other one's.
-    os._exit(LOST)
+    os._exit(_LOST)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from cnnbench.notices import notice
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
-from cnnbench.sweeps.job import LOST, write_job
+from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name
 from cnnbench.sweeps.launchers import Launch, Launcher
 from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
@@ -293,7 +293,7 @@ class _Sweeping:
         """Take note of a process that ended; what it left in its directory decides."""
         directory = self._directory(job)
         lease = read_lease(directory)
-        if code is None or code == LOST or lease is None or lease.generation != job.generation:
+        if code is None or lease is None or lease.generation != job.generation:
             # Another command has it, or a process that nobody waits for any more.
             job.status = "waiting"
             self.waiting.append(job)
