@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Status = Literal["waiting", "running", "silent", "done", "failed", "interrupted"]
 SWEEP_FILE = "sweep.json"
-# Below, a run in a sweep is not yet another one's.
+# A heartbeat that stands still for so long is called silent.
 WATCH_SECONDS = 60.0
 _MAX_SWEEP_BYTES = 256 << 20
 _MAX_ROWS = 20
@@ -57,6 +57,19 @@ class JobState:
     seconds: float = 0.0
     reason: str = ""
     _offset: int = field(default=0, repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """Return what tables and JSON show of it."""
+        return {
+            "job": self.name,
+            "status": self.status,
+            "fraction": round(self.fraction, 4),
+            "epoch": self.epochs[0],
+            "accuracy": self.accuracy,
+            "seconds": self.seconds,
+            "reason": self.reason,
+            "run": self.run,
+        }
 
 
 class SweepView:
