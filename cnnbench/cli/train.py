@@ -27,6 +27,10 @@ _EXAMPLES = """\
 Any key of a choice is set as KEY=VALUE: optimizer.lr=0.01 num_epochs=5.
 'cnnbench train --cfg' prints all keys with their values.
 
+With -m, hydra.launcher.slots=N runs N jobs at once (by default as many as suit
+the machine; 1 where seconds are to be compared), and
+hydra.launcher.max_failures=N stops after so many failed ones.
+
 Examples:
   cnnbench train                                   LeNet on 8x8 digits
   cnnbench train model=googlenet data=fashion_mnist

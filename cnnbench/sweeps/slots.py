@@ -15,8 +15,8 @@ from cnnbench.rendering.text import format_megabytes
 from cnnbench.training.estimates import device_memory, least_bytes
 from cnnbench.training.setup import Plan
 
-# A step of a network up to here is too small to be divided: two threads are 1.2 times as fast as
-# one, and two jobs of one thread each do nearly twice as much.
+# A step of a network up to here is too small to be divided well among threads: jobs of one thread
+# each do more, see benchmarks/launchers.py.
 SMALL_MACS = 50_000_000
 LARGE_THREADS = 8
 # What a process takes beside its network and its batch, where the code is shared.
