@@ -7,7 +7,6 @@ no torch. They raise `CnnbenchError`, whose ``exit_code`` is what the command wo
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,21 +131,13 @@ def train_sweep(
     from cnnbench.config.compose import Composer
     from cnnbench.config.launcher import split_launcher
     from cnnbench.sweeps.jobs import expand
-    from cnnbench.sweeps.launchers import check_launcher, create_launcher
-    from cnnbench.sweeps.run import run_sweep
+    from cnnbench.sweeps.launchers import check_launcher
+    from cnnbench.sweeps.run import launch_sweep
 
     composer = Composer(config_dir)
-    name, how, ours = split_launcher(read_settings(composer, settings, config))
-    check_launcher(name)
-    sweep = expand(composer, ours)
-    # It loads torch while this process does.
-    with contextlib.closing(create_launcher(name)) as launcher:
-        from cnnbench.sweeps.slots import choose_slots, training_macs
-        from cnnbench.training import launch
-
-        plans = launch.check_all([job.config for job in sweep.jobs])
-        slots = choose_slots(plans, how.slots)
-        return run_sweep(sweep, sys.argv, how, slots, launcher, training_macs(plans))
+    launcher, how, ours = split_launcher(read_settings(composer, settings, config))
+    check_launcher(launcher)
+    return launch_sweep(expand(composer, ours), sys.argv, launcher, how)
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:

@@ -7,6 +7,7 @@ and two commands on one sweep share the work.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -23,22 +24,46 @@ from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
 from cnnbench.rendering.text import render_table
 from cnnbench.runs.directory import RunDir
-from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.job import write_job
-from cnnbench.sweeps.jobs import Job, Sweep, file_name
-from cnnbench.sweeps.launchers import Launch, Launcher
+from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
+from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
 
 if TYPE_CHECKING:
     from cnnbench.sweeps.slots import Slots
 
-# Digits of the run key in a directory's name: more only where fewer are another run's.
-_KEY_DIGITS = (6, 16, 64)
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
+
+
+def launch_sweep(
+    sweep: Sweep, command: Sequence[str], launcher: str, config: LauncherConfig
+) -> tuple[Path, int]:
+    """Check the jobs of a sweep, and run those that are not done.
+
+    Args:
+        sweep: composed jobs.
+        command: the command line, for the record.
+        launcher: its name.
+        config: how to launch.
+
+    Returns:
+        The sweep's directory and how many jobs failed.
+
+    Raises:
+        CnnbenchError: as ``run_sweep``, or a job does not fit this machine.
+    """
+    # It loads torch while this process does.
+    with contextlib.closing(create_launcher(launcher)) as created:
+        from cnnbench.sweeps.slots import choose_slots, training_macs
+        from cnnbench.training.launch import check_all
+
+        plans = check_all([job.config for job in sweep.jobs])
+        slots = choose_slots(plans, config.slots)
+        return run_sweep(sweep, command, config, slots, created, training_macs(plans))
 
 
 def run_sweep(
@@ -68,7 +93,7 @@ def run_sweep(
         DiskError: the sweep's directory cannot be written.
     """
     root = expand_path(sweep.jobs[0].config.output_root) / "sweeps" / file_name(sweep.name)
-    runs = _run_directories(root, sweep.jobs)
+    runs = run_directories(root, sweep.jobs)
     with writing(root):
         (root / "jobs").mkdir(parents=True, exist_ok=True)
     record = {
@@ -89,41 +114,6 @@ def run_sweep(
     rows = [_row(job) for job in jobs]
     print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)
     return root, sum(job.status == "failed" for job in jobs)
-
-
-def _run_directories(root: Path, jobs: Sequence[Job]) -> list[RunDir]:
-    """Return each job's directory: its overrides and as much of its run key as tells it apart.
-
-    A name is cut and few digits of a key can be another run's, so that the whole recorded key
-    decides whether a directory is this job's.
-    """
-    runs: list[RunDir] = []
-    taken: set[Path] = set()
-    for job in jobs:
-        stem, key = file_name(",".join(job.overrides)) or job.config.model.name, _run_key(job)
-        candidates = (RunDir(root / f"{stem}-{key[:digits]}") for digits in _KEY_DIGITS)
-        run = next(
-            run
-            for run in candidates
-            if run.path not in taken
-            and (not run.has_record or run.record.provenance.run_key == key)
-        )
-        taken.add(run.path)
-        runs.append(run)
-    return runs
-
-
-def _run_key(job: Job) -> str:
-    from cnnbench.data import fingerprint
-
-    data = job.config.data
-    root = expand_path(data.root)
-    return run_key(
-        job.config,
-        data_fingerprint=fingerprint(data.name, root=root, args=data.args),
-        code_version=code_version(),
-        model_files=model_files(job.config),
-    )
 
 
 @dataclass
