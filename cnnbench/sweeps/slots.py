@@ -57,7 +57,8 @@ def choose_slots(plans: Sequence[Plan], wanted: int | Literal["auto"]) -> Slots:
 
     ``auto`` on a CPU gives a job one thread where no network has more than ``SMALL_MACS`` for an
     image, else ``LARGE_THREADS``, or what ``device.num_threads`` says, and takes as many jobs as
-    there are cores for them; on GPUs one job each; and never more than the memory holds. The rule
+    there are cores for them; on GPUs one job each; and never more than the memory holds. Where
+    ``budget.seconds`` counts on a CPU, one job has the machine at a time. The rule
     reads all jobs of the sweep, also those that are done, so that a resumed job has its threads.
 
     Args:
@@ -65,9 +66,16 @@ def choose_slots(plans: Sequence[Plan], wanted: int | Literal["auto"]) -> Slots:
         wanted: ``hydra.launcher.slots``.
 
     Raises:
-        UsageError: the memory cannot hold so many jobs.
+        UsageError: the memory cannot hold so many jobs, or they would share seconds that count.
     """
     cores, gpus = available_cores(), _gpus(plans)
+    if not gpus and any(plan.config.budget.seconds is not None for plan in plans):
+        if wanted not in ("auto", 1):
+            raise UsageError(
+                f"hydra.launcher.slots={wanted}: jobs that share the cores do not have the same "
+                "seconds, which budget.seconds gives each; expected slots=1, or budget.tflop"
+            )
+        return Slots(1)
     number = wanted if wanted != "auto" else len(gpus) or max(1, cores // _threads(plans, cores))
     if wanted == "auto":
         while number > 1 and _shortage(plans, number, gpus):

@@ -93,6 +93,14 @@ def test_memory_bounds_auto_and_refuses_more(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_slots([plan()], 1).number == 1
 
 
+def test_seconds_that_count_are_shared_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "available_cores", lambda: 16)
+    plans = [plan(), plan(**{"budget.seconds": 3})]
+    assert choose_slots(plans, "auto").number == choose_slots(plans, 1).number == 1
+    with pytest.raises(UsageError, match=r"hydra\.launcher\.slots=2: .*budget\.seconds"):
+        choose_slots(plans, 2)
+
+
 def test_each_gpu_gets_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "available_cores", lambda: 16)
     monkeypatch.setattr(slots, "device_memory", lambda device: 80 * GIB)
