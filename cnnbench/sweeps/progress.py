@@ -140,6 +140,9 @@ class SweepView:
             steps = num_epochs * math.ceil((num_train or 0) / batch)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return
+        budget = config.get("budget")
+        if isinstance(budget, dict) and any(value is not None for value in budget.values()):
+            num_epochs = steps = 0  # its length is known to the run alone
         for line in lines:
             try:
                 values = json.loads(line)
@@ -245,7 +248,7 @@ def live_table(jobs: Sequence[JobState], slots: int) -> Table:
     for head in ("job", "status", "epoch", "accuracy", "seconds"):
         table.add_column(head, overflow="ellipsis", no_wrap=True)
     for job in (job for job in jobs if job in shown):
-        epoch = f"{job.epochs[0]}/{job.epochs[1]}" if job.epochs[1] else ""
+        epoch = f"{job.epochs[0]}/{job.epochs[1]}" if job.epochs[1] else str(job.epochs[0] or "")
         status = f"running {job.fraction:.0%}" if job.status == "running" else job.status
         accuracy = "" if job.accuracy is None else f"{job.accuracy:.4f}"
         seconds = f"{job.seconds:.1f}" if job.seconds else ""

@@ -95,7 +95,10 @@ def test_memory_bounds_auto_and_refuses_more(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_seconds_that_count_are_shared_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "available_cores", lambda: 16)
-    plans = [plan(), plan(**{"budget.seconds": 3})]
+    timed = plan()
+    budget = dataclasses.replace(timed.config.budget, seconds=3.0)
+    timed = dataclasses.replace(timed, config=dataclasses.replace(timed.config, budget=budget))
+    plans = [plan(), timed]
     assert choose_slots(plans, "auto").number == choose_slots(plans, 1).number == 1
     with pytest.raises(UsageError, match=r"hydra\.launcher\.slots=2: .*budget\.seconds"):
         choose_slots(plans, 2)
