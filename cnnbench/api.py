@@ -102,13 +102,11 @@ def train_sweep(
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> tuple[Path, int]:
-    """Train every job of a sweep that is not done yet, one after another.
-
-    The jobs run in a process of their own, so a script that calls this needs the usual
-    ``if __name__ == "__main__":``.
+    """Train every job of a sweep that is not done yet, each in a process of its own.
 
     Args:
-        settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``.
+        settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``;
+            ``hydra.launcher.slots`` says how many run at once.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
 
@@ -117,7 +115,7 @@ def train_sweep(
 
     Raises:
         UsageError: a job's settings are wrong, or do not fit this machine.
-        Interrupted: a signal came; the running job has saved its state.
+        Interrupted: a signal came; the running jobs have saved their state.
 
     Example:
         >>> root, num_failed = cnnbench.train_sweep(
@@ -132,17 +130,19 @@ def train_sweep(
     """
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
+    from cnnbench.config.launcher import split_launcher
     from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
-    from cnnbench.sweeps.local import run_sweep
+    from cnnbench.sweeps.launchers import check_launcher
+    from cnnbench.sweeps.run import launch_sweep
 
     composer = Composer(config_dir)
-    sweep = expand(composer, read_settings(composer, settings, config, sweeps=True))
+    read = read_settings(composer, settings, config, sweeps=True)
+    launcher, how, ours = split_launcher(read)
+    check_launcher(launcher)
+    sweep = expand(composer, ours)
     say_torch_loads(f"{len(sweep.jobs)} jobs")
-    from cnnbench.training import launch
-
-    launch.check_all([job.config for job in sweep.jobs])
-    return run_sweep(sweep, sys.argv)
+    return launch_sweep(sweep, sys.argv, launcher, how)
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:

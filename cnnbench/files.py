@@ -12,7 +12,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import overload
@@ -148,6 +148,30 @@ def writing(path: Path) -> Iterator[None]:
         raise disk_error(error, path) from error
 
 
+# What this process asks before it writes; see `fence`.
+_checks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def fence(check: Callable[[], None]) -> Iterator[None]:
+    """Inside the block, ask before each write whether this process may still write.
+
+    Args:
+        check: called by ``check_fence``; it does not return where the answer is no.
+    """
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
+def check_fence() -> None:
+    """Ask whether this process may still write to its run; without a ``fence`` it always may."""
+    for check in _checks:
+        check()
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Replace a file so that a reader, or a crash at any moment, sees the old or the new one whole.
 
@@ -161,6 +185,7 @@ def atomic_write(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            check_fence()
             os.replace(tmp, path)
         except BaseException:
             tmp.unlink(missing_ok=True)
@@ -190,4 +215,5 @@ def remove_litter(directory: Path, names: str) -> None:
     ours = re.compile(rf"(?:{names}){re.escape(_TMP_MARK)}\d+")
     for path in directory.glob(f"*{_TMP_MARK}*"):
         if ours.fullmatch(path.name):
+            check_fence()
             path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ VERBS = {
     "features": "filters, maps, Grad-CAM and receptive fields of runs, as images",
     "export": "a run as ONNX or torch.export program, checked before it is kept",
     "data": "prepare, verify, find or show a data set",
-    "runs": "list, prune or remove run directories",
+    "runs": "list, watch, prune or remove run directories",
     "doctor": "this machine as cnnbench sees it: the bug report; --kernels checks",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",
 }

@@ -1,4 +1,4 @@
-"""``cnnbench runs``: list the run directories below a root, thin them, or remove them."""
+"""``cnnbench runs``: list the run directories below a root, watch a sweep, thin or remove runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from cnnbench.runs.prune import (
     plan_removal,
 )
 
-_ACTIONS = ("list", "prune", "rm")
+_ACTIONS = ("list", "watch", "prune", "rm")
 _COLUMNS = ("status", "model", "data", "val/accuracy", "test/accuracy", "age", "size", "run")
 _PLAN = ("status", "model", "data", "test/accuracy", "age", "frees", "run")
 
 
 DESCRIPTION = """\
-List the run directories below a root, thin their checkpoints, or remove them.
-prune and rm say what would go and ask first. A run that a process is writing
-to, and a directory that is no run, are left alone."""
+List the run directories below a root, watch a running sweep, thin the runs'
+checkpoints, or remove them. prune and rm say what would go and ask first. A
+run that a process is writing to, and a directory that is no run, are left
+alone."""
 _NOTES = """\
 Actions:
   list   the runs below PATH. Status: running, done, failed, interrupted, dead
          (says running, but no process holds it), or foreign.
+  watch  how the jobs of a sweep stand, until none runs any more; PATH is the
+         sweep, or a directory with sweeps, of which the newest is shown. With
+         --format json once, as it stands now.
   prune  keep of each run the best epoch's weights and the last checkpoint.
   rm     remove the failed and dead runs below a directory; a PATH that is
          itself a run is removed whatever its status. Directories of its network
@@ -42,7 +46,7 @@ Example: cnnbench runs prune outputs/digits --dry-run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("action", metavar="list|prune|rm", help="see below")
+    parser.add_argument("action", metavar="list|watch|prune|rm", help="see below")
     parser.add_argument(
         "paths",
         nargs="*",
@@ -65,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"runs {args.action}: unknown action{hint}")
     if args.action == "list":
         return _main_list(args)
+    if args.action == "watch":
+        return _main_watch(args)
     if args.format != "text":
         raise UsageError(f"runs {args.action} --format {args.format}: asks, in text alone")
     if args.yes and args.dry_run:
@@ -103,6 +109,22 @@ def _main_list(args: argparse.Namespace) -> int:
     if args.format != "json":
         rows = [_shown(row) for row in rows]
     print(render_table(rows, _COLUMNS, args.format), end="")
+    return 0
+
+
+def _main_watch(args: argparse.Namespace) -> int:
+    if len(args.paths) > 1:
+        raise UsageError(f"runs watch: unexpected '{args.paths[1]}'; one sweep is watched")
+    if args.yes or args.dry_run:
+        raise UsageError("runs watch: removes nothing; --yes and --dry-run go with prune and rm")
+    from cnnbench.sweeps.progress import SweepView, newest_sweep, watch
+
+    root = newest_sweep(args.paths[0] if args.paths else "outputs")
+    if args.format == "text":
+        watch(root)
+        return 0
+    rows = [job.row() for job in SweepView(root).refresh()]
+    print(render_table(rows, tuple(rows[0]), args.format), end="")
     return 0
 
 

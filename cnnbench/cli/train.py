@@ -13,6 +13,7 @@ from cnnbench import api
 from cnnbench.config.command import config_text, read_settings
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import Groups
+from cnnbench.config.launcher import split_launcher
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
@@ -27,6 +28,10 @@ the last line of standard output; with -m, that of the sweep."""
 _EXAMPLES = """\
 Any key of a choice is set as KEY=VALUE: optimizer.lr=0.01 num_epochs=5.
 'cnnbench train --cfg' prints all keys with their values.
+
+With -m, hydra.launcher.slots=N runs N jobs at once (by default as many as suit
+the machine; 1 where seconds are to be compared), and
+hydra.launcher.max_failures=N stops after so many failed ones.
 
 Examples:
   cnnbench train                                   LeNet on 8x8 digits
@@ -116,5 +121,6 @@ def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
     settings = read_settings(composer, args.settings, args.config, sweeps=args.multirun)
     if args.multirun:
+        _, _, settings = split_launcher(settings)
         return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
     return config_text(run_and_config(composer, settings)[1])

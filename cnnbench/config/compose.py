@@ -17,6 +17,7 @@ from typing import Any
 
 from cnnbench.config.effects import without_effect
 from cnnbench.config.groups import ALL_GROUPS, Groups, conf_dir
+from cnnbench.config.launcher import is_launcher_key
 from cnnbench.config.run_config import GROUPS, RunConfig, all_keys, read_config
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import (
@@ -136,6 +137,8 @@ class Composer:
                 continue
             if key in known_keys:
                 values[key] = value
+            elif is_launcher_key(key):
+                problems.append(Problem(key, ": launches the jobs of a sweep; add train -m"))
             else:
                 problems.append(Problem(key, unknown_key(key, list(known_keys))))
         try:
@@ -223,7 +226,7 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
         reason = str(error).splitlines()[0].rstrip(".")
         raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
     key = override.key_or_group
-    if key.startswith("hydra"):
+    if key.startswith("hydra") and not is_launcher_key(key):
         hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
         raise fail(key, f": Hydra's own settings have no effect here{hint}")
     if override.type is OverrideType.DEL:

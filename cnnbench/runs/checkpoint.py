@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from cnnbench.errors import CheckpointError, UsageError, reason_of
-from cnnbench.files import atomic_write, read_regular, sync_directory
+from cnnbench.files import atomic_write, check_fence, read_regular, sync_directory
 from cnnbench.runs.directory import CHECKPOINT_FILE, CHECKPOINT_NAME
 
 FORMAT = 1
@@ -235,6 +235,7 @@ class Checkpoints:
 
     def _prune(self, saves: Mapping[str, Mapping[str, Any]]) -> None:
         for file in self._unwanted(saves):
+            check_fence()  # it may be wanted by whoever took the run over
             file.unlink(missing_ok=True)
         sync_directory(self.directory)
 

@@ -50,6 +50,7 @@ class Column:
         in_hparams: whether TensorBoard's HParams page has it.
         is_paired: whether its differences from a baseline are shown.
         is_shared: whether rows that differ in it are not comparable.
+        is_time: whether it counts only for runs that had the machine alone.
 
     Example:
         ``Column("test/top5_accuracy", digits=4, better="higher")``
@@ -66,6 +67,7 @@ class Column:
     in_hparams: bool = False
     is_paired: bool = False
     is_shared: bool = False
+    is_time: bool = False
 
     @property
     def is_score(self) -> bool:
@@ -104,11 +106,13 @@ COLUMNS: dict[str, Column] = {
             digits=2,
             better="lower",
             is_paired=True,
+            is_time=True,
         ),
         Column(
             "images_per_second",
             read=_epoch_mean("perf/images_per_second"),
             better="higher",
+            is_time=True,
         ),
         Column("best_epoch", digits=1, in_runs=True),
         Column(
@@ -116,6 +120,7 @@ COLUMNS: dict[str, Column] = {
             digits=1,
             better="lower",
             axis="seconds of training",
+            is_time=True,
             in_table=False,
             in_runs=True,
             in_hparams=True,

@@ -30,16 +30,25 @@ from cnnbench.runs.record import RunRecord
 _WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
 _PROBE_SECONDS = 0.2
 _MAX_SWEEP_BYTES = 64 << 20
+# Beside the lock: the generation of the lease whose owner has it; absent where that is no job.
+_HOLDER = ".lock-generation"
 # The names of checkpoints, and of their files.
 CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
 CHECKPOINT_FILE = rf"{CHECKPOINT_NAME}(?:\.state)?\.pt"
 
 
 class RunDir:
-    """One run's directory. Make it with ``create`` or open it with ``open_run``."""
+    """One run's directory. Make it with ``create`` or open it with ``open_run``.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the directory.
+        generation: of the lease by which this process writes to it, as a job of a sweep; None
+            for all others.
+    """
+
+    def __init__(self, path: Path, generation: int | None = None) -> None:
         self.path = path
+        self._generation = generation
         self.record_file = path / "run.json"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
@@ -139,7 +148,16 @@ class RunDir:
 
         lock = filelock.FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=wait_seconds)
+            try:
+                lock.acquire(timeout=wait_seconds)
+            except filelock.Timeout:
+                if not self._is_held_by_an_older_lease():
+                    raise
+                # Its owner stands still, and asks before each write whether it lost the lease.
+                (self.path / ".lock").unlink(missing_ok=True)
+                lock = filelock.FileLock(self.path / ".lock", is_singleton=False)
+                lock.acquire(timeout=wait_seconds)
+            self._say_which_lease_holds()
         except filelock.Timeout:
             raise UsageError(f"{self.path}: another process is writing to this run") from None
         except OSError as error:
@@ -150,6 +168,20 @@ class RunDir:
             yield
         finally:
             lock.release()
+
+    def _is_held_by_an_older_lease(self) -> bool:
+        """Tell whether a sweep's process has the lock whose lease was taken over by this one."""
+        try:
+            holder = int(read_regular(self.path / _HOLDER, 32))
+        except (OSError, ValueError):
+            return False
+        return self._generation is not None and holder < self._generation
+
+    def _say_which_lease_holds(self) -> None:
+        if self._generation is None:
+            (self.path / _HOLDER).unlink(missing_ok=True)
+        else:
+            (self.path / _HOLDER).write_text(str(self._generation))
 
     def is_held(self) -> bool:
         """Tell whether a process is writing to this run now."""

@@ -50,6 +50,8 @@ class ProcessRecord:
         model_files: SHA-256 of the files that the network is made from, by ``path`` (its code),
             ``helpers`` (what that code imports) and ``weights``.
         compile_seconds: that ``torch.compile`` took; None without it.
+        beside: names of the jobs of its sweep that ran on the same machine in its time, so that
+            its seconds are not those of a run alone.
         others: keys of a later version, kept as they are.
     """
 
@@ -60,6 +62,7 @@ class ProcessRecord:
     code_version: str | None = None
     model_files: Mapping[str, str] = field(default_factory=dict)
     compile_seconds: Seconds | None = None
+    beside: tuple[str, ...] = ()
     others: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnnbench.config.command import text_of
@@ -16,7 +17,13 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
+from cnnbench.files import expand_path
+from cnnbench.runs.directory import RunDir
+from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.study import StudyJob, study_jobs
+
+# Digits of the run key in a directory's name: more only where fewer are another run's.
+_KEY_DIGITS = (6, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -95,3 +102,38 @@ def _default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
 def file_name(text: str) -> str:
     """Return a text with nothing in it that is special in a path, at most 100 characters."""
     return re.sub(r"[^A-Za-z0-9=,._+-]+", "_", text).strip("._")[:100]
+
+
+def run_directories(root: Path, jobs: Sequence[Job]) -> list[RunDir]:
+    """Return each job's directory: its overrides and as much of its run key as tells it apart.
+
+    A name is cut and few digits of a key can be another run's, so that the whole recorded key
+    decides whether a directory is this job's.
+    """
+    runs: list[RunDir] = []
+    taken: set[Path] = set()
+    for job in jobs:
+        stem, key = file_name(",".join(job.overrides)) or job.config.model.name, _run_key(job)
+        candidates = (RunDir(root / f"{stem}-{key[:digits]}") for digits in _KEY_DIGITS)
+        run = next(
+            run
+            for run in candidates
+            if run.path not in taken
+            and (not run.has_record or run.record.provenance.run_key == key)
+        )
+        taken.add(run.path)
+        runs.append(run)
+    return runs
+
+
+def _run_key(job: Job) -> str:
+    from cnnbench.data import fingerprint
+
+    data = job.config.data
+    root = expand_path(data.root)
+    return run_key(
+        job.config,
+        data_fingerprint=fingerprint(data.name, root=root, args=data.args),
+        code_version=code_version(),
+        model_files=model_files(job.config),
+    )

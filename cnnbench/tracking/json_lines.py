@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import DiskError
-from cnnbench.files import atomic_write, check_regular, read_regular
+from cnnbench.files import atomic_write, check_fence, check_regular, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,7 @@ class JsonLines:
         epoch = {"epoch": int(values["epoch"])} if "epoch" in values else {}
         line = json.dumps({**epoch, "global_step": step, **numbers}, allow_nan=False)
         data = f"{line}\n".encode()
+        check_fence()
         try:
             written = self._file.write(data)
         except OSError as error:

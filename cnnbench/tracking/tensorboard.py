@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.errors import DiskError, reason_of
+from cnnbench.files import check_fence
 from cnnbench.notices import visible
 from cnnbench.tracking.events import event_files, leave_out, record_of
 
@@ -228,12 +229,14 @@ class TensorBoard:
     def flush(self) -> None:
         """Hand all events to the file system."""
         self._last_flush = time.monotonic()
+        check_fence()
         with self._failures_reported():
             if self._file is not None:
                 self._file.flush()
 
     def close(self) -> None:
         """Flush and close; more than once is fine."""
+        check_fence()
         with self._failures_reported():
             if self._file is not None:
                 self._file.close()
@@ -242,6 +245,7 @@ class TensorBoard:
     def _write(self, **fields: Any) -> None:
         if self._file is None:
             return
+        check_fence()
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
         event = Event(wall_time=time.time(), **fields)

@@ -129,21 +129,26 @@ def affordable_steps(setup: Setup, seconds: float) -> int:
     return max(1, int(seconds / statistics.median(durations[_WARM_UP_STEPS:])))
 
 
-def check_memory(plan: Plan) -> None:
-    """Refuse what the device's memory cannot hold, before the system ends the process for it.
+def least_bytes(plan: Plan) -> int:
+    """Return what training takes of the device's memory in any case.
 
-    Counted is what training takes in any case: a gradient for each parameter, and the layers'
-    outputs for a batch, which take half as much where they are kept in 16 bits. No batch is larger
-    than the data, as far as its size is known without reading it.
-
-    Raises:
-        ResourceError: the device has less.
+    A gradient for each parameter, and the layers' outputs for a batch, which take half as much
+    where they are kept in 16 bits. No batch is larger than the data, as far as its size is known
+    without reading it.
     """
     data, network = plan.config.data, plan.network
     num_train = max(1, round(sum(plan.facts.train_counts) * (1 - data.val_fraction)))
     batch_size = min(data.batch_size, num_train, data.limit or num_train)
-    least = 2 * 4 * network.num_params + network.activation_bytes * batch_size // 2
-    available = _memory_of(plan.device)
+    return 2 * 4 * network.num_params + network.activation_bytes * batch_size // 2
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse what the device's memory cannot hold, before the system ends the process for it.
+
+    Raises:
+        ResourceError: the device has less than ``least_bytes``.
+    """
+    least, available = least_bytes(plan), device_memory(plan.device)
     if available is not None and least > available:
         raise ResourceError(
             f"training takes at least {format_megabytes(least)} of memory and the device has "
@@ -152,7 +157,8 @@ def check_memory(plan: Plan) -> None:
         )
 
 
-def _memory_of(device: torch.device) -> int | None:
+def device_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has, a GPU those that are free; None where nobody tells."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
 
 
@@ -172,7 +178,7 @@ def shortages(path: Path, device: torch.device, *, disk: int, memory: int) -> li
             f"{path}: checkpoints may take {format_megabytes(disk)} and {format_megabytes(free)} "
             "are free; lower checkpoint.keep_last or choose another output_root"
         )
-    available = _memory_of(device)
+    available = device_memory(device)
     if available is not None and memory > available:
         sentences.append(
             f"training may take {format_megabytes(memory)} of memory and the device has "

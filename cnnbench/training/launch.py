@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -173,7 +173,11 @@ def start(config: RunConfig, command: Sequence[str], since: float | None = None)
 
 
 def resume(
-    config: RunConfig, run: RunDir, command: Sequence[str], since: float | None = None
+    config: RunConfig,
+    run: RunDir,
+    command: Sequence[str],
+    since: float | None = None,
+    beside: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """Train in a given directory, from its newest checkpoint where there is one.
 
@@ -185,6 +189,7 @@ def resume(
         run: the directory.
         command: the command line, for the record.
         since: when what ``max_seconds`` counts began, by ``time.monotonic``; by default now.
+        beside: tells which other jobs of its sweep ran on this machine in the meantime.
 
     Raises:
         CnnbenchError: as ``_train``, or ``extend_epochs`` cannot extend this run.
@@ -195,8 +200,8 @@ def resume(
         plan = check(config) if run.has_checkpoints else check_all([config])[0]
         data = read(plan)
         if not run.path.exists():
-            run = RunDir.create(run.path)
-        _train(plan, data, run, command, stop)
+            RunDir.create(run.path)
+        _train(plan, data, run, command, stop, beside)
 
 
 def _resumed_config(config: RunConfig) -> RunConfig:
@@ -225,7 +230,12 @@ def _resumed_config(config: RunConfig) -> RunConfig:
 
 
 def _train(
-    plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
+    plan: Plan,
+    data: Splits,
+    run: RunDir,
+    command: Sequence[str],
+    stop: StopRequest,
+    beside: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """Train until the last epoch, then read the test set once and write the results.
 
@@ -235,6 +245,7 @@ def _train(
         run: an existing directory; training is resumed from its newest checkpoint.
         command: the command line, for the record.
         stop: entered here, and asked throughout.
+        beside: as ``resume`` takes it.
 
     Raises:
         Interrupted: a signal was received, or ``max_seconds`` are over; the state is saved.
@@ -245,6 +256,7 @@ def _train(
     """
     with run.lock(), stop:
         training = Training(plan, data, run, command, stop)
+        training.beside = beside
         training.write_record("running")
         try:
             training.train()

@@ -14,6 +14,8 @@ _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
     _NAMES[signal.SIGHUP] = "hung up"
 STOP_SIGNALS = tuple(_NAMES)
+# What a process ends with that one of them stopped.
+STOPPED_CODES = tuple(128 + number for number in STOP_SIGNALS)
 
 
 class StopRequest:

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -54,9 +54,11 @@ class Training:
     Attributes:
         setup: what trains; from the beginning of ``train`` on.
         progress: what is remembered from checkpoint to checkpoint.
+        beside: tells which other jobs ran on this machine in the meantime.
     """
 
     setup: Setup
+    beside: Callable[[], Sequence[str]] = tuple
 
     def __init__(
         self, plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
@@ -369,6 +371,7 @@ class Training:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""
         if self.tensorboard is not None and status != "running":
             self.tensorboard.session_end(status, self.state.global_step)
+        self.provenance = self.provenance.noting(beside=tuple(self.beside()))
         RunRecord(
             status=status,
             reason=reason,

@@ -121,8 +121,8 @@ def _metric(row: Row, column: Column) -> Cell:
         return Cell(name, json={name: measured})
     return Cell(
         name,
-        plus_minus(measured, column.digits),
-        measured["mean"],
+        plus_minus(measured, column.digits) + ("*" if row.is_marked(name) else ""),
+        row.values[name],
         {name: measured["mean"], f"{name}_std": measured["std"]},
         {name: measured},
         is_number=True,
@@ -182,6 +182,8 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
         parts.append(f"{SPREAD_NOTE}\n")
     if note is not None:
         parts.append(f"{note}\n")
+    if any(row.is_marked("epoch_seconds") for table in found.tables for row in table.rows):
+        parts.append("* measured beside other jobs of its sweep: not ranked, not compared\n")
     if found.left_out:
         parts += ["\n" * (not parts[-1].isspace()), left_out_text(found, output_format)]
     return "".join(parts).rstrip("\n") + "\n"

@@ -43,6 +43,7 @@ class Record:
         curves: by name, the values by epoch.
         code_version: of the package that started it; None where it was not recorded.
         resumed_with: what decides bits and changed when it was resumed, as ``changes`` says it.
+        is_alone: whether no other job of its sweep ran beside it, so that its seconds count.
         network: as ``run.json`` has it, unchecked.
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
@@ -62,6 +63,7 @@ class Record:
     curves: Mapping[str, Mapping[int, float]]
     code_version: str | None
     resumed_with: tuple[str, ...]
+    is_alone: bool
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
@@ -147,6 +149,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         curves=curves,
         code_version=record.provenance.code_version,
         resumed_with=tuple(changes(record.provenance.processes)),
+        is_alone=not any(process.beside for process in record.provenance.processes),
         network=model,
         test_confusion=record.test_confusion,
         provenance=_provenance(record),

@@ -53,9 +53,19 @@ class Row:
         return self._measured[name]
 
     def metric_values(self, name: str) -> list[float]:
-        """Return what its runs measured, in the order of their seeds."""
-        values = [record.metrics[name] for record in self.records]
+        """Return what its runs measured, in the order of their seeds.
+
+        Seconds are those of the runs that had the machine alone, where there is one.
+        """
+        counted = self.records
+        if columns.COLUMNS[name].is_time and not self.is_marked(name):
+            counted = tuple(record for record in self.records if record.is_alone)
+        values = [record.metrics[name] for record in counted]
         return [value for value in values if value is not None]
+
+    def is_marked(self, name: str) -> bool:
+        """Tell whether a column is of time, and other jobs ran beside each of its runs."""
+        return columns.COLUMNS[name].is_time and not any(r.is_alone for r in self.records)
 
 
 def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
@@ -92,7 +102,11 @@ def _row(records: tuple[Record, ...]) -> Row:
         **first.settings,
         "n": len(records),
         **first.facts,
-        **{column.name: row.metric(column.name)["mean"] for column in columns.metrics()},
+        # A marked time is shown, and neither ranked nor compared.
+        **{
+            column.name: None if row.is_marked(column.name) else row.metric(column.name)["mean"]
+            for column in columns.metrics()
+        },
         "selection": first.selection,
         "test_reads": max(record.test_reads for record in records),
         "data_sha256": first.data_sha256,
@@ -153,8 +167,10 @@ def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | Non
         ``mean`` and sample ``std`` of the differences, ``n`` of them, and the two-sided ``p`` of
         Student's paired t-test; None where there are too few, or where all are the same.
     """
+    is_time = columns.COLUMNS[metric].is_time
     ours, theirs = (
-        {record.seed: record.metrics[metric] for record in side.records} for side in (row, base)
+        {r.seed: r.metrics[metric] for r in side.records if r.is_alone or not is_time}
+        for side in (row, base)
     )
     pairs = [
         (mine, other)

@@ -15,13 +15,14 @@ import pytest
 import yaml
 from tiny import TINY, command, differences, info, stop_when, train
 
+import cnnbench
 import cnnbench.training.launch
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.errors import Interrupted
 from cnnbench.runs.directory import RunDir, open_run
 from cnnbench.sweeps.jobs import expand
-from cnnbench.sweeps.local import run_sweep
+from cnnbench.sweeps.lease import read_lease
 
 SGD = ("optimizer=sgd", "scheduler=constant")
 STUDY = {
@@ -42,7 +43,7 @@ def own(tmp_path: Path) -> Path:
 def test_a_study_with_a_job_that_breaks(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["train", "-m", "study=rates", "--config-dir", str(own)]
+    words = ["train", "-m", "study=rates", "--config-dir", str(own), "hydra.launcher.slots=1"]
     first = subprocess.run(
         [sys.executable, "-m", "cnnbench", *words],
         cwd=tmp_path,
@@ -63,12 +64,12 @@ def test_a_study_with_a_job_that_breaks(
         ["optimizer.lr=1e+20"],
         ["optimizer.lr=0.02", "seed=3"],
     ]
-    assert sorted(path for path in root.iterdir() if path.is_dir()) == sorted(runs)
+    assert sorted(file.parent for file in root.glob("*/run.json")) == sorted(runs)
     assert [info(run)["status"] for run in runs] == ["done", "failed", "done"]
 
     # The failure is told at once, before the next job starts, and again in the table.
     [told] = [place for place, line in enumerate(lines) if "failed: epoch 1, step 2" in line]
-    [started] = [n for n, line in enumerate(lines) if line.startswith("[3/3]")]
+    started, *_ = [n for n, line in enumerate(lines) if line.startswith("[3/3]")]
     assert told < started
     assert str(runs[1]) in lines[told]
     head = next(place for place, line in enumerate(lines) if line.startswith("job "))
@@ -97,12 +98,15 @@ def test_a_study_with_a_job_that_breaks(
     assert second.returncode == 1, second.stderr
     assert Path(second.stdout.splitlines()[-1]) == root
     assert "[1/3] optimizer.lr=0.01: done before" in second.stdout
-    assert "resumed after epoch 0, step 3" in second.stdout
+    log = root / "jobs" / runs[2].name / "log.txt"
+    assert "resumed after epoch 0, step 3" in log.read_text()
     assert second.stderr.count("failed: epoch 1, step 2") == 1
     after = [(run / "run.json").read_bytes() for run in runs]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
     assert differences(alone, runs[2]) == []
-    assert len(list(root.iterdir())) == 4
+    assert sorted(path.name for path in root.iterdir()) == sorted(
+        ["jobs", "sweep.json", *(run.name for run in runs)]
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -113,16 +117,17 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def worker_of(process: subprocess.Popen[str]) -> int:
-    """Return the process in which the jobs run."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    [worker] = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return int(worker)
+def owner_of(run: Path) -> int:
+    """Return the process that runs a job."""
+    lease = read_lease(run.parent / "jobs" / run.name)
+    assert lease is not None
+    return lease.owner["pid"]
 
 
 def sweeping(tmp_path: Path, *axes: str) -> tuple[subprocess.Popen[str], list[Path]]:
     """Start a sweep and return it with its run directories."""
-    words = [*TINY, *SGD, *axes, "sweep.name=s", f"output_root={tmp_path}"]
+    words = [*TINY, *SGD, "hydra.launcher.slots=1", *axes]
+    words += ["sweep.name=s", f"output_root={tmp_path}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "cnnbench", "train", "-m", *words],
         cwd=tmp_path,
@@ -135,11 +140,10 @@ def sweeping(tmp_path: Path, *axes: str) -> tuple[subprocess.Popen[str], list[Pa
     return process, [tmp_path / "sweeps" / "s" / job["run"] for job in record["jobs"]]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="children of a process")
 def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path: Path) -> None:
     process, runs = sweeping(tmp_path, "num_epochs=100000,1")
     wait_for(runs[0] / "metrics.jsonl", process)
-    os.kill(worker_of(process), signal.SIGKILL)
+    os.kill(owner_of(runs[0]), signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 1, err
     assert out.splitlines()[-1] == str(tmp_path / "sweeps" / "s")
@@ -194,38 +198,26 @@ def test_a_sweep_is_found_again_when_it_grows_and_another_is_another() -> None:
     assert name("seed=0,1", "sweep.name=mine") == "mine"
 
 
-def test_a_sweep_that_is_done_starts_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_that_is_done_starts_nothing_and_grows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    composer = Composer()
-    settings = [*TINY, "num_epochs=1", "seed=0,1", f"output_root={tmp_path}"]
-    sweep = expand(composer, composer.parse(settings))
+    def sweep(axis: str) -> tuple[Path, int]:
+        words = [*TINY, "num_epochs=1", axis, f"output_root={tmp_path}"]
+        return cnnbench.train_sweep(words)
 
-    class Here:
-        """Runs a job in this process."""
-
-        received = 0
-
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *exc: object) -> None:
-            pass
-
-        def run(self, job, run, words) -> tuple[int, str]:
-            cnnbench.training.launch.resume(job.config, run, words)
-            return 0, ""
-
-    with monkeypatch.context() as patch:
-        patch.setattr("cnnbench.sweeps.local._Worker", Here)
-        root, num_failed = run_sweep(sweep, ["a"])
+    root, num_failed = sweep("seed=range(0,3)")
     assert num_failed == 0
     capsys.readouterr()
-    assert run_sweep(sweep, ["a"]) == (root, 0)
+    before = {run: run.read_bytes() for run in root.glob("*/run.json")}
+    assert sweep("seed=range(0,3)") == (root, 0)
     out = capsys.readouterr().out
-    assert out.count("done before") == 2
-    accuracies = [info(path)["results"]["test/accuracy"] for path in sorted(root.glob("*/"))]
+    assert out.count("done before") == 3
+    accuracies = [info(run.parent)["results"]["test/accuracy"] for run in before]
     assert all(f"{accuracy:.4f}" in out for accuracy in accuracies)
+    assert sweep("seed=range(0,6)") == (root, 0)
+    assert capsys.readouterr().out.count("done before") == 3
+    assert len(list(root.glob("*/run.json"))) == 6
+    assert before == {run: run.read_bytes() for run in before}
 
 
 @pytest.mark.parametrize(
@@ -251,14 +243,14 @@ def test_a_done_run_of_another_key_in_the_same_directory_is_not_believed(tmp_pat
     argv = ["train", "-m", *TINY, f"output_root={tmp_path}", "seed=0,1"]
     assert cli(argv) == 0
     [sweep] = (tmp_path / "sweeps").iterdir()
-    first, second = sorted(path for path in sweep.iterdir() if path.is_dir())
+    first, second = sorted(file.parent for file in sweep.glob("*/run.json"))
     numbers = info(second)["results"]
     record = info(first)
     foreign = {**info(second), "provenance": {**info(second)["provenance"], "run_key": "0" * 64}}
     (second / "run.json").write_text(json.dumps(foreign))
     assert cli(argv) == 0
-    others = [path for path in sweep.iterdir() if path.is_dir() and path not in (first, second)]
-    [again] = others
+    runs = [file.parent for file in sweep.glob("*/run.json")]
+    [again] = [run for run in runs if run not in (first, second)]
     assert again.name.startswith(second.name)
     assert info(again)["results"]["test/accuracy"] == numbers["test/accuracy"]
     assert info(first) == record

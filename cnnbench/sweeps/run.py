@@ -1,0 +1,371 @@
+"""Run the jobs of a sweep beside each other, whoever else runs some of them.
+
+What becomes of a job stands in its directory: its lease says who runs it and how that ended, its
+run whether it is done. This process only starts what is missing, so that it may die at any moment,
+and two commands on one sweep share the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.config.launcher import LauncherConfig
+from cnnbench.errors import CheckpointError, Interrupted
+from cnnbench.files import atomic_write, expand_path, writing
+from cnnbench.notices import notice
+from cnnbench.rendering.text import render_table
+from cnnbench.runs.directory import RunDir
+from cnnbench.sweeps.job import write_job
+from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
+from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
+from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
+from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
+
+if TYPE_CHECKING:
+    from cnnbench.sweeps.slots import Slots
+
+_POLL_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+_COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
+
+
+def launch_sweep(
+    sweep: Sweep, command: Sequence[str], launcher: str, config: LauncherConfig
+) -> tuple[Path, int]:
+    """Check the jobs of a sweep, and run those that are not done.
+
+    Args:
+        sweep: composed jobs.
+        command: the command line, for the record.
+        launcher: its name.
+        config: how to launch.
+
+    Returns:
+        The sweep's directory and how many jobs failed.
+
+    Raises:
+        CnnbenchError: as ``run_sweep``, or a job does not fit this machine.
+    """
+    # It loads torch while this process does.
+    with contextlib.closing(create_launcher(launcher)) as created:
+        from cnnbench.sweeps.slots import choose_slots, training_macs
+        from cnnbench.training.launch import check_all
+
+        plans = check_all([job.config for job in sweep.jobs])
+        slots = choose_slots(plans, config.slots)
+        return run_sweep(sweep, command, config, slots, created, training_macs(plans))
+
+
+def run_sweep(
+    sweep: Sweep,
+    command: Sequence[str],
+    config: LauncherConfig,
+    slots: Slots,
+    launcher: Launcher,
+    work: Sequence[float] | None = None,
+) -> tuple[Path, int]:
+    """Run every job that is not done yet, whatever becomes of the others.
+
+    Args:
+        sweep: checked jobs.
+        command: the command line, for the record.
+        config: how to launch.
+        slots: how many run at once, and with what.
+        launcher: closed by the caller.
+        work: what each job costs beside the others, for the time that is left.
+
+    Returns:
+        The sweep's directory and how many jobs failed.
+
+    Raises:
+        Interrupted: a signal came; the running jobs have saved their state.
+        ResourceError: the system starts no process.
+        DiskError: the sweep's directory cannot be written.
+    """
+    root = expand_path(sweep.jobs[0].config.output_root) / "sweeps" / file_name(sweep.name)
+    runs = run_directories(root, sweep.jobs)
+    with writing(root):
+        (root / "jobs").mkdir(parents=True, exist_ok=True)
+    record = {
+        "format": 1,
+        "command": list(command),
+        "jobs": [
+            {"overrides": list(job.overrides), "run": run.path.name, "work": cost}
+            for job, run, cost in zip(sweep.jobs, runs, work or [1.0] * len(runs), strict=True)
+        ],
+    }
+    atomic_write(root / SWEEP_FILE, f"{json.dumps(record, indent=2)}\n".encode())
+    jobs = [
+        _Job(number, " ".join(job.overrides) or job.config.model.name, job, run)
+        for number, (job, run) in enumerate(zip(sweep.jobs, runs, strict=True), start=1)
+    ]
+    with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
+        sweeping.run()
+    rows = [_row(job) for job in jobs]
+    print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)
+    return root, sum(job.status == "failed" for job in jobs)
+
+
+@dataclass
+class _Job:
+    """One job as this command sees it.
+
+    Attributes:
+        number: from 1.
+        name: the settings in which it differs.
+        job: its settings and config.
+        run: where it trains.
+        status: ``elsewhere`` is running under another command.
+        generation: of the newest lease before this command, then of its own.
+        slot: that it takes while it runs.
+        reason: why it failed.
+    """
+
+    number: int
+    name: str
+    job: Job
+    run: RunDir
+    status: str = "waiting"
+    generation: int = 0
+    slot: int = 0
+    reason: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its run is finished."""
+        return self.run.has_record and self.run.record.status == "done"
+
+
+class _Sweeping:
+    """Starts jobs, and takes note of how they end."""
+
+    def __init__(
+        self,
+        root: Path,
+        jobs: Sequence[_Job],
+        command: Sequence[str],
+        config: LauncherConfig,
+        slots: Slots,
+        launcher: Launcher,
+    ) -> None:
+        self.root, self.jobs, self.command = root, jobs, command
+        self.config, self.slots, self.launcher = config, slots, launcher
+        self.running: dict[str, _Job] = {}
+        self.waiting = list(jobs)
+        self.watcher = Watcher(config.lease_seconds)
+        self.signals: list[int] = []
+        self.num_failed = 0
+        self.is_stopping = False
+        self.view = SweepView(root)
+        self.screen = Screen()
+        self._looked = -_LOOK_SECONDS
+        self._told: set[str] = set()
+        for job in jobs:
+            lease = read_lease(self._directory(job))
+            job.generation = lease.generation if lease else 0
+
+    def __enter__(self) -> _Sweeping:
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in STOP_SIGNALS
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        self.screen.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.screen.__exit__()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signals.append(signum)
+
+    def run(self) -> None:
+        """Run until every job ended, or was told to stop."""
+        sent = 0
+        while True:
+            now = time.monotonic()
+            is_look_due = now - self._looked >= _LOOK_SECONDS
+            if not self.is_stopping and len(self.running) < self.slots.number and is_look_due:
+                self._fill()
+            if is_look_due:
+                self._looked = now
+                self._show()
+            if not self.running and (self.is_stopping or not self.waiting):
+                break
+            for name, code in self.launcher.ended(_POLL_SECONDS).items():
+                self._end(self.running.pop(name), code)
+                self._looked = -_LOOK_SECONDS  # a slot is free
+            for signum in self.signals[sent:]:
+                self._stop(signum)
+            sent = len(self.signals)
+        if self.signals:
+            done = sum(job.status.startswith("done") for job in self.jobs)
+            raise Interrupted(
+                f"the sweep stopped with {done} of {len(self.jobs)} jobs done; "
+                "the same command resumes it",
+                self.signals[0],
+            )
+
+    def _stop(self, signum: int) -> None:
+        self.is_stopping = True
+        self.launcher.signal(signum)
+
+    def _fill(self) -> None:
+        """Start jobs until no slot is free, in their order."""
+        for job in list(self.waiting):
+            if len(self.running) >= self.slots.number or self.is_stopping:
+                return
+            if self._is_settled(job):
+                self.waiting.remove(job)
+            elif self._take(job):
+                self.waiting.remove(job)
+                self.running[job.run.path.name] = job
+
+    def _is_settled(self, job: _Job) -> bool:
+        """Tell whether a job needs no process of ours, and take note of why."""
+        lease = read_lease(self._directory(job))
+        if job.is_done:
+            where = " by another command" if job.status == "elsewhere" else " before"
+            job.status = "done"
+            self._line(f"{self._shown(job)}: done{where}")
+            return True
+        if lease is None or lease.generation <= job.generation or lease.is_held:
+            return False
+        if not lease.code or lease.code in STOPPED_CODES:
+            return False
+        self._fail(job, f"under another command: {lease.message}")
+        return True
+
+    def _take(self, job: _Job) -> bool:
+        """Start a job that nobody else runs; tell whether that was so."""
+        directory = self._directory(job)
+        lease = read_lease(directory)
+        if lease is not None and lease.is_held and not self.watcher.is_stale(directory, lease):
+            if job.status != "elsewhere":
+                self._line(f"{self._shown(job)}: another command runs it")
+                job.status = "elsewhere"
+            return False
+        with writing(directory):
+            directory.mkdir(exist_ok=True)
+        generation = (lease.generation if lease else 0) + 1
+        if not claim(directory, generation):
+            return False
+        name = job.run.path.name
+        write_job(directory, job.job.config, self.command, self.config.lease_seconds)
+        used = {other.slot for other in self.running.values()}
+        job.slot = next(slot for slot in range(self.slots.number) if slot not in used)
+        job.generation, job.status = generation, "running"
+        command = (
+            sys.executable,
+            "-m",
+            "cnnbench.sweeps.job",
+            str(self.root),
+            name,
+            str(generation),
+        )
+        self._line(self._shown(job))
+        self.launcher.submit(Launch(name, command, directory, self.slots.environment(job.slot)))
+        return True
+
+    def _end(self, job: _Job, code: int | None) -> None:
+        """Take note of a process that ended; what it left in its directory decides."""
+        directory = self._directory(job)
+        lease = read_lease(directory)
+        if code is None or lease is None or lease.generation != job.generation:
+            # Another command has it, or a process that nobody waits for any more.
+            job.status = "waiting"
+            self.waiting.append(job)
+            return
+        if lease.is_held:
+            lease = self._bury(job, lease, code)
+        self._repeat_warnings(job)
+        if job.is_done:
+            job.status = "done"
+            accuracy = job.run.record.results.get("test/accuracy")
+            known = f", test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
+            left = summary_line(self.view.refresh(), self.slots.number)
+            self._line(f"{self._shown(job)}: done{known}; {left}")
+        elif not lease.code:  # max_seconds are over, as planned
+            job.status = "interrupted"
+            self._line(f"{self._shown(job)}: {lease.message or 'interrupted'}")
+        elif self.is_stopping and lease.code in STOPPED_CODES:
+            job.status = "interrupted"
+        else:
+            self._fail(job, lease.message)
+
+    def _bury(self, job: _Job, lease: Lease, code: int) -> Lease:
+        """Write for a process that died how it ended, in its lease and its run."""
+        message = (
+            f"its process was killed by signal {-code}; most often for want of memory: "
+            "lower data.batch_size"
+            if code < 0
+            else f"its process ended with exit code {code}"
+        )
+        if code < 0 and -code in self.signals:
+            code, message = 128 - code, "interrupted"
+        elif job.run.has_record and not job.is_done:
+            record = replace(job.run.record, status="failed", reason=message)
+            record.write(job.run.record_file)
+        ended = replace(lease, code=75 if code < 0 else code, message=message)
+        release(self._directory(job), lease, ended.code or 75, message)
+        return ended
+
+    def _fail(self, job: _Job, reason: str) -> None:
+        """Tell of a failure at once, and end the sweep where there were enough."""
+        job.status, job.reason = "failed", reason
+        log = self._directory(job) / "log.txt"
+        notice(f"{self._shown(job)}: failed: {reason} ({job.run.path}; its log: {log})")
+        self.num_failed += 1
+        most = self.config.most_failures
+        if most is not None and self.num_failed >= most and not self.is_stopping:
+            notice(
+                f"the sweep stops after {self.num_failed} failed "
+                f"{'job' if self.num_failed == 1 else 'jobs'}; the same command resumes it"
+            )
+            self._stop(signal.SIGTERM)
+
+    def _repeat_warnings(self, job: _Job) -> None:
+        """Show what the log warns of, each sentence once in a sweep."""
+        try:
+            text = (self._directory(job) / "log.txt").read_text(errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            if line.startswith("cnnbench: warning: ") and line not in self._told:
+                self._told.add(line)
+                notice(f"{line.removeprefix('cnnbench: ')} ({self._shown(job)})")
+
+    def _show(self) -> None:
+        if self.screen.is_live:
+            self.screen.show(self.view.refresh(), self.slots.number)
+
+    def _line(self, text: str) -> None:
+        if not self.screen.is_live:
+            self.screen.line(text)
+
+    def _shown(self, job: _Job) -> str:
+        return f"[{job.number}/{len(self.jobs)}] {job.name}"
+
+    def _directory(self, job: _Job) -> Path:
+        return self.root / "jobs" / job.run.path.name
+
+
+def _row(job: _Job) -> dict[str, Any]:
+    try:
+        record = job.run.record if job.run.has_record else None
+    except CheckpointError:
+        record = None
+    row = {"job": job.name, "status": job.status, "run": job.run.path.name}
+    return {**record.results, **row} if record is not None and job.is_done else row

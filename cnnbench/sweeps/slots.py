@@ -1,0 +1,134 @@
+"""How many jobs run at once, and what each gets of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from cnnbench.device.machine import available_cores, memory_bytes
+from cnnbench.errors import UsageError
+from cnnbench.rendering.text import format_megabytes
+from cnnbench.training.estimates import device_memory, least_bytes
+from cnnbench.training.setup import Plan
+
+# A step of a network up to here is too small to be divided well among threads: jobs of one thread
+# each do more, see benchmarks/launchers.py.
+SMALL_MACS = 50_000_000
+LARGE_THREADS = 8
+# What a process takes beside its network and its batch, where the code is shared.
+_PROCESS_BYTES = 300_000_000
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What the jobs of a sweep share.
+
+    Attributes:
+        number: of jobs that run at once, >= 1.
+        num_threads: of each, where its config names no number; None leaves what a run alone has.
+        gpus: a slot's GPU is that of its number, counted round; empty where none computes.
+    """
+
+    number: int
+    num_threads: int | None = None
+    gpus: tuple[str, ...] = ()
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Return the variables by which a job gets its share.
+
+        Args:
+            slot: from 0, that no other running job has.
+        """
+        variables = {}
+        if self.num_threads is not None:
+            variables["OMP_NUM_THREADS"] = str(self.num_threads)
+        if self.gpus:
+            variables[_VISIBLE] = self.gpus[slot % len(self.gpus)]
+        return variables
+
+
+def choose_slots(plans: Sequence[Plan], wanted: int | Literal["auto"]) -> Slots:
+    """Choose how many jobs run at once.
+
+    ``auto`` on a CPU gives a job one thread where no network has more than ``SMALL_MACS`` for an
+    image, else ``LARGE_THREADS``, or what ``device.num_threads`` says, and takes as many jobs as
+    there are cores for them; on GPUs one job each; and never more than the memory holds. Where
+    ``budget.seconds`` counts on a CPU, one job has the machine at a time. The rule
+    reads all jobs of the sweep, also those that are done, so that a resumed job has its threads.
+
+    Args:
+        plans: of all jobs.
+        wanted: ``hydra.launcher.slots``.
+
+    Raises:
+        UsageError: the memory cannot hold so many jobs, or they would share seconds that count.
+    """
+    cores, gpus = available_cores(), _gpus(plans)
+    if not gpus and any(plan.config.budget.seconds is not None for plan in plans):
+        if wanted not in ("auto", 1):
+            raise UsageError(
+                f"hydra.launcher.slots={wanted}: jobs that share the cores do not have the same "
+                "seconds, which budget.seconds gives each; expected slots=1, or budget.tflop"
+            )
+        return Slots(1)
+    number = wanted if wanted != "auto" else len(gpus) or max(1, cores // _threads(plans, cores))
+    if wanted == "auto":
+        while number > 1 and _shortage(plans, number, gpus):
+            number -= 1
+    elif number > 1 and (shortage := _shortage(plans, number, gpus)):
+        raise UsageError(
+            f"hydra.launcher.slots={number}: {shortage}; lower it, or data.batch_size, or take "
+            "slots=auto"
+        )
+    if number == 1:
+        return Slots(1)
+    share, asked = max(1, cores // number), os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        share = min(share, int(asked))
+    return Slots(number, share, gpus)
+
+
+def _threads(plans: Sequence[Plan], cores: int) -> int:
+    """Return the threads of the job that takes most of them."""
+    return max(
+        plan.config.device.num_threads
+        or (1 if plan.network.macs <= SMALL_MACS else min(LARGE_THREADS, cores))
+        for plan in plans
+    )
+
+
+def _gpus(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Return the GPUs as ``CUDA_VISIBLE_DEVICES`` names them, where a job computes on one."""
+    if not any(plan.device.type == "cuda" for plan in plans):
+        return ()
+    visible = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]
+    return tuple(visible or map(str, range(torch.cuda.device_count())))
+
+
+def _shortage(plans: Sequence[Plan], number: int, gpus: Sequence[str]) -> str:
+    """Say what the largest jobs of that number take at least, where the memory has less."""
+    # A small sweep fills no more slots than it has jobs.
+    largest = sorted(map(least_bytes, plans), reverse=True)[:number]
+    need, available = sum(largest) + len(largest) * _PROCESS_BYTES, memory_bytes()
+    if gpus:
+        free = device_memory(torch.device("cuda"))
+        available = None if free is None else free * len(gpus)
+    if available is None or need <= available:
+        return ""
+    return (
+        f"so many jobs take at least {format_megabytes(need)} of memory and the device has "
+        f"{format_megabytes(available)}"
+    )
+
+
+def training_macs(plans: Sequence[Plan]) -> list[float]:
+    """Return about how many multiply-accumulates each job's training takes."""
+    return [
+        3.0 * plan.network.macs * plan.config.num_epochs * max(1, sum(plan.facts.train_counts))
+        for plan in plans
+    ]
