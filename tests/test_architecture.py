@@ -60,6 +60,7 @@ WITHOUT_TORCH = (
     "cnnbench.registry",
     "cnnbench.runs.columns",
     "cnnbench.runs.directory",
+    "cnnbench.runs.predictions",
     "cnnbench.runs.provenance",
     "cnnbench.runs.prune",
     "cnnbench.runs.record",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +64,7 @@ class Splits:
         mean: per channel, what is subtracted from pixels in [0, 1].
         std: per channel, what is divided by.
         sha256: over the decoded images and targets of the data set.
+        test_sha256: over that and the indices of the test images; equal for equal test images.
         source: where they were read from.
         steps_per_epoch: training batches of a whole epoch.
         last_batch_size: images in an epoch's last batch.
@@ -96,12 +98,16 @@ class Splits:
         self.name, self.batch_size = name, batch_size
         self._augment = augment if augment is not None else Augment()
         self._image_size, self._split_seed, self._device = image_size, split_seed, device
-        self.sha256, self.source = arrays.sha256, arrays.source
-        self.class_names = arrays.class_names
+        self.sha256, self.source, self.class_names = (
+            arrays.sha256,
+            arrays.source,
+            arrays.class_names,
+        )
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
         self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
+        self.test_sha256 = _test_sha256(arrays.sha256, rows[2])
         self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
         if self._augment.mixes:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
@@ -306,6 +312,13 @@ def _rows(
             "raise it"
         )
     return train, val, test
+
+
+def _test_sha256(data_sha256: str, rows: Indices) -> str:
+    """Return what is the same for the same test images of the same data, and for no others."""
+    digest = hashlib.sha256(data_sha256.encode())
+    digest.update(rows.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _border(arrays: DatasetArrays, rows: Indices) -> float:

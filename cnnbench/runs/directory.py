@@ -19,7 +19,7 @@ from cnnbench.files import atomic_write, disk_error, expand_path, remove_litter,
 from cnnbench.runs.record import RunRecord
 
 # What is written atomically, and so may lie there half-written by a process that died.
-_WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
+_WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl|predictions\.npz"
 _PROBE_SECONDS = 0.2
 # The names of checkpoints, and of their files.
 CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
