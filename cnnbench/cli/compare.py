@@ -17,15 +17,16 @@ FORMATS = formats.FORMATS
 DESCRIPTION = """\
 One table over the runs at and below each PATH. Runs that differ in their seed
 alone are one row: mean +- sample standard deviation over n of them. Settings
-that differ get a column. Rows that are not comparable say why; unfinished runs
-are listed apart."""
+that differ get a column. Above it stands in words which rows are better, worse,
+equivalent or not distinguishable, by tests over seeds (docs/statistics.md).
+Rows that are not comparable say why; unfinished runs are listed apart."""
 _EXAMPLES = """\
 Examples:
   cnnbench compare outputs --group data --plots plots
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
   cnnbench compare RUN_A RUN_B --errors
 """
-_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "html")
+_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="rows to keep, by = != < <= > >=, and, or, not, parentheses; null is absent",
     )
-    parser.add_argument("--sort", metavar="COLUMN", help="order of the rows, smallest first")
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        help="order of the rows, smallest first; by default test/accuracy, largest first",
+    )
     parser.add_argument("--descending", action="store_true", help="with --sort, largest first")
-    parser.add_argument("--group", metavar="COLUMN", help="a table for each of its values")
+    parser.add_argument(
+        "--group",
+        metavar="COLUMN",
+        help="a table for each of its values; by default one for each data set",
+    )
     parser.add_argument(
         "--baseline",
         metavar="ROW|RUN|MODEL",
-        help="show differences from a row (its number, a run in it, or its model), with a paired "
-        "t-test over the seeds that both have",
+        help="compare with a row (its number, a run in it, or its model) in place of the best one, "
+        "and show differences in other metrics",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="FRACTION",
+        help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
+        "and two test images",
     )
     parser.add_argument(
         "--plots",
@@ -91,6 +107,7 @@ def main(args: argparse.Namespace) -> int:
         descending=args.descending,
         group=args.group,
         baseline=args.baseline,
+        margin=args.margin,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(formats.comparison_text(found, args.format, width), end="")
@@ -101,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _errors(args: argparse.Namespace) -> int:
     for flag in _TABLE_FLAGS:
-        if getattr(args, flag):
+        if getattr(args, flag) not in (None, False):
             raise UsageError(f"--{flag}: shapes a table of runs, and does not go with --errors")
     if len(args.paths) != 2:
         raise UsageError(f"--errors: {len(args.paths)} paths given; expected two runs")

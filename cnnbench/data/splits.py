@@ -98,11 +98,8 @@ class Splits:
         self.name, self.batch_size = name, batch_size
         self._augment = augment if augment is not None else Augment()
         self._image_size, self._split_seed, self._device = image_size, split_seed, device
-        self.sha256, self.source, self.class_names = (
-            arrays.sha256,
-            arrays.source,
-            arrays.class_names,
-        )
+        self.sha256, self.source = arrays.sha256, arrays.source
+        self.class_names = arrays.class_names
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
         self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
@@ -123,8 +120,7 @@ class Splits:
         self._order = self._batch_order(
             "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
         )
-        self.steps_per_epoch = len(self._order)
-        self.last_batch_size = self._order.last_batch_size
+        self.steps_per_epoch, self.last_batch_size = len(self._order), self._order.last_batch_size
         self._eval_loaders: dict[tuple[str, int], Batches] = {}
         self._transform = InputTransform(
             image_size=image_size,
