@@ -51,6 +51,7 @@ WITHOUT_TORCH = (
     "cnnbench.analysis.compare.tables",
     "cnnbench.analysis.compare.conclusion",
     "cnnbench.analysis.compare.defaults",
+    "cnnbench.analysis.compare.self_check",
     "cnnbench.analysis.compare.verdicts",
     "cnnbench.analysis.compare.where",
     "cnnbench.cli.main",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import textwrap
 
 from cnnbench import api
 from cnnbench.analysis.compare import formats
 from cnnbench.errors import UsageError
 from cnnbench.notices import notice
+from cnnbench.rendering.text import terminal_width
 from cnnbench.runs import columns
 
 FORMATS = formats.FORMATS
@@ -26,7 +25,7 @@ Examples:
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
   cnnbench compare RUN_A RUN_B --errors
 """
-_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html")
+_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
         "and two test images",
+    )
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="draw tables from at least 12 runs of one recipe, and count how often their equal "
+        "rows are called different",
     )
     parser.add_argument(
         "--plots",
@@ -109,8 +114,12 @@ def main(args: argparse.Namespace) -> int:
         baseline=args.baseline,
         margin=args.margin,
     )
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(formats.comparison_text(found, args.format, width), end="")
+    if args.self_test:
+        from cnnbench.analysis.compare.self_check import check_referee, self_check_text
+
+        print(self_check_text(check_referee(found), args.format), end="")
+        return 0
+    print(formats.comparison_text(found, args.format, terminal_width()), end="")
     if args.format in ("csv", "latex") and found.left_out:
         notice(formats.left_out_text(found, "text").rstrip("\n"))
     return 0
@@ -119,6 +128,7 @@ def main(args: argparse.Namespace) -> int:
 def _errors(args: argparse.Namespace) -> int:
     for flag in _TABLE_FLAGS:
         if getattr(args, flag) not in (None, False):
+            flag = flag.replace("_", "-")
             raise UsageError(f"--{flag}: shapes a table of runs, and does not go with --errors")
     if len(args.paths) != 2:
         raise UsageError(f"--errors: {len(args.paths)} paths given; expected two runs")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import sys
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -133,6 +135,11 @@ def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool], bold: Collec
             "\\end{tabular}\n",
         ]
     )
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal on standard output; None where that is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def render_json(value: Any) -> str:

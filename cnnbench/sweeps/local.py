@@ -17,13 +17,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from cnnbench.config.run_config import read_config, to_tree
-from cnnbench.errors import CnnbenchError, Interrupted
+from cnnbench.errors import CnnbenchError, DiskError, Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
-from cnnbench.notices import guard_streams, notice
-from cnnbench.rendering.text import render_table
+from cnnbench.notices import guard_streams, notice, warn
+from cnnbench.rendering.text import terminal_width
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.jobs import Job, Sweep, file_name
@@ -31,7 +30,7 @@ from cnnbench.sweeps.jobs import Job, Sweep, file_name
 # Digits of the run key in a directory's name: more only where fewer are another run's.
 _KEY_DIGITS = (6, 16, 64)
 _POLL_SECONDS = 0.1
-_COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
+REPORT = "report.html"
 
 
 def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
@@ -60,7 +59,7 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
         ],
     }
     atomic_write(root / "sweep.json", f"{json.dumps(record, indent=2)}\n".encode())
-    rows: list[dict[str, Any]] = []
+    num_failed = 0
     with _Worker() as worker:
         for number, (job, run) in enumerate(zip(sweep.jobs, runs, strict=True), start=1):
             name = " ".join(job.overrides) or job.config.model.name
@@ -73,15 +72,32 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
                 code, message = worker.run(job, run, command)
             if code:
                 notice(f"{shown}: failed: {message} ({run.path})")
-            rows.append(_row(name, run, code))
+                num_failed += 1
             if worker.received:
                 raise Interrupted(
                     f"the sweep stopped at job {number} of {len(runs)}; "
                     "the same command resumes it",
                     worker.received,
                 )
-    print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)
-    return root, sum(row["status"] == "failed" for row in rows)
+    _show_results(root, [run.path for run in runs if run.has_record])
+    return root, num_failed
+
+
+def _show_results(root: Path, runs: Sequence[Path]) -> None:
+    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
+    from cnnbench.analysis.compare.formats import comparison_text
+    from cnnbench.analysis.compare.report import write_report
+    from cnnbench.analysis.compare.tables import compare_runs
+
+    if not runs:
+        return
+    found = compare_runs(runs)
+    print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
+    try:
+        write_report(found, root / REPORT)
+        print(f"report: {root / REPORT}", flush=True)
+    except DiskError as error:
+        warn(f"the sweep has no page: {error}")
 
 
 def _run_directories(root: Path, jobs: Sequence[Job]) -> list[RunDir]:
@@ -121,13 +137,6 @@ def _run_key(job: Job) -> str:
 
 def _is_done(run: RunDir) -> bool:
     return run.has_record and run.record.status == "done"
-
-
-def _row(name: str, run: RunDir, code: int) -> dict[str, Any]:
-    if code:
-        return {"job": name, "status": "failed", "run": run.path.name}
-    record = run.record
-    return {"job": name, "status": record.status, "run": run.path.name, **record.results}
 
 
 class _Worker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,12 +72,17 @@ def test_a_study_with_a_job_that_breaks(
     [started] = [n for n, line in enumerate(lines) if line.startswith("[3/3]")]
     assert told < started
     assert str(runs[1]) in lines[told]
-    head = next(place for place, line in enumerate(lines) if line.startswith("job "))
-    table = lines[head + 1 : head + 4]
-    assert [line.split()[-1] for line in table] == [run.name for run in runs]
-    assert ["failed" in line for line in table] == [False, True, False]
-    accuracy = info(runs[0])["results"]["test/accuracy"]
-    assert f"{accuracy:.4f}" in table[0]
+    # The table and verdict of compare: those that are done in rows, the other one below them.
+    ended = "\n".join(lines[started:])
+    assert re.search(r"^Most accurate: basic_cnn optimizer\.lr=0\.0[12]", ended, re.MULTILINE)
+    [left] = [line for line in lines[started:] if str(runs[1]) in line]
+    assert left.split()[0] == "failed"
+    for run in (runs[0], runs[2]):
+        accuracy = info(run)["results"]["test/accuracy"]
+        assert re.search(rf"^ +\d  basic_cnn .* {accuracy:.4f} ", ended, re.MULTILINE)
+    assert lines[-2] == f"report: {root / 'report.html'}"
+    page = (root / "report.html").read_text()
+    assert str(runs[0]) in page
     assert "Traceback" not in first.stdout
 
     # The others are what they are alone.
@@ -102,7 +108,7 @@ def test_a_study_with_a_job_that_breaks(
     after = [(run / "run.json").read_bytes() for run in runs]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
     assert differences(alone, runs[2]) == []
-    assert len(list(root.iterdir())) == 4
+    assert len(list(root.iterdir())) == 5
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -223,7 +229,9 @@ def test_a_sweep_that_is_done_starts_nothing(
     out = capsys.readouterr().out
     assert out.count("done before") == 2
     accuracies = [info(path)["results"]["test/accuracy"] for path in sorted(root.glob("*/"))]
-    assert all(f"{accuracy:.4f}" in out for accuracy in accuracies)
+    # Seeds are folded.
+    mean = sum(accuracies) / 2
+    assert f"Most accurate: basic_cnn, {mean:.4f} (2 seeds)." in out or f" {mean:.4f} ± " in out
 
 
 @pytest.mark.parametrize(

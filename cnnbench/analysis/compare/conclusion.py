@@ -34,7 +34,7 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
     if not bases:
         return []
     [base] = bases
-    names = _names(rows, settings)
+    names = row_names(rows, settings)
     by_word: dict[str | None, list[Row]] = {}
     for row in rows:
         if row is not base:
@@ -75,7 +75,7 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
     return sentences
 
 
-def _names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
+def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
     """Name each row by its model, and where others have that too by what sets it apart."""
     models = [setting_text(row.values["model"]) for row in rows]
     names = {}

@@ -34,7 +34,8 @@ class Cell:
         csv: plain values by the column's heads in CSV.
         json: plain values by key.
         is_number: whether the column is aligned to the right.
-        rank: columns of a lower rank come first, and those of rank 0 are shown in any case.
+        rank: columns of a lower rank come first; those of rank 0 are shown in any case, those from
+            4 on only where there is room for all.
     """
 
     head: str
@@ -88,12 +89,12 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
         *([_verdict(row), _gap(row)] if layout.has_verdicts else []),
         *(_difference(row, column) for column in paired if layout.has_baseline),
         Cell("difference", json=differences),
-        _plain("selection", row.values["selection"], rank=2),
-        _plain("test_reads", row.values["test_reads"], is_number=True, rank=2),
+        _plain("selection", row.values["selection"], rank=4),
+        _plain("test_reads", row.values["test_reads"], is_number=True, rank=4),
         Cell(
             "not comparable",
             text=reasons,
-            rank=3,
+            rank=5,
             value=reasons or None,
             csv={"not_comparable": reasons},
             json={"not_comparable": row.not_comparable},
@@ -116,7 +117,7 @@ def _fact(row: Row, column: Column) -> Cell:
     name, value = column.name, row.values[column.name]
     text = "" if value is None or not column.in_table else f"{value:,}"
     plain = {name: value}
-    return Cell(name, text, value, plain, plain, is_number=True, rank=2)
+    return Cell(name, text, value, plain, plain, is_number=True, rank=3 if column.axis else 4)
 
 
 def _metric(row: Row, column: Column) -> Cell:
@@ -130,7 +131,7 @@ def _metric(row: Row, column: Column) -> Cell:
         {name: measured["mean"], f"{name}_std": measured["std"]},
         {name: measured},
         is_number=True,
-        rank=0 if name == METRIC else 1 if column.is_score else 2,
+        rank=0 if name == METRIC else 2 if column.is_score else 3 if column.is_paired else 4,
     )
 
 
@@ -140,7 +141,7 @@ def _difference(row: Row, column: Column) -> Cell:
     plain = {f"{column.name}_difference_{key}": found.get(key) for key in _DIFFERENCE_KEYS}
     if column.name == METRIC:  # its text is the tested one
         return Cell(f"{column.name}_difference", csv=plain)
-    return Cell(f"Δ {column.name}", text, found.get("mean"), plain, is_number=True, rank=2)
+    return Cell(f"Δ {column.name}", text, found.get("mean"), plain, is_number=True, rank=4)
 
 
 def _verdict(row: Row) -> Cell:

@@ -48,12 +48,7 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
         margin: of equivalence; by default the larger of .002 and two test images.
     """
     notes: list[str] = []
-    answers = {
-        record.path: found
-        for row in rows
-        for record in row.records
-        if (found := _answers(record.path, record.metrics[METRIC], notes)) is not None
-    }
+    answers = _read_answers(rows, notes)
     kept = _same_test(rows, base, answers, notes)
     scores = [_scores(row, answers, notes) for row in kept]
     sizes = [len(flags) for row in scores for flags in row.correct.values()]
@@ -75,6 +70,20 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
         row.verdict = _plain(by_row.get(id(row)), interval)
     notes += _seed_notes(kept, verdicts)
     return Judged(margin, notes)
+
+
+def scores_of(row: Row) -> RowScores:
+    """Return what the runs of a row measured, with the images where all runs have them."""
+    return _scores(row, _read_answers([row], []), [])
+
+
+def _read_answers(rows: Sequence[Row], notes: list[str]) -> dict[Path, Answers]:
+    return {
+        record.path: found
+        for row in rows
+        for record in row.records
+        if (found := _answers(record.path, record.metrics[METRIC], notes)) is not None
+    }
 
 
 def _answers(path: Path, accuracy: float | None, notes: list[str]) -> Answers | None:
@@ -118,7 +127,7 @@ def _same_test(
     for key, reason in (
         (settings, "other test images"),
         (images, "other test images"),
-        (selection, "epochs chosen on the test images, or not, unlike the others"),
+        (selection, "epochs chosen on the test images on one side alone"),
     ):
         keys = [key(row) for row in kept]
         counts = Counter(found for found in keys if found is not None)

@@ -213,3 +213,37 @@ def test_one_row_is_named_and_not_compared(tmp_path: Path) -> None:
     [table] = compare_runs([tmp_path]).tables
     assert len(table.sentences) == 1
     assert table.sentences[0].startswith("lenet, 0.9017 (0.")
+
+
+def test_the_self_test_counts_false_calls_of_one_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnbench.analysis.statistics import self_test as module
+    from cnnbench.cli import main as cli
+
+    monkeypatch.setattr(
+        module.self_test,
+        "__kwdefaults__",
+        {**(module.self_test.__kwdefaults__ or {}), "tables": 40},
+    )
+    draw = np.random.default_rng(0)
+    for seed in range(12):
+        accuracy = round(0.9 + 0.01 * draw.normal(), 2)
+        write_predictions(write_run(tmp_path, seed=seed, test=accuracy), correct(accuracy, seed))
+    argv = ["compare", str(tmp_path), "--self-test"]
+    assert cli.run([*argv, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["basis"], row["num_rows"], row["num_seeds"]) for row in rows} == {
+        *(("seeds", size, 6) for size in (2, 6, 12)),
+        *(("seeds-normal", size, seeds) for size in (2, 6, 12) for seeds in (3, 5)),
+        *(("images", 2, seeds) for seeds in (1, 2)),
+    }
+    assert all(row["rate"] == row["false"] / 40 <= row["upper"] for row in rows)
+    assert all(row["rate"] < 0.2 for row in rows if row["basis"] == "seeds")
+    assert cli.run(argv) == 0
+    assert "should be .05 at most" in capsys.readouterr().out
+    write_run(tmp_path, model="mlp")
+    assert cli.run(argv) == 2
+    assert "--self-test: 2 rows of runs; expected at least 12" in capsys.readouterr().err
+    assert cli.run([*argv, "--where", "model=mlp"]) == 2
+    assert "1 runs of one recipe" in capsys.readouterr().err
