@@ -24,7 +24,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
-from cnnbench.data.readers.sources import data_root, places
+from cnnbench.data.readers.sources import data_root, locations
 from cnnbench.device.device import configure
 from cnnbench.engine.loop import training_loss
 from cnnbench.errors import Interrupted
@@ -127,7 +127,7 @@ def searched(config: RunConfig, _: Path) -> Any:
     if row.published is None:
         return batches(config, _)
     root = Path(config.data.root) if config.data.root else None
-    return [place.paths for place in places(row.published, data_root(root))]
+    return [location.paths for location in locations(row.published, data_root(root))]
 
 
 def augmented(config: RunConfig, _: Path) -> Any:
@@ -146,6 +146,12 @@ def trained(config: RunConfig, _: Path) -> Any:
     for _step in setup.steps():
         pass
     return setup.state.evaluated_model.state_dict()
+
+
+def prepared(config: RunConfig, _: Path) -> Any:
+    """The weights that training begins with, once it has seen images."""
+    plan = launch.check(config)
+    return set_up(plan, launch.read(plan)).state.model.state_dict()
 
 
 def rates(config: RunConfig, _: Path) -> Any:
@@ -294,21 +300,29 @@ ROWS: dict[str, Row] = {
     **{
         f"augment.{key}": Row(augmented, values)
         for key, values in {
+            "brightness": ("0.3",),
+            "contrast": ("0.5",),
             "crop_padding": ("3",),
             "cutmix_alpha": ("0.5",),
             "erase_fraction": ("0.9",),
             "erase_probability": ("0.7",),
             "flip": _ON,
             "mixup_alpha": ("0.5",),
+            "randaugment_ops": ("1",),
             "rotate_degrees": ("20",),
         }.items()
     },
+    "augment.randaugment_magnitude": Row(augmented, ("25",), ("augment.randaugment_ops=2",)),
+    "model.whiten": Row(prepared, _ON),
     **{
         f"optimizer.{key}": Row(trained, values)
         for key, values in {
+            "accumulate_steps": ("3",),
             "alpha": ("0.5",),
+            "bias_lr_factor": ("8",),
             "betas": ("[0.5,0.6]",),
             "centered": _ON,
+            "clip_norm": ("0.01",),
             "ema_decay": ("0.9",),
             "eps": ("0.01",),
             "lr": ("0.02",),
@@ -332,6 +346,9 @@ ROWS: dict[str, Row] = {
     "device.num_threads": Row(computed, ("31",)),
     "device.channels_last": Row(computed, ("false",)),
     "device.compile": Row(computed, _ON, ("model=lenet", "data.native_size=28")),
+    "budget.tflop": Row(left, ("1e-6",), ("num_epochs=5",)),
+    "budget.seconds": Row(left, ("1e-9",), ("num_epochs=5",)),
+    "patience": Row(left, ("1",), ("optimizer.lr=1e-9",)),
     "checkpoint.keep_last": Row(left, ("1",)),
     "eval_every_epochs": Row(left, ("2",)),
     "histograms_every_epochs": Row(left, ("1",)),

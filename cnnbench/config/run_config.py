@@ -70,12 +70,16 @@ class Only:
 # The types of the arguments that only some choices of a group have. One name has one meaning
 # throughout a group; a test holds the choices' YAML and constructors to these rows.
 ARGUMENTS: dict[tuple[str, str], Any] = {
+    ("augment", "brightness"): Annotated[float, Range(ge=0, le=1), Before(0.0)],
+    ("augment", "contrast"): Annotated[float, Range(ge=0, le=1), Before(0.0)],
     ("augment", "crop_padding"): Size,
     ("augment", "cutmix_alpha"): Annotated[float, Range(ge=0)],
     ("augment", "erase_fraction"): Annotated[float, Range(ge=0.02, le=1)],
     ("augment", "erase_probability"): Fraction,
-    ("augment", "flip"): bool,
+    ("augment", "flip"): bool | Literal["alternating"],
     ("augment", "mixup_alpha"): Annotated[float, Range(ge=0)],
+    ("augment", "randaugment_magnitude"): Annotated[int, Range(ge=0, le=30), Before(9)],
+    ("augment", "randaugment_ops"): Annotated[Size, Before(0)],
     ("augment", "rotate_degrees"): Annotated[float, Range(ge=0, le=180)],
     ("data", "args"): OpenArgs,
     ("data", "data_seed"): Seed,
@@ -151,8 +155,9 @@ class ModelConfig:
     name: str
     image_size: Annotated[Count | None, FALLBACK]  # of data.image_size
     adam_lr: Annotated[Positive | None, FALLBACK]  # of optimizer.lr
-    init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal"]
+    init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal", "dirac"]
     init_layers: Literal["all", "linear"]
+    whiten: Annotated[bool, Before(False)]
     weights: Annotated[PathText | None, CONTENT]
     args: Mapping[str, Any]
 
@@ -191,6 +196,9 @@ class OptimizerConfig:
     lr: Positive
     weight_decay: Annotated[float, Range(ge=0)]
     decay_norms_and_biases: bool
+    bias_lr_factor: Annotated[Positive, Before(1.0)]
+    clip_norm: Positive | None
+    accumulate_steps: Annotated[Count, Before(1)]
     ema_decay: Annotated[float, Range(gt=0, lt=1)] | None
     args: Mapping[str, Any]
 
@@ -214,6 +222,14 @@ class DeviceConfig:
     channels_last: bool | Literal["auto"]
     compile: Annotated[bool, Before(False)]
     args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a run trains, in place of a number of epochs."""
+
+    tflop: Positive | None
+    seconds: Positive | None
 
 
 @dataclass(frozen=True)
@@ -244,6 +260,8 @@ class RunConfig:
     sweep: Annotated[SweepConfig, LOCATION]
     seed: Annotated[Seed, REPETITION]
     num_epochs: Annotated[Count, RESULT]
+    budget: Annotated[BudgetConfig, RESULT]
+    patience: Annotated[Count | None, RESULT]
     selection: Annotated[Literal["val/accuracy", "last", "test"], RESULT]
     max_seconds: Annotated[Positive | None, RECORDING]
     output_root: Annotated[PathText, LOCATION]
@@ -348,6 +366,8 @@ def _contradictions(config: RunConfig) -> list[Problem]:
                 "model.weights=RUN beside it",
             )
         )
+    if config.budget.tflop is not None and config.budget.seconds is not None:
+        problems.append(Problem("budget", ".tflop and budget.seconds: set one of them"))
     if config.extend_epochs is not None and config.resume is None:
         problems.append(Problem("extend_epochs", ": only goes with resume=RUN"))
     return problems
