@@ -479,6 +479,7 @@ def compare(
     descending: bool = False,
     group: str | None = None,
     baseline: str | None = None,
+    margin: float | None = None,
     plots: str | Path | None = None,
     html: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -487,16 +488,18 @@ def compare(
     Args:
         paths: runs, or directories with runs below.
         where: a condition on the rows, such as ``"data=fashion_mnist and num_params<1e6"``.
-        sort: a column; else by model and settings.
+        sort: a column; else by test accuracy, the largest first.
         descending: the largest first.
-        group: a column; each of its values gets a table.
+        group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
+        margin: differences of test accuracy below it do not matter.
         plots: a directory for figures, PNG and SVG.
         html: a file for all of it as one page.
 
     Returns:
-        ``rows``, each with ``model``, ``n``, the settings that differ, and metrics as
-        ``{"mean", "std"}``; ``left_out``, runs with a reason; ``baseline``, the row's number.
+        ``rows``, each with ``model``, ``n``, the settings that differ, metrics as
+        ``{"mean", "std"}``, and its ``verdict``; ``tables`` (``title``, ``conclusion``,
+        ``margin``, ``notes``); ``left_out``, runs with a reason; ``baseline``, the row's number.
 
     Raises:
         UsageError: a path holds no run, or a column, a condition or the baseline is wrong.
@@ -510,7 +513,8 @@ def compare(
     from cnnbench.analysis.compare.formats import to_dict
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
-    return to_dict(comparison(paths, plots=plots, html=html, baseline=baseline, **selection))
+    judging = {"baseline": baseline, "margin": margin}
+    return to_dict(comparison(paths, plots=plots, html=html, **selection, **judging))
 
 
 def comparison(

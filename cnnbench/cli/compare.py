@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import textwrap
 
 from cnnbench import api
 from cnnbench.analysis.compare import formats
 from cnnbench.errors import UsageError
 from cnnbench.notices import notice
+from cnnbench.rendering.text import terminal_width
 from cnnbench.runs import columns
 
 FORMATS = formats.FORMATS
 DESCRIPTION = """\
 One table over the runs at and below each PATH. Runs that differ in their seed
 alone are one row: mean +- sample standard deviation over n of them. Settings
-that differ get a column. Rows that are not comparable say why; unfinished runs
-are listed apart."""
+that differ get a column. Above it stands in words which rows are better, worse,
+equivalent or not distinguishable, by tests over seeds (docs/statistics.md).
+Rows that are not comparable say why; unfinished runs are listed apart."""
 _EXAMPLES = """\
 Examples:
   cnnbench compare outputs --group data --plots plots
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
   cnnbench compare RUN_A RUN_B --errors
 """
-_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "html")
+_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="rows to keep, by = != < <= > >=, and, or, not, parentheses; null is absent",
     )
-    parser.add_argument("--sort", metavar="COLUMN", help="order of the rows, smallest first")
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        help="order of the rows, smallest first; by default test/accuracy, largest first",
+    )
     parser.add_argument("--descending", action="store_true", help="with --sort, largest first")
-    parser.add_argument("--group", metavar="COLUMN", help="a table for each of its values")
+    parser.add_argument(
+        "--group",
+        metavar="COLUMN",
+        help="a table for each of its values; by default one for each data set",
+    )
     parser.add_argument(
         "--baseline",
         metavar="ROW|RUN|MODEL",
-        help="show differences from a row (its number, a run in it, or its model), with a paired "
-        "t-test over the seeds that both have",
+        help="compare with a row (its number, a run in it, or its model) in place of the best one, "
+        "and show differences in other metrics",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="FRACTION",
+        help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
+        "and two test images",
+    )
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="draw tables from at least 12 runs of one recipe, and count how often their equal "
+        "rows are called different",
     )
     parser.add_argument(
         "--plots",
@@ -91,9 +112,14 @@ def main(args: argparse.Namespace) -> int:
         descending=args.descending,
         group=args.group,
         baseline=args.baseline,
+        margin=args.margin,
     )
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(formats.comparison_text(found, args.format, width), end="")
+    if args.self_test:
+        from cnnbench.analysis.compare.self_check import check_referee, self_check_text
+
+        print(self_check_text(check_referee(found), args.format), end="")
+        return 0
+    print(formats.comparison_text(found, args.format, terminal_width()), end="")
     if args.format in ("csv", "latex") and found.left_out:
         notice(formats.left_out_text(found, "text").rstrip("\n"))
     return 0
@@ -101,7 +127,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _errors(args: argparse.Namespace) -> int:
     for flag in _TABLE_FLAGS:
-        if getattr(args, flag):
+        if getattr(args, flag) not in (None, False):
+            flag = flag.replace("_", "-")
             raise UsageError(f"--{flag}: shapes a table of runs, and does not go with --errors")
     if len(args.paths) != 2:
         raise UsageError(f"--errors: {len(args.paths)} paths given; expected two runs")

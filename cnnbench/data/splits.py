@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +64,7 @@ class Splits:
         mean: per channel, what is subtracted from pixels in [0, 1].
         std: per channel, what is divided by.
         sha256: over the decoded images and targets of the data set.
+        test_sha256: over that and the indices of the test images; equal for equal test images.
         source: where they were read from.
         steps_per_epoch: training batches of a whole epoch.
         last_batch_size: images in an epoch's last batch.
@@ -102,6 +104,7 @@ class Splits:
         self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
+        self.test_sha256 = _test_sha256(arrays.sha256, rows[2])
         self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
         if self._augment.mixes:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
@@ -117,8 +120,7 @@ class Splits:
         self._order = self._batch_order(
             "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
         )
-        self.steps_per_epoch = len(self._order)
-        self.last_batch_size = self._order.last_batch_size
+        self.steps_per_epoch, self.last_batch_size = len(self._order), self._order.last_batch_size
         self._eval_loaders: dict[tuple[str, int], Batches] = {}
         self._transform = InputTransform(
             image_size=image_size,
@@ -319,6 +321,13 @@ def _rows(
             "raise it"
         )
     return train, val, test
+
+
+def _test_sha256(data_sha256: str, rows: Indices) -> str:
+    """Return what is the same for the same test images of the same data, and for no others."""
+    digest = hashlib.sha256(data_sha256.encode())
+    digest.update(rows.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _border(arrays: DatasetArrays, rows: Indices) -> float:

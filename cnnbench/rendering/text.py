@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -40,6 +42,8 @@ def render_table(
     output_format: str,
     right: Collection[str] = (),
     width: int | None = None,
+    *,
+    bold: Collection[int] = (),
 ) -> str:
     """Return the rows as a table.
 
@@ -50,6 +54,8 @@ def render_table(
         right: columns to align to the right, beside those that hold numbers alone.
         width: characters that a line of text may have. A wider table is transposed: its columns go
             down and its rows side by side, as many as fit.
+        bold: indices of rows that stand out: by a terminal's control sequence in text that is not
+            transposed, by their marks in Markdown and LaTeX.
     """
     if output_format == "json":
         return render_json(list(rows))
@@ -69,19 +75,22 @@ def render_table(
     if output_format == "markdown":
         rule = ["---:" if right else "---" for right in numeric]
         head, *body = [[_markdown_cell(cell) for cell in row] for row in [columns, *cells]]
+        for index in bold:
+            body[index] = [f"**{cell}**" if cell else "" for cell in body[index]]
         return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *body])
     if output_format == "latex":
-        return _latex([list(columns), *cells], numeric)
+        return _latex([list(columns), *cells], numeric, bold)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
         return _transposed(columns, cells, width)
     lines = []
-    for row in [list(columns), *cells]:
+    for index, row in enumerate([list(columns), *cells], start=-1):
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         ]
-        lines.append("  ".join(padded).rstrip() + "\n")
+        line = "  ".join(padded).rstrip()
+        lines.append(f"\x1b[1m{line}\x1b[0m\n" if index in bold else f"{line}\n")
     return "".join(lines)
 
 
@@ -134,9 +143,12 @@ def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, l
     return "".join(lines)
 
 
-def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool], bold: Collection[int]) -> str:
     """Return a tabular for the package booktabs; the first line is the head."""
-    head, *body = [" & ".join(cell.translate(_LATEX) for cell in line) + " \\\\" for line in lines]
+    escaped = [[cell.translate(_LATEX) for cell in line] for line in lines]
+    for index in bold:
+        escaped[index + 1] = [f"\\textbf{{{cell}}}" if cell else "" for cell in escaped[index + 1]]
+    head, *body = [" & ".join(line) + " \\\\" for line in escaped]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -149,6 +161,11 @@ def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
             "\\end{tabular}\n",
         ]
     )
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal on standard output; None where that is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def render_json(value: Any) -> str:

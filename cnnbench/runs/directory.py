@@ -27,7 +27,7 @@ from cnnbench.files import (
 from cnnbench.runs.record import RunRecord
 
 # What is written atomically, and so may lie there half-written by a process that died.
-_WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl"
+_WRITTEN = r"run\.json|config\.yaml|metrics\.jsonl|predictions\.npz"
 _PROBE_SECONDS = 0.2
 _MAX_SWEEP_BYTES = 64 << 20
 # Beside the lock: the generation of the lease whose owner has it; absent where that is no job.

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnnbench.config.launcher import LauncherConfig
-from cnnbench.errors import CheckpointError, Interrupted
+from cnnbench.errors import DiskError, Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
-from cnnbench.notices import notice
-from cnnbench.rendering.text import render_table
+from cnnbench.notices import notice, warn
+from cnnbench.rendering.text import terminal_width
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
-_COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
+REPORT = "report.html"
 
 
 def launch_sweep(
@@ -111,9 +111,25 @@ def run_sweep(
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    rows = [_row(job) for job in jobs]
-    print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)
+    _show_results(root, [job.run.path for job in jobs if job.run.has_record])
     return root, sum(job.status == "failed" for job in jobs)
+
+
+def _show_results(root: Path, runs: Sequence[Path]) -> None:
+    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
+    from cnnbench.analysis.compare.formats import comparison_text
+    from cnnbench.analysis.compare.report import write_report
+    from cnnbench.analysis.compare.tables import compare_runs
+
+    if not runs:
+        return
+    found = compare_runs(runs)
+    print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
+    try:
+        write_report(found, root / REPORT)
+        print(f"report: {root / REPORT}", flush=True)
+    except DiskError as error:
+        warn(f"the sweep has no page: {error}")
 
 
 @dataclass
@@ -360,12 +376,3 @@ class _Sweeping:
 
     def _directory(self, job: _Job) -> Path:
         return self.root / "jobs" / job.run.path.name
-
-
-def _row(job: _Job) -> dict[str, Any]:
-    try:
-        record = job.run.record if job.run.has_record else None
-    except CheckpointError:
-        record = None
-    row = {"job": job.name, "status": job.status, "run": job.run.path.name}
-    return {**record.results, **row} if record is not None and job.is_done else row

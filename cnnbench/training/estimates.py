@@ -19,6 +19,7 @@ from cnnbench.errors import ResourceError
 from cnnbench.geometry.observe import undisturbed
 from cnnbench.optim.muon import Muon
 from cnnbench.rendering.text import format_megabytes
+from cnnbench.runs import predictions
 from cnnbench.training.setup import Plan, Setup
 
 # Activations, their gradients, and what the kernels need beside them.
@@ -75,13 +76,14 @@ def training_bytes(
 
 
 def expected_bytes(setup: Setup) -> tuple[int, int]:
-    """Return the bytes that a run's checkpoints and its training will about take."""
+    """Return the bytes that a run's directory and its training will about take."""
     state, config = setup.state, setup.plan.config
     to_resume = state_bytes(state.model, state.optimizer, has_average=state.average is not None)
     weights, keep_last = model_bytes(state.model), config.checkpoint.keep_last
     activations = setup.plan.network.activation_bytes
+    kept = predictions.expected_bytes(setup.data.num_test, setup.data.num_classes)
     return (
-        disk_bytes(weights, to_resume, setup.num_epochs, keep_last),
+        disk_bytes(weights, to_resume, setup.num_epochs, keep_last) + kept,
         training_bytes(state.model, to_resume, activations, config.data.batch_size),
     )
 
@@ -166,16 +168,16 @@ def shortages(path: Path, device: torch.device, *, disk: int, memory: int) -> li
     """Return a sentence for each of disk and memory that will hardly do.
 
     Args:
-        path: where the checkpoints go.
+        path: of the run.
         device: that trains.
-        disk: bytes that checkpoints may take.
+        disk: bytes that the run may take.
         memory: bytes that training may take.
     """
     sentences = []
     free = shutil.disk_usage(path).free
     if disk > free:
         sentences.append(
-            f"{path}: checkpoints may take {format_megabytes(disk)} and {format_megabytes(free)} "
+            f"{path}: the run may take {format_megabytes(disk)} and {format_megabytes(free)} "
             "are free; lower checkpoint.keep_last or choose another output_root"
         )
     available = device_memory(device)

@@ -22,6 +22,7 @@ from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
+from cnnbench.runs.predictions import Outputs
 from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
 from cnnbench.runs.record import DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
@@ -182,7 +183,7 @@ class Training:
         seconds = estimates.expected_epoch_seconds(self.setup)
         self.screen.print(
             f"{display.introduction(self.setup, self.effective)}\nexpected: about "
-            f"{format_seconds(seconds)} per epoch, up to {disk / 1e6:,.1f} MB of checkpoints\n"
+            f"{format_seconds(seconds)} per epoch, up to {disk / 1e6:,.1f} MB on disk\n"
             f"run: {self.run.path}"
         )
         display.show_beginning(self.trackers, self.setup)
@@ -277,7 +278,7 @@ class Training:
         values |= {"test/loss": test.loss, "test/accuracy": test.accuracy}
         return test.accuracy
 
-    def _evaluate(self, split: str, *counted: ConfusionMatrix | CurveCounts) -> Scores:
+    def _evaluate(self, split: str, *counted: ConfusionMatrix | CurveCounts | Outputs) -> Scores:
         """Return the exact scores of the current weights on a split, and fill what else counts."""
         sums = Sums(self.plan.device)
         for logits, targets in self.setup.evaluate(split, sums):
@@ -335,8 +336,8 @@ class Training:
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
         confusion = ConfusionMatrix(num_classes, self.plan.device)
-        curves = CurveCounts(num_classes, self.plan.device)
-        test = self._evaluate("test", confusion, curves)
+        curves, outputs = CurveCounts(num_classes, self.plan.device), Outputs()
+        test = self._evaluate("test", confusion, curves, outputs)
         self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + 1
         epoch = self.progress.best_epoch
         self.results = {
@@ -360,6 +361,7 @@ class Training:
             display.show_test(self.tensorboard, confusion, curves, self.data.class_names, step)
             display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
+        outputs.write(self.run.path, self.data.test_sha256)
         self.write_record("done")
         self.screen.print(
             f"test accuracy {test.accuracy:.4f} [{test.correct}/{test.count}] with epoch {epoch}'s "

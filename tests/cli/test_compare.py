@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -43,10 +44,14 @@ def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_text(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, str(root)).splitlines()
-    assert lines[0].split()[:4] == ["row", "model", "n", "num_params"]
+    assert lines[0].startswith("Most accurate: lenet, 0.9100 (2 seeds).")
+    assert max(map(len, lines[: lines.index("")])) <= 80
+    lines = lines[lines.index("") + 1 :]
+    assert lines[0].split()[:5] == ["row", "model", "n", "test/accuracy", "verdict"]
     assert "0.9100 ± 0.0141" in lines[1]
     assert "61,706" in lines[1]
     assert lines[2].endswith("epoch selected on test")
+    assert "Not judged: row 2" in "\n".join(lines)
     assert lines[-3] == "Not in the table:"
     assert lines[-1].split()[:3] == ["failed", "no", "disk"]
     assert "0.1000" not in "\n".join(lines)
@@ -82,26 +87,29 @@ def test_a_baseline_has_its_metrics_in_every_format(
     write_run(root, model="nin", seed=2, test=0.99)
     argv = (str(root), "--baseline", "lenet", "--format")
     wanted = {"mean": 0.035, "std": 0.0070711, "n": 2, "p": 0.0903345}
-    row = json.loads(shown(capsys, *argv, "json"))["rows"][2]
+    row = json.loads(shown(capsys, *argv, "json"))["rows"][0]
     assert row["difference"].keys() == {"val/accuracy", "test/accuracy", "epoch_seconds"}
     assert row["difference"]["test/accuracy"] == pytest.approx(wanted, rel=1e-4)
     assert cli.run(["compare", *argv, "csv"]) == 0
-    line = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[2]
+    line = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     for name in ("val/accuracy", "test/accuracy", "epoch_seconds"):
         for key in ("mean", "std", "n", "p"):
             came, there = line[f"{name}_difference_{key}"], row["difference"][name][key]
             assert came == "" if there is None else float(came) == pytest.approx(there)
-    cell = "+0.0350 ± 0.0071 (p=0.09, n=2)"
+    cell = "+0.0000 ± 0.0000 (n=2)"
     for output_format, test, text in (
-        ("text", "Δ test/accuracy", cell),
-        ("markdown", "| Δ test/accuracy |", f"| {cell} |"),
-        ("latex", "$\\Delta$ test/accuracy", cell.replace("±", "$\\pm$")),
+        ("text", "Δ val/accuracy", cell),
+        ("markdown", "| Δ val/accuracy |", f"{cell}** |"),
+        ("latex", "$\\Delta$ val/accuracy", cell.replace("±", "$\\pm$")),
     ):
         assert cli.run(["compare", *argv, output_format]) == 0
         out = capsys.readouterr().out
         assert test in out
         assert text in out
-        assert "mean difference from row 1 over the seeds that both have" in out
+        assert "p=" not in out
+        if output_format != "latex":
+            wanted_note = "mean difference from row 2 over the seeds that both have"
+            assert wanted_note in " ".join(out.split())
 
 
 def on_terminal(width: int, *argv: str) -> str:
@@ -125,24 +133,46 @@ def on_terminal(width: int, *argv: str) -> str:
     return b"".join(parts).decode().replace("\r\n", "\n")
 
 
+def plain(text: str) -> str:
+    return text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
 def test_a_table_fits_the_terminal(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(6):
-        write_run(root, settings={"optimizer.lr": 0.5**number, "num_epochs": number + 1})
     piped = shown(capsys, str(root))
-    assert on_terminal(400, str(root)) == piped
-    turned = on_terminal(80, str(root))
-    table = turned.split("±: sample")[0]
+    wide = on_terminal(400, str(root))
+    # The best row is bold on a terminal, and there alone.
+    assert plain(wide) == piped
+    [bold] = [line for line in wide.splitlines() if "\x1b" in line]
+    assert plain(bold).split()[:2] == ["1", "lenet"]
+    narrow = plain(on_terminal(80, str(root)))
+    table = narrow.split("±: sample")[0]
     assert max(map(len, table.splitlines())) <= 80
-    # Nothing is lost, and the rows stand side by side.
+    heads = next(line for line in table.splitlines() if line.startswith("row")).split()
+    assert heads[:5] == ["row", "model", "n", "test/accuracy", "verdict"]
+    # What is left out for want of width is named, and what is not comparable is said below.
+    words = " ".join(table.split())
+    assert re.search(r"Not shown for want of width: .*receptive_field", words)
+    assert "Row 2 is not comparable: epoch selected on test." in words
+    # What comes after the table is as it was.
+    assert narrow.split("±: sample")[1] == piped.split("±: sample")[1]
+
+
+def test_a_table_with_many_settings_is_transposed_and_loses_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(6):
+        settings = {"optimizer.lr": 0.5**number, "num_epochs": number + 1}
+        write_run(root, settings={**settings, "data.split_seed": number, "data.shuffle": False})
+    piped = shown(capsys, str(root))
+    table, after = on_terminal(80, str(root)).split("±: sample")
+    assert max(map(len, table.splitlines())) <= 80
     lines = [line.split() for line in table.splitlines()]
     numbers = [number for line in lines if line[:1] == ["row"] for number in line[1:]]
     assert numbers == [str(place) for place in range(1, 9)]
     assert sum(line[:1] == ["row"] for line in lines) < len(numbers)
     words = set(" ".join(piped.split("±: sample")[0].split()).split())
     assert words - set(table.split()) == set()
-    assert "epoch selected on test" in " ".join(turned.split())
-    # What comes after the table is as it was.
-    assert turned.split("±: sample")[1] == piped.split("±: sample")[1]
+    assert after == piped.split("±: sample")[1]
 
 
 def test_a_page(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,15 +192,21 @@ def test_a_page(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_markdown_and_latex(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(capsys, str(root), "--format", "markdown").splitlines()
+    text = shown(capsys, str(root), "--format", "markdown")
+    assert text.startswith("Most accurate: lenet")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line.startswith("| **1** |") for line in lines[:4]] == [False, False, True, False]
     assert {line.count("|") for line in lines[:4]} == {lines[0].count("|")}
     write_run(root, settings={"optimizer.lr": 0.5, "data.normalize": "a_b&c^~\\"})
     latex = shown(capsys, str(root), "--format", "latex")
-    assert latex.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{")
+    start = next(line for line in latex.splitlines() if not line.startswith("% "))
+    assert latex.startswith("% Most accurate: lenet")
+    assert "% needs \\usepackage{booktabs}\n\\begin{tabular}{" in latex
+    assert start.startswith("\\begin{tabular}")
     assert latex.endswith("\\end{tabular}\n")
     assert r"a\_b\&c\textasciicircum{}\textasciitilde{}\textbackslash{}" in latex
     assert r"0.9100 $\pm$ 0.0141" in latex
-    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    body = [line for line in latex.splitlines() if line.endswith(r"\\") and line[0] != "%"]
     assert {line.replace(r"\&", "").count("&") for line in body} == {
         len(latex.split("{tabular}{")[1].partition("}")[0]) - 1
     }
@@ -202,6 +238,8 @@ def test_plots(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--where", "num_parms<1"], "unknown column 'num_parms'; did you mean 'num_params'?"),
         (["--sort", "acc"], "--sort acc: unknown column"),
         (["--group", "dat"], "did you mean 'data'"),
+        (["--margin", "-1"], "--margin -1: expected a fraction of the test images, 0 to 1"),
+        (["--margin", "nan"], "--margin nan: expected a fraction"),
         (["--baseline", "7"], "there are 2 rows"),
         (["--format", "html"], "invalid choice: 'html'"),
         (["nowhere"], "nowhere: there is no such directory"),

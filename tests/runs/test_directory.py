@@ -98,7 +98,7 @@ def test_one_writer_at_a_time(made: RunDir) -> None:
 
 
 def test_a_lock_clears_what_a_dead_writer_left_and_nothing_of_the_users(made: RunDir) -> None:
-    ours = ("run.json.tmp-123", "config.yaml.tmp-9", "metrics.jsonl.tmp-1")
+    ours = ("run.json.tmp-123", "config.yaml.tmp-9", "metrics.jsonl.tmp-1", "predictions.npz.tmp-7")
     ours_below = ("manifest.json.tmp-7", "epoch_0001.state.pt.tmp-123", "step_00000012.pt.tmp-5")
     mine = ("notes.tmp-idea.txt", "x.tmp-123", "run.json.tmp-old", "run.json.tmp-12.bak")
     for name in (*ours, *mine):

@@ -449,6 +449,7 @@ def test_an_archive_bomb(
     [
         "run.json",
         "metrics.jsonl",
+        "predictions.npz",
         "checkpoints/manifest.json",
         "checkpoints/epoch_0001.pt",
         "checkpoints/epoch_0001.state.pt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,12 +73,17 @@ def test_a_study_with_a_job_that_breaks(
     started, *_ = [n for n, line in enumerate(lines) if line.startswith("[3/3]")]
     assert told < started
     assert str(runs[1]) in lines[told]
-    head = next(place for place, line in enumerate(lines) if line.startswith("job "))
-    table = lines[head + 1 : head + 4]
-    assert [line.split()[-1] for line in table] == [run.name for run in runs]
-    assert ["failed" in line for line in table] == [False, True, False]
-    accuracy = info(runs[0])["results"]["test/accuracy"]
-    assert f"{accuracy:.4f}" in table[0]
+    # The table and verdict of compare: those that are done in rows, the other one below them.
+    ended = "\n".join(lines[started:])
+    assert re.search(r"^Most accurate: basic_cnn optimizer\.lr=0\.0[12]", ended, re.MULTILINE)
+    [left] = [line for line in lines[started:] if str(runs[1]) in line]
+    assert left.split()[0] == "failed"
+    for run in (runs[0], runs[2]):
+        accuracy = info(run)["results"]["test/accuracy"]
+        assert re.search(rf"^ +\d  basic_cnn .* {accuracy:.4f} ", ended, re.MULTILINE)
+    assert lines[-2] == f"report: {root / 'report.html'}"
+    page = (root / "report.html").read_text()
+    assert str(runs[0]) in page
     assert "Traceback" not in first.stdout
 
     # The others are what they are alone.
@@ -105,7 +111,7 @@ def test_a_study_with_a_job_that_breaks(
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
     assert differences(alone, runs[2]) == []
     assert sorted(path.name for path in root.iterdir()) == sorted(
-        ["jobs", "sweep.json", *(run.name for run in runs)]
+        ["jobs", "report.html", "sweep.json", *(run.name for run in runs)]
     )
 
 
@@ -212,8 +218,10 @@ def test_a_sweep_that_is_done_starts_nothing_and_grows(
     assert sweep("seed=range(0,3)") == (root, 0)
     out = capsys.readouterr().out
     assert out.count("done before") == 3
+    # Seeds are folded.
     accuracies = [info(run.parent)["results"]["test/accuracy"] for run in before]
-    assert all(f"{accuracy:.4f}" in out for accuracy in accuracies)
+    mean = sum(accuracies) / 3
+    assert f"Most accurate: basic_cnn, {mean:.4f} (3 seeds)." in out or f" {mean:.4f} ± " in out
     assert sweep("seed=range(0,6)") == (root, 0)
     assert capsys.readouterr().out.count("done before") == 3
     assert len(list(root.glob("*/run.json"))) == 6

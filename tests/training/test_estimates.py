@@ -45,7 +45,7 @@ def test_a_disk_and_a_memory_too_small_are_said_before_the_first_step(
     monkeypatch.setattr("cnnbench.training.estimates.memory_bytes", lambda: 300_000)
     cnnbench.train(tiny(tmp_path, "num_epochs=1"))
     out, err = capsys.readouterr()
-    assert "of checkpoints" in out
+    assert "MB on disk" in out
     assert "lower checkpoint.keep_last" in err
     assert "lower data.batch_size" in err
 

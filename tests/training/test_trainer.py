@@ -41,7 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_directory_holds_what_it_should(run: Path) -> None:
     names = sorted(path.name for path in run.iterdir() if not path.name.startswith("events"))
-    expected = [".lock", "checkpoints", "config.yaml", "metrics.jsonl", "run.json"]
+    expected = [".lock", "checkpoints", "config.yaml", "metrics.jsonl"]
+    expected += ["predictions.npz", "run.json"]
     assert names == expected
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
     epochs = [f"epoch_000{n}{end}" for n in (1, 2) for end in (".pt", ".state.pt")]

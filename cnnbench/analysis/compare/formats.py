@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
+from cnnbench.analysis.compare.verdicts import METRIC, best_row
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
@@ -17,6 +18,8 @@ from cnnbench.runs.columns import Column
 FORMATS = (*render.FORMATS, "latex")
 SPREAD_NOTE = "±: sample standard deviation over n seeds."
 _NAME_CHARACTERS = 70
+# Characters of a line of words.
+_LINE = 80
 _DIFFERENCE_KEYS = ("mean", "std", "n", "p")
 
 
@@ -31,7 +34,8 @@ class Cell:
         csv: plain values by the column's heads in CSV.
         json: plain values by key.
         is_number: whether the column is aligned to the right.
-        rank: the page shows columns of a lower rank first.
+        rank: columns of a lower rank come first; those of rank 0 are shown in any case, those from
+            4 on only where there is room for all.
     """
 
     head: str
@@ -82,14 +86,15 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
         Cell("seeds", json={"seeds": [record.seed for record in row.records]}),
         *(_fact(row, column) for column in columns.facts()),
         *(_metric(row, column) for column in columns.metrics()),
-        *([_verdict(row)] if layout.has_verdicts else []),
+        *([_verdict(row), _gap(row)] if layout.has_verdicts else []),
         *(_difference(row, column) for column in paired if layout.has_baseline),
         Cell("difference", json=differences),
-        _plain("selection", row.values["selection"], rank=2),
-        _plain("test_reads", row.values["test_reads"], is_number=True, rank=2),
+        _plain("selection", row.values["selection"], rank=4),
+        _plain("test_reads", row.values["test_reads"], is_number=True, rank=4),
         Cell(
             "not comparable",
             text=reasons,
+            rank=5,
             value=reasons or None,
             csv={"not_comparable": reasons},
             json={"not_comparable": row.not_comparable},
@@ -112,7 +117,7 @@ def _fact(row: Row, column: Column) -> Cell:
     name, value = column.name, row.values[column.name]
     text = "" if value is None or not column.in_table else f"{value:,}"
     plain = {name: value}
-    return Cell(name, text, value, plain, plain, is_number=True, rank=1)
+    return Cell(name, text, value, plain, plain, is_number=True, rank=3 if column.axis else 4)
 
 
 def _metric(row: Row, column: Column) -> Cell:
@@ -126,7 +131,7 @@ def _metric(row: Row, column: Column) -> Cell:
         {name: measured["mean"], f"{name}_std": measured["std"]},
         {name: measured},
         is_number=True,
-        rank=0 if column.is_score else 1,
+        rank=0 if name == METRIC else 2 if column.is_score else 3 if column.is_paired else 4,
     )
 
 
@@ -134,7 +139,9 @@ def _difference(row: Row, column: Column) -> Cell:
     found = row.differences.get(column.name, {})
     text = _difference_text(found, column.digits, len(row.records)) if found else ""
     plain = {f"{column.name}_difference_{key}": found.get(key) for key in _DIFFERENCE_KEYS}
-    return Cell(f"Δ {column.name}", text, found.get("mean"), plain, is_number=True)
+    if column.name == METRIC:  # its text is the tested one
+        return Cell(f"{column.name}_difference", csv=plain)
+    return Cell(f"Δ {column.name}", text, found.get("mean"), plain, is_number=True, rank=4)
 
 
 def _verdict(row: Row) -> Cell:
@@ -142,11 +149,22 @@ def _verdict(row: Row) -> Cell:
     word = row.verdict.get("verdict")
     plain: dict[str, Any] = {}
     for name, value in row.verdict.items():
-        if isinstance(value, (list, tuple)):
-            plain |= {f"{name}_{end}": v for end, v in zip(("low", "high"), value, strict=True)}
+        if name.endswith("interval"):
+            ends = value if value is not None else (None, None)
+            plain |= {f"{name}_{end}": v for end, v in zip(("low", "high"), ends, strict=True)}
         else:
             plain[name] = value
     return Cell("verdict", "" if word is None else setting_text(word), word, plain, row.verdict)
+
+
+def _gap(row: Row) -> Cell:
+    """Return the tested difference from the row compared with, with its interval."""
+    difference = row.verdict.get("verdict_difference")
+    interval = row.verdict.get("simultaneous_interval")
+    text = "" if difference is None else f"{difference:+.4f}"
+    if interval:
+        text += f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
+    return Cell(f"Δ {METRIC}", text, difference, is_number=True, rank=1)
 
 
 def comparison_text(found: Comparison, output_format: str, width: int | None = None) -> str:
@@ -161,32 +179,101 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
         return render.render_json(to_dict(found))
     if output_format == "csv":
         return _csv(found)
-    parts = []
-    note = difference_note(found)
-    if output_format == "latex" and note is not None:
-        parts.append(f"% {note}\n")
-    for table, rows in zip(found.tables, comparison_cells(found), strict=True):
-        if table.title:
-            head = {"text": "", "markdown": "### ", "latex": "% "}[output_format]
-            parts.append(f"{head}{table.title}\n" + ("\n" if output_format == "markdown" else ""))
-        texts = [{cell.head: cell.text for cell in row} for row in rows]
-        shown = shown_columns(rows)
-        right = [cell.head for cell in shown if cell.is_number]
-        heads = [cell.head for cell in shown]
-        parts += [render.render_table(texts, heads, output_format, right, width), "\n"]
+    parts = [
+        _table_text(table, rows, output_format, width)
+        for table, rows in zip(found.tables, comparison_cells(found), strict=True)
+    ]
     if output_format == "latex":
-        return "".join(parts[:-1])
+        return "\n".join(parts)
     if not found.tables:
         parts.append("no finished run to show\n")
-    elif any(len(row.records) > 1 for table in found.tables for row in table.rows):
-        parts.append(f"{SPREAD_NOTE}\n")
-    if note is not None:
-        parts.append(f"{note}\n")
-    if any(row.is_marked("epoch_seconds") for table in found.tables for row in table.rows):
-        parts.append("* measured beside other jobs of its sweep: not ranked, not compared\n")
+    elif notes := reading_notes(found):
+        parts.append("".join(f"{_wrapped(note, output_format)}\n" for note in notes))
     if found.left_out:
-        parts += ["\n" * (not parts[-1].isspace()), left_out_text(found, output_format)]
-    return "".join(parts).rstrip("\n") + "\n"
+        parts.append(left_out_text(found, output_format))
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _table_text(
+    table: Table, rows: Sequence[Sequence[Cell]], output_format: str, width: int | None
+) -> str:
+    """Return a table below what it says in words, and above what limits that."""
+    title = {"text": "", "markdown": "### ", "latex": "% "}[output_format] + table.title
+    blank = "\n" if output_format == "markdown" else ""
+    parts = [f"{title}\n{blank}"] if table.title else []
+    if output_format == "latex":
+        parts += [f"% {sentence}\n" for sentence in (*table.sentences, *table.notes)]
+    elif table.sentences:
+        parts.append(f"{_wrapped(' '.join(table.sentences), output_format)}\n\n")
+    best = best_row(table.rows)
+    is_marked = output_format != "text" or width is not None
+    bold = [table.rows.index(best)] if best is not None and is_marked else []
+    texts = [{cell.head: cell.text for cell in row} for row in rows]
+    shown = sorted(shown_columns(rows), key=lambda cell: cell.rank)
+    fitting = _fitting(shown, texts, width) if output_format == "text" else shown
+    heads = [cell.head for cell in fitting]
+    right = [cell.head for cell in fitting if cell.is_number]
+    parts.append(render.render_table(texts, heads, output_format, right, width, bold=bold))
+    dropped = [cell.head for cell in shown if cell not in fitting]
+    if "not comparable" in dropped:
+        dropped.remove("not comparable")
+        notes = [
+            f"Row {row.number} is not comparable: {'; '.join(row.not_comparable)}."
+            for row in table.rows
+            if row.not_comparable
+        ]
+    else:
+        notes = []
+    if dropped:
+        notes.append(f"Not shown for want of width: {', '.join(dropped)}.")
+    if output_format != "latex":
+        notes = [*notes, *table.notes]
+        parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
+    return "".join(parts)
+
+
+def _fitting(
+    shown: Sequence[Cell], texts: Sequence[Mapping[str, str]], width: int | None
+) -> list[Cell]:
+    """Return the columns that fit the width: those of rank 0, and as many others as may be."""
+    if width is None:
+        return list(shown)
+    sizes = {c.head: max(len(c.head), *(len(row[c.head]) for row in texts)) + 2 for c in shown}
+    left = width + 2 - sum(sizes[cell.head] for cell in shown if cell.rank == 0)
+    if left < 0:
+        return list(shown)
+    chosen = []
+    for cell in shown:
+        if cell.rank and sizes[cell.head] > left:
+            continue
+        left -= sizes[cell.head] if cell.rank else 0
+        chosen.append(cell)
+    return chosen
+
+
+def _wrapped(text: str, output_format: str) -> str:
+    """Return a sentence in lines that a terminal of 80 columns shows; Markdown wraps by itself."""
+    if output_format != "text":
+        return text
+    return textwrap.fill(text, _LINE, break_long_words=False, break_on_hyphens=False)
+
+
+def reading_notes(found: Comparison) -> list[str]:
+    """Say what the numbers of the tables mean."""
+    rows = [row for table in found.tables for row in table.rows]
+    notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
+    if any(row.verdict.get("simultaneous_interval") for row in rows):
+        margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
+        notes.append(
+            f"Δ {METRIC}: difference from the {'baseline' if found.baseline else 'best row'}, and "
+            "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
+            f"within a margin of {margins} (--margin). Tests: docs/statistics.md."
+        )
+    if note := difference_note(found):
+        notes.append(note)
+    if any(row.is_marked("epoch_seconds") for row in rows):
+        notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
+    return notes
 
 
 def shown_columns(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
@@ -195,10 +282,19 @@ def shown_columns(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
 
 
 def to_dict(found: Comparison) -> dict[str, Any]:
-    """Return plain values: ``rows``, ``left_out`` and the number of the ``baseline`` row."""
+    """Return plain values: ``rows``, ``tables``, ``left_out`` and the ``baseline`` row's number."""
     return {
         "rows": [
             {key: value for cell in row for key, value in cell.json.items()} for row in _rows(found)
+        ],
+        "tables": [
+            {
+                "title": table.title,
+                "conclusion": list(table.sentences),
+                "margin": table.margin,
+                "notes": list(table.notes),
+            }
+            for table in found.tables
         ],
         "left_out": [
             {"run": str(run.path), "status": run.status, "reason": setting_text(run.reason)}
@@ -226,9 +322,8 @@ def difference_note(found: Comparison) -> str | None:
     if found.baseline is None:
         return None
     return (
-        f"Δ: mean difference from row {found.baseline.number} over the seeds that both have, ± its "
-        "sample standard deviation; p: two-sided paired t-test, not corrected for the number of "
-        "rows."
+        f"Δ of other columns: mean difference from row {found.baseline.number} over the seeds that "
+        "both have, ± its sample standard deviation; not tested."
     )
 
 
@@ -251,13 +346,11 @@ def plus_minus(measured: Mapping[str, float | None], digits: int) -> str:
 
 
 def _difference_text(found: Mapping[str, float | None], digits: int, num_runs: int) -> str:
-    mean, std, p = found["mean"], found["std"], found["p"]
+    mean, std = found["mean"], found["std"]
     if mean is None:
         return "" if found["n"] else "no common seed"
     text = f"{mean:+.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
-    extra = [] if p is None else [f"p={p:.2g}"]
-    extra += [f"n={found['n']}"] if found["n"] != num_runs else []
-    return f"{text} ({', '.join(extra)})" if extra else text
+    return f"{text} (n={found['n']})" if found["n"] != num_runs else text
 
 
 def left_out_text(found: Comparison, output_format: str) -> str:

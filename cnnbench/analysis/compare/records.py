@@ -38,6 +38,7 @@ class Record:
         selection: what its epoch was selected on.
         test_reads: how often the test set was read.
         data_sha256: of its data.
+        num_test: test images; None where it was not recorded.
         num_classes: logits of its network.
         class_names: what they stand for; None where it was not recorded.
         curves: by name, the values by epoch.
@@ -58,6 +59,7 @@ class Record:
     selection: str
     test_reads: int
     data_sha256: str
+    num_test: int | None
     num_classes: int
     class_names: tuple[str, ...] | None
     curves: Mapping[str, Mapping[int, float]]
@@ -144,6 +146,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         selection=str(results.get("selection", record.config.get("selection"))),
         test_reads=record.test_reads or 1,
         data_sha256=data.sha256,
+        num_test=data.num_test,
         num_classes=data.num_classes,
         class_names=data.class_names,
         curves=curves,

@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from cnnbench.analysis.compare.conclusion import row_names
 from cnnbench.analysis.compare.formats import (
-    SPREAD_NOTE,
     Cell,
     comparison_cells,
-    difference_note,
+    reading_notes,
     row_name,
     shown_columns,
 )
@@ -37,6 +37,7 @@ from cnnbench.analysis.compare.report_details import (
 )
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
+from cnnbench.analysis.compare.verdicts import METRIC
 from cnnbench.files import atomic_write, writing
 from cnnbench.notices import visible
 from cnnbench.runs import columns
@@ -52,8 +53,10 @@ CURVES = (
 )
 _MAX_POINTS = 120
 _MAX_DRAWN = 10
+# Columns of a higher rank are shown when they are asked for.
+_MAX_RANK = 3
 _NOTES = (
-    "A row is the runs that differ in their seed alone, n of them. " + SPREAD_NOTE,
+    "A row is the runs that differ in their seed alone, n of them.",
     "The epoch whose weights are tested is chosen on what 'selection' names; test_reads is how "
     "often the test images were looked at. A row chosen on test is marked.",
     "A row that is not comparable differs from the others, or from the baseline, in more than what "
@@ -129,7 +132,6 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     for record in records:
         networks.setdefault(network_key(record), record)
     shown = _first_shown(rows)
-    note = difference_note(comparison)
     costs = {column.name: column.axis for column in columns.costs()}
     return {
         "title": "cnnbench comparison",
@@ -155,7 +157,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         ],
         "networks": [describe_network(record) for record in networks.values()],
         "left_out": [(run.status, clip(run.reason), clip(run.path)) for run in comparison.left_out],
-        "notes": [*_NOTES, *([note] if note is not None else [])],
+        "notes": [*_NOTES, *reading_notes(comparison)],
         "data": {
             "tables": [_charts(table) for table in comparison.tables],
             "shown": shown,
@@ -192,6 +194,8 @@ def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
     shown = [cell for cell in shown_columns(cells) if cell.head != "not comparable"]
     # What was measured comes before what it cost: not all of a wide table is in sight.
     shown.sort(key=lambda cell: cell.rank)
+    same = [] if len(cells) < 2 else _same_in_all(shown, cells)
+    shown = [cell for cell in shown if cell not in same]
     rows = []
     for row, found in zip(table.rows, cells, strict=True):
         by_head = {cell.head: cell for cell in found}
@@ -199,6 +203,7 @@ def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
             {
                 "number": row.number,
                 "marks": clip("; ".join(row.not_comparable)),
+                "verdict": row.verdict.get("verdict") or "",
                 "cells": [_cell(by_head[cell.head]) for cell in shown],
             }
         )
@@ -207,15 +212,73 @@ def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
         {"name": cell.head, "parts": re.split(r"(?<=[_/.])", cell.head), "kind": _kind(cell)}
         for cell in shown
     ]
-    return {"title": clip(table.title), "columns": heads, "rows": rows}
+    return {
+        "title": clip(table.title),
+        "columns": heads,
+        "rows": rows,
+        "sentences": [clip(sentence) for sentence in table.sentences],
+        "has_more": any(cell.rank > _MAX_RANK for cell in shown),
+        "foot": [*_same_text(same), *(clip(note) for note in table.notes)],
+        "dots": _dots(table),
+    }
+
+
+def _same_in_all(shown: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> list[Cell]:
+    """Return the columns that say the same of every row, but for those shown in any case."""
+    columns = {cells[0].head: {cell.text for cell in cells} for cells in zip(*rows, strict=True)}
+    return [cell for cell in shown if cell.rank > 1 and len(columns[cell.head]) == 1]
+
+
+def _same_text(same: Sequence[Cell]) -> list[str]:
+    parts = ", ".join(f"{cell.head} {clip(cell.text)}" for cell in same)
+    return [f"The same in all rows: {parts}."] if parts else []
+
+
+def _dots(table: Table) -> list[dict[str, Any]]:
+    """Return each row's accuracy and its interval, in percent of an axis that they fill."""
+    names = row_names(table.rows, table.settings)
+    rows = []
+    for row in table.rows:
+        mean = row.metric(METRIC)["mean"]
+        if mean is not None:
+            low, high = row.verdict.get("accuracy_interval") or (mean, mean)
+            rows.append((row, float(mean), max(0.0, low), min(1.0, high)))
+    if not rows:
+        return []
+    least, most = min(low for *_, low, _ in rows), max(high for *_, high in rows)
+    span = (most - least) or 1e-3
+    start, span = least - 0.04 * span, 1.08 * span
+
+    def percent(value: float) -> float:
+        return round(100 * (value - start) / span, 2)
+
+    return [
+        {
+            "number": row.number,
+            "name": f"{row.number} {names[row.number]}",
+            "mean": percent(mean),
+            "low": percent(low),
+            "width": round(percent(high) - percent(low), 2),
+            "text": f"{mean:.4f}" + (f" ({low:.4f} to {high:.4f})" if high > low else ""),
+            "verdict": row.verdict.get("verdict") or "not compared",
+        }
+        for row, mean, low, high in rows
+    ]
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    return {"text": clip(cell.text), "value": _sort_value(cell.value), "kind": _kind(cell)}
+    return {
+        "head": cell.head,
+        # Where it has to be broken, a difference is broken before its interval.
+        "text": clip(cell.text).replace(" to ", "\u00a0to\u00a0"),
+        "value": _sort_value(cell.value),
+        "kind": _kind(cell),
+    }
 
 
 def _kind(cell: Cell) -> str:
-    return "number" if cell.is_number else ""
+    kinds = {"number": cell.is_number, "more": cell.rank > _MAX_RANK}
+    return " ".join(kind for kind, is_so in kinds.items() if is_so)
 
 
 def _sort_value(value: Any) -> str | None:
@@ -226,6 +289,7 @@ def _sort_value(value: Any) -> str | None:
 
 def _charts(table: Table) -> dict[str, Any]:
     """Return what the script draws of a table."""
+    names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
         mean, half = row.metric("test/accuracy")["mean"], interval(row, "test/accuracy")
@@ -234,6 +298,7 @@ def _charts(table: Table) -> dict[str, Any]:
             {
                 "number": row.number,
                 "name": clip(row_name(row, table)),
+                "label": names[row.number],
                 "comparable": not row.not_comparable,
                 "curves": {name: points for name, points in curves.items() if points},
                 "costs": {

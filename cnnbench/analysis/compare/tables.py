@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cnnbench.analysis.compare.conclusion import conclude
+from cnnbench.analysis.compare.defaults import is_default
 from cnnbench.analysis.compare.records import LeftOut, read_runs
 from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
+from cnnbench.analysis.compare.verdicts import METRIC, judge_rows
 from cnnbench.analysis.compare.where import parse_where
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
@@ -26,12 +29,19 @@ class Table:
     Attributes:
         title: ``COLUMN = VALUE`` of its group; empty where there are no groups.
         rows: in the order asked for.
-        settings: the columns of those settings in which the rows differ.
+        settings: the columns of those settings in which the rows differ, but for those that only
+            follow from others.
+        margin: differences of accuracy below it are held to be equal.
+        sentences: what the table says, in words.
+        notes: what was not compared, and what limits the verdicts.
     """
 
     title: str
     rows: list[Row]
     settings: list[str]
+    margin: float = 0.0
+    sentences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,20 +67,26 @@ def compare_runs(
     descending: bool = False,
     group: str | None = None,
     baseline: str | None = None,
+    margin: float | None = None,
 ) -> Comparison:
     """Fold runs into rows, and rows into tables.
 
     Args:
         paths: runs, or directories with runs below.
         where: a condition on the rows, as ``parse_where`` reads it.
-        sort: a column; else by model and settings.
+        sort: a column; else by test accuracy, the largest first.
         descending: the largest first.
-        group: a column; each of its values gets a table.
+        group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
+        margin: differences of test accuracy below it do not matter; by default the larger of .002
+            and two test images.
 
     Raises:
-        UsageError: a path holds no run, or a column, a condition or the baseline is wrong.
+        UsageError: a path holds no run, or a column, a condition, the baseline or the margin is
+            wrong.
     """
+    if margin is not None and not 0 <= margin <= 1:
+        raise UsageError(f"--margin {margin:g}: expected a fraction of the test images, 0 to 1")
     records, left_out = read_runs(paths)
     rows = fold_seeds(records, left_out)
     columns = {column: None for row in rows for column in row.values}
@@ -83,11 +99,13 @@ def compare_runs(
             raise UsageError(f"{flag} {column}: unknown column{expected_names(column, known)}")
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
-    if sort is not None:
-        present = [row for row in rows if row.values.get(sort) is not None]
-        present.sort(key=lambda row: _order(row.values[sort]), reverse=descending)
-        # What was not measured comes last in either direction.
-        rows = [*present, *(row for row in rows if row.values.get(sort) is None)]
+    column, is_falling = (METRIC, True) if sort is None else (sort, descending)
+    present = [row for row in rows if row.values.get(column) is not None]
+    present.sort(key=lambda row: _order(row.values[column]), reverse=is_falling)
+    # What was not measured comes last in either direction.
+    rows = [*present, *(row for row in rows if row.values.get(column) is None)]
+    if group is None and len({setting_text(row.values.get("data")) for row in rows}) > 1:
+        group = "data"
     groups = _grouped(rows, group)
     tables, others = _tables(groups, None)
     base = None
@@ -95,8 +113,20 @@ def compare_runs(
         base = _find_baseline(baseline, tables, rows)
         tables, others = _tables(groups, base)
         _add_differences(tables, base)
+    tables = [_judged(table, base if base in table.rows else None, margin) for table in tables]
     left_out = sorted([*left_out, *others], key=lambda run: run.path)
     return Comparison(tables, left_out, base)
+
+
+def _judged(table: Table, base: Row | None, margin: float | None) -> Table:
+    """Fill in the verdicts of a table's rows, and say in words what it shows."""
+    found = judge_rows(table.rows, base, margin)
+    return replace(
+        table,
+        margin=found.margin,
+        sentences=tuple(conclude(table.rows, table.settings, found.margin)),
+        notes=tuple(found.notes),
+    )
 
 
 def _order(value: Any) -> tuple[int, float, str]:
@@ -168,7 +198,9 @@ def _differing(rows: Sequence[Row]) -> list[str]:
         for settings in having:
             choice = setting_text(settings.get(group))
             seen.setdefault(choice, set()).add(setting_text(settings[key]))
-        if any(len(values) > 1 for values in seen.values()):
+        if not any(len(values) > 1 for values in seen.values()):
+            continue
+        if not all(is_default(settings, key) for settings in having):
             found.append(key)
     return found
 

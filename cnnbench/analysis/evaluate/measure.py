@@ -33,6 +33,7 @@ from cnnbench.metrics import (
 from cnnbench.notices import notice, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
+from cnnbench.runs.predictions import FILE_NAME, Outputs
 from cnnbench.runs.provenance import check_same_data
 from cnnbench.training.data import read_splits
 
@@ -182,20 +183,23 @@ def measure(opened: OpenSplit) -> Measured:
     sums, confusion = Sums(device), ConfusionMatrix(len(class_names), device)
     in_top5 = torch.zeros((), dtype=torch.int64, device=device)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    kept = Outputs()
     for logits, targets in opened.outputs():
         sums.add(nn.functional.cross_entropy(logits, targets, reduction="sum"), logits, targets)
         confusion.add(logits, targets)
+        kept.add(logits, targets)
         in_top5 += top_k_correct(logits, targets, 5)
         predicted = logits.argmax(dim=1, keepdim=True)
         # Of that very class: of equal logits, max and argmax may mean different ones.
         confidence = logits.softmax(dim=1).gather(1, predicted)
         seen.append((targets.cpu(), predicted[:, 0].cpu(), confidence[:, 0].cpu()))
-    if opened.name == "test":
-        _count_test_read(opened.run)
     columns = (torch.cat(column).numpy() for column in zip(*seen, strict=True))
     true, predictions, probabilities = columns
     calibrated = calibration(probabilities.astype(np.float64), true == predictions)
     scores, counts = sums.read(), confusion.read()
+    if opened.name == "test":
+        _count_test_read(opened.run)
+        _keep_predictions(opened, kept, scores.accuracy)
     result = {
         "run": str(opened.run.path),
         "model": opened.run.config.model.name,
@@ -227,3 +231,18 @@ def _count_test_read(run: RunDir) -> None:
         return
     except DiskError as error:
         warn(f"this reading of the test set is not counted: {error}")
+
+
+def _keep_predictions(opened: OpenSplit, outputs: Outputs, accuracy: float) -> None:
+    """Give a finished run of an older version its predictions, where it can be written.
+
+    Those that give another accuracy than the recorded one, since the run trained in another
+    precision say, are not the run's.
+    """
+    run = opened.run
+    if opened.num_left_out is not None or (run.path / FILE_NAME).exists():
+        return
+    with contextlib.suppress(UsageError, DiskError), run.lock(_MAX_WAIT_SECONDS):
+        record = run.record
+        if record.status == "done" and record.results.get("test/accuracy") == accuracy:
+            outputs.write(run.path, opened.data.test_sha256)

@@ -69,7 +69,7 @@ def test_another_machine_is_another_row(root: Path) -> None:
     }
     write_run(root, seed=3, change={"provenance": {"processes": [process]}})
     found = compare_runs([root])
-    assert [len(row.records) for row in rows_of(found)] == [3, 1, 3]
+    assert [len(row.records) for row in rows_of(found)] == [1, 3, 3]
     assert found.tables[0].settings == ["device", "device.num_threads"]
 
 
@@ -108,13 +108,13 @@ def test_code_versions_are_marked_and_not_split(root: Path) -> None:
 
     new = write_run(root, seed=7, change=version("0.2.0+\x1babc"))
     write_run(root, model="nin", seed=0, change=version("0.3.0"))
-    lenet, mlp, nin = rows_of(compare_runs([root]))
+    nin, lenet, mlp = rows_of(compare_runs([root]))
     assert len(lenet.records) == 4
     assert lenet.not_comparable == ["code version 0.2.0+\\u001babc, not unknown (1 of 4 runs)"]
     assert mlp.not_comparable == []
     assert nin.not_comparable == ["code version 0.3.0, not unknown (1 of 1 runs)"]
     # Against a baseline, it is the version that most of its runs have.
-    _, mlp, nin = rows_of(compare_runs([root], baseline="nin"))
+    nin, _, mlp = rows_of(compare_runs([root], baseline="nin"))
     assert mlp.not_comparable == ["code version unknown, not 0.3.0 (3 of 3 runs)"]
     assert nin.not_comparable == []
     assert rows_of(compare_runs([new]))[0].not_comparable == []
@@ -206,7 +206,10 @@ def test_what_cannot_be_averaged_is_left_out_with_the_reason(root: Path) -> None
             "foreign",
             "not finite",
         ),
-        write_run(root, data="digits", test=0.0): ("done", "other classes than the table's: 0, 1"),
+        write_run(root, change={"data": {"class_names": list("0123456789"), "sha256": "x"}}): (
+            "done",
+            "other classes than the table's: 0, 1",
+        ),
     }
     older = rows_of(before)[0].records[0].path
     write_run(root, seed=0, test=0.80, val=0.81, change={"provenance": _later()})
@@ -277,7 +280,7 @@ def test_a_torn_or_foreign_line_of_metrics_is_passed_over(root: Path) -> None:
 
 
 def test_baseline_differences_are_paired_by_seed(root: Path) -> None:
-    write_run(root, seed=8, test=0.5)  # a seed that mlp does not have
+    write_run(root, seed=8, test=0.9)  # a seed that mlp does not have
     for baseline in ("1", "lenet", str(root / "fashion_mnist/lenet/run-0001")):
         found = compare_runs([root], baseline=baseline)
         base, other = rows_of(found)
@@ -329,9 +332,12 @@ def test_sort_and_group(root: Path) -> None:
             for row in rows_of(compare_runs([root], **flags))
         ]
 
-    assert shown() == [("fashion_mnist", "lenet"), ("fashion_mnist", "mlp")]
+    # Several data sets make a table each, the most accurate row first.
+    wanted = [(data, model) for data in ("digits", "fashion_mnist") for model in ("lenet", "mlp")]
+    assert shown() == wanted
     assert shown(sort="test/accuracy")[0][1] == "mlp"
     assert shown(sort="test/accuracy", descending=True)[0][1] == "lenet"
+    assert shown(sort="model", descending=True)[0][1] == "mlp"
     found = compare_runs([root], group="data", sort="test/accuracy")
     assert [table.title for table in found.tables] == ["data = digits", "data = fashion_mnist"]
     assert found.left_out == []

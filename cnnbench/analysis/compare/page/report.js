@@ -175,12 +175,12 @@
   }
 
   // Moves numbers apart that would be drawn over one another.
-  function addNumbers(labels) {
+  function addNumbers(labels, width = 16) {
     for (let pass = 0; pass < 80; pass++) {
       for (const label of labels) label.y = Math.min(Math.max(label.y, BOX.top), BOX.bottom);
       labels.sort((a, b) => a.y - b.y);
       for (const [place, low] of labels.entries()) {
-        const high = labels.slice(0, place).findLast((label) => Math.abs(label.x - low.x) < 16);
+        const high = labels.slice(0, place).findLast((label) => Math.abs(label.x - low.x) < width);
         const missing = high ? 11 - (low.y - high.y) : 0;
         if (missing > 0.1) {
           high.y -= missing / 2;
@@ -188,8 +188,9 @@
         }
       }
     }
-    for (const { group, number, x, y } of labels) {
-      add(group, "text", { x, y: y.toFixed(1), class: "number" }, number);
+    for (const { group, number, name, x, y, anchor } of labels) {
+      const place = { x, y: y.toFixed(1), class: "number", "text-anchor": anchor ?? "start" };
+      add(group, "text", place, name ?? number);
     }
   }
 
@@ -264,9 +265,13 @@
         add(group, "path", { d: `M${px} ${top}V${bottom}${caps}`, class: "line" });
       }
       marker(group, row, px, py, 4.6);
-      labels.push({ group, number: row.number, x: px + 8, y: py - 6 });
+      // A name has room on the side that is farther from the chart's edge.
+      const isRight = px > (BOX.left + BOX.right) / 2;
+      const side = isRight ? { x: px - 8, anchor: "end" } : { x: px + 8 };
+      const name = `${row.number} ${row.label.slice(0, 20)}`;
+      labels.push({ group, number: row.number, name, y: py - 6, ...side });
     }
-    addNumbers(labels);
+    addNumbers(labels, 90);
   }
 
   function drawSwatches() {

@@ -1,0 +1,138 @@
+"""A table in words: which network is best, which others may be, what they cost, what would decide.
+
+Each sentence follows from the verdicts of the rows; nothing is tested here.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.verdicts import best_row
+from cnnbench.rendering.text import setting_text
+
+_LISTED = 5
+_NAME_CHARACTERS = 60
+_BASES = {
+    "seeds": "exact sign flips of paired seeds",
+    "seeds-normal": "t-tests over seeds",
+    "images": "the test images of these trained networks, not other trainings",
+}
+
+
+def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> list[str]:
+    """Return what a table says, in sentences of plain text.
+
+    Args:
+        rows: with their verdicts.
+        settings: the keys in which the rows differ.
+        margin: of equivalence.
+    """
+    bases = [row for row in rows if row.verdict.get("verdict") in ("best", "baseline")]
+    if not bases:
+        return []
+    [base] = bases
+    names = row_names(rows, settings)
+    by_word: dict[str | None, list[Row]] = {}
+    for row in rows:
+        if row is not base:
+            by_word.setdefault(row.verdict.get("verdict"), []).append(row)
+
+    def listed(word: str | None) -> str:
+        found = by_word.get(word, [])
+        texts = [names[row.number] for row in found[:_LISTED]]
+        more = [f"{len(found) - _LISTED} more"] if len(found) > _LISTED else []
+        return ", ".join([*texts, *more])
+
+    is_named = base.verdict["verdict"] == "baseline"
+    of_it = "it" if not is_named else "the baseline"
+    head = f"{names[base.number]}, {_accuracy_text(base)}."
+    if len(rows) == 1:
+        return [head]
+    sentences = [f"{'Baseline' if is_named else 'Most accurate'}: {head}"]
+    best = best_row(rows)
+    if is_named and best is not None and best is not base:
+        sentences.append(f"Largest mean: {names[best.number]}, {_accuracy_text(best)}.")
+    for word, text in (
+        ("better", f"Better than {of_it}: "),
+        ("equivalent", f"Equivalent to {of_it} within {margin:g}: "),
+        ("undecided", f"Not distinguishable from {of_it}: "),
+        ("worse", f"Worse than {of_it}: "),
+        (None, "Not compared, for the reason below: "),
+    ):
+        if by_word.get(word):
+            sentences.append(f"{text}{listed(word)}.")
+    equals = [base, *by_word.get("undecided", []), *by_word.get("equivalent", [])]
+    if len(equals) > 1:
+        sentences += _cheapest(equals, names)
+    sentences += _seeds_that_decide(by_word.get("undecided", []), names)
+    found = [row.verdict["verdict_basis"] for row in rows if row.verdict.get("verdict_basis")]
+    texts = [text for basis, text in _BASES.items() if basis in found]
+    if texts:
+        sentences.append(f"This rests on {' and '.join(texts)}.")
+    return sentences
+
+
+def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
+    """Name each row by its model, and where others have that too by what sets it apart."""
+    models = [setting_text(row.values["model"]) for row in rows]
+    names = {}
+    for row, model in zip(rows, models, strict=True):
+        text = model
+        if models.count(model) > 1:
+            same = [other for other, its in zip(rows, models, strict=True) if its == model]
+            keys = [
+                key
+                for key in settings
+                if len({setting_text(other.values.get(key)) for other in same}) > 1
+            ]
+            parts = [f"{key}={setting_text(row.values.get(key))}" for key in keys]
+            text = " ".join([model, *parts])
+            if not parts:
+                text = f"{model} (row {row.number})"
+        names[row.number] = textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
+    return names
+
+
+def _accuracy_text(row: Row) -> str:
+    """Return a row's accuracy with its interval and seeds."""
+    count = len(row.records)
+    seeds = f"{count} seed{'' if count == 1 else 's'}"
+    interval = row.verdict.get("accuracy_interval")
+    ends = f"{interval[0]:.4f} to {interval[1]:.4f}, " if interval else ""
+    return f"{row.metric('test/accuracy')['mean']:.4f} ({ends}{seeds})"
+
+
+def _cheapest(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
+    """Say which of rows that are not told apart costs least."""
+
+    def least(column: str, label: str, text: Callable[[Any], str]) -> list[str]:
+        known = [row for row in rows if row.values.get(column) is not None]
+        if len(known) < 2 or len({row.values[column] for row in known}) < 2:
+            return []
+        row = min(known, key=lambda row: row.values[column])
+        return [f"{label}: {names[row.number]} ({text(row.values[column])})."]
+
+    return [
+        *least("num_params", "Smallest of these", lambda value: f"{value:,} parameters"),
+        *least("epoch_seconds", "Fastest", lambda value: f"{value:.3g} s per epoch"),
+    ]
+
+
+def _seeds_that_decide(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
+    """Say how many seeds more would probably decide."""
+    sentences = []
+    counts: dict[int, list[str]] = {}
+    for row in rows:
+        more = row.verdict.get("more_seeds")
+        if isinstance(more, int):
+            counts.setdefault(more, []).append(names[row.number])
+    for count, found in sorted(counts.items())[:_LISTED]:
+        seeds = f"{count} seed{'' if count == 1 else 's'} more"
+        sentences.append(f"{seeds} would decide {', '.join(found[:_LISTED])} (80 % power).")
+    many = [names[row.number] for row in rows if isinstance(row.verdict.get("more_seeds"), str)]
+    if many:
+        sentences.append(f"More than 50 seeds would be needed for {', '.join(many[:_LISTED])}.")
+    return sentences
