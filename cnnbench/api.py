@@ -677,7 +677,7 @@ def create_model(
     Args:
         name: see ``cnnbench ls model``.
         in_channels: channels of the images, at least 1.
-        num_classes: at least 2.
+        num_classes: logits to give; 1 for two classes, or for a number.
         image_size: pixels of a side; images are square.
         args: the network's own arguments, as in ``conf/model/<name>.yaml``.
 

@@ -24,7 +24,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
-from cnnbench.data.readers.sources import data_root, places
+from cnnbench.data.readers.sources import data_root, locations
 from cnnbench.device.device import configure
 from cnnbench.engine.loop import training_loss
 from cnnbench.errors import Interrupted
@@ -127,7 +127,7 @@ def searched(config: RunConfig, _: Path) -> Any:
     if row.published is None:
         return batches(config, _)
     root = Path(config.data.root) if config.data.root else None
-    return [place.paths for place in places(row.published, data_root(root))]
+    return [location.paths for location in locations(row.published, data_root(root))]
 
 
 def augmented(config: RunConfig, _: Path) -> Any:
@@ -316,6 +316,8 @@ ROWS: dict[str, Row] = {
             "weight_decay": ("0.3",),
         }.items()
     },
+    "loss.class_weights": Row(trained, ("balanced",)),
+    "loss.label_smoothing": Row(trained, ("0.3",)),
     "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),
     **{
         f"scheduler.{key}": Row(rates, values)
@@ -355,6 +357,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "model": ("data=synthetic", "data.image_size=99", "optimizer=adam"),
     "data": ("data.image_size=8", "data.batch_size=5"),
     "augment": ("data=synthetic",),
+    "loss": (*TINY, "model=softmax", "num_epochs=1"),
     "optimizer": (*TINY, "model=softmax", "num_epochs=1"),
     "scheduler": (),
     "device": TINY[:-3],
@@ -362,6 +365,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 # The data sets of other sizes are what their YAML says.
 CHOSEN: dict[str, tuple[str, ...]] = {
+    "bce": ("data.num_classes=2", "data.num_train=81"),
     "custom": ("model.path={folder}/mynet.py:MyNet",),
     "folder": ("data.root={folder}/images",),
     "synthetic": (

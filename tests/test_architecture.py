@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "notices", "seeds", "metrics", "version"),
     ("files", "registry", "device", "geometry"),
-    ("config", "data", "layers", "optim", "tracking", "rendering"),
+    ("config", "data", "losses", "layers", "optim", "tracking", "rendering"),
     ("models", "engine"),
     ("runs",),
     ("training",),

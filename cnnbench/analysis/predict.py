@@ -190,7 +190,7 @@ def _say_unlike(unlike: NDArray[np.bool_], invert: Invert) -> None:
 def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:
     """Return the likeliest classes of uint8 images (N, C, H, W)."""
     with torch.inference_mode():
-        probabilities = network.module(network.transform(images)).float().softmax(dim=1)
+        probabilities = network.outputs(network.transform(images)).softmax(dim=1)
     ranked = []
     for values, classes in zip(*probabilities.topk(min(top, probabilities.shape[1])), strict=True):
         best = [

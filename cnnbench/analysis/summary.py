@@ -118,12 +118,6 @@ def _of_settings(composer: Composer, settings: Sequence[Setting]) -> Subject:
     config = single_config(composer, settings)
     facts = describe_data(config)
     size = config.data.image_size
-    module = build_meta(
-        config.model.name,
-        config.model.args,
-        in_channels=facts.in_channels,
-        num_classes=facts.num_classes,
-        image_size=size,
-    )
+    module = build_meta(config.model.name, config.model.args, **network_sizes(config, facts))
     label = f"{config.model.name} on {config.data.name}"
     return Subject(label, module, (facts.in_channels, size, size))

@@ -60,6 +60,11 @@ RULES = (
         lambda c: c.optimizer.name in ("adam", "adamw") and c.optimizer.lr == c.model.adam_lr,
         "it is the default of optimizer.lr for adam and adamw alone; set optimizer.lr",
     ),
+    Rule(
+        "loss.selection",
+        lambda c: c.loss.selection == c.selection,
+        "selection was set too, and wins; set one of them",
+    ),
     Rule("model.init", _is_random, _WEIGHTS),
     Rule("model.zero_init", _is_random, _WEIGHTS),
     Rule("model.pretrained", _is_random, _WEIGHTS),

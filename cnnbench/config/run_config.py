@@ -49,7 +49,7 @@ from cnnbench.config.schema import (
     read_node,
 )
 
-GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
+GROUPS = ("model", "data", "augment", "loss", "optimizer", "scheduler", "device")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
 
@@ -86,6 +86,8 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_train"): Count,
     # Folders were divided by position before there was a choice.
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
+    ("loss", "class_weights"): Literal["none", "balanced"],
+    ("loss", "label_smoothing"): Probability,
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,
@@ -183,6 +185,22 @@ class AugmentConfig:
     args: Mapping[str, Any]
 
 
+Selection = Literal["val/accuracy", "val/loss", "last", "test"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training makes smaller, and with it what the network's outputs mean."""
+
+    name: str
+    selection: Annotated[Selection | None, FALLBACK]  # of selection
+    args: Mapping[str, Any]
+
+
+# What every run did before there was a choice.
+_CROSS_ENTROPY = {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none"}
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the weights are updated."""
@@ -237,6 +255,7 @@ class RunConfig:
     model: Annotated[ModelConfig, RESULT]
     data: Annotated[DataConfig, RESULT]
     augment: Annotated[AugmentConfig, RESULT]
+    loss: Annotated[LossConfig, RESULT, Before(_CROSS_ENTROPY)]
     optimizer: Annotated[OptimizerConfig, RESULT]
     scheduler: Annotated[SchedulerConfig, RESULT]
     device: Annotated[DeviceConfig, COMPUTATION]
@@ -244,7 +263,7 @@ class RunConfig:
     sweep: Annotated[SweepConfig, LOCATION]
     seed: Annotated[Seed, REPETITION]
     num_epochs: Annotated[Count, RESULT]
-    selection: Annotated[Literal["val/accuracy", "last", "test"], RESULT]
+    selection: Annotated[Selection, RESULT]
     max_seconds: Annotated[Positive | None, RECORDING]
     output_root: Annotated[PathText, LOCATION]
     resume: Annotated[PathText | None, LOCATION]
@@ -330,12 +349,21 @@ def read_config(tree: Mapping[str, Any]) -> RunConfig:
 def _contradictions(config: RunConfig) -> list[Problem]:
     """Return what no single key shows: settings that cannot go together."""
     problems = []
-    if config.data.val_fraction == 0 and config.selection == "val/accuracy":
+    selection = config.selection
+    if config.data.val_fraction == 0 and selection.startswith("val/"):
         problems.append(
             Problem(
                 "selection",
-                "=val/accuracy: data.val_fraction=0 leaves no validation images; "
+                f"={selection}: data.val_fraction=0 leaves no validation images; "
                 "expected selection=last",
+            )
+        )
+    if config.loss.name == "mse" and selection == "val/accuracy":
+        problems.append(
+            Problem(
+                "selection",
+                "=val/accuracy: loss=mse predicts numbers, which have no accuracy; "
+                "expected selection=val/loss",
             )
         )
     model = config.model

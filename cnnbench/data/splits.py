@@ -62,6 +62,7 @@ class Splits:
         num_classes: number of classes.
         mean: per channel, what is subtracted from pixels in [0, 1].
         std: per channel, what is divided by.
+        target_std: what numbers were divided by to become targets; 1 for classes.
         sha256: over the decoded images and targets of the data set.
         source: where they were read from.
         steps_per_epoch: training batches of a whole epoch.
@@ -99,6 +100,7 @@ class Splits:
         self.sha256, self.source = arrays.sha256, arrays.source
         self.class_names = arrays.class_names
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
+        self.target_std = 1.0
         self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
         self.std = arrays.std if normalize else (1.0,) * self.in_channels
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
@@ -160,6 +162,10 @@ class Splits:
     def num_test(self) -> int:
         """Test images."""
         return len(self.parts["test"])
+
+    def class_counts(self, split: str) -> Tensor:
+        """Return how many images of each class a split has, (num_classes,)."""
+        return self.parts[split].targets.bincount(minlength=self.num_classes)
 
     def _batch_order(self, split: str, batch_size: int, **options: Any) -> BatchOrder:
         device = self._device if self._is_resident else _CPU

@@ -15,8 +15,9 @@ from torch import nn
 
 from cnnbench.config.schema import Range
 
-# Logits of a classifier, as constructors annotate them.
-NumClasses = Annotated[int, Range(ge=2)]
+# What a network gives for each example, as constructors annotate it: a logit for each class, or
+# one for two classes, or a number.
+NumClasses = Annotated[int, Range(ge=1)]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnbench.data.transforms import InputTransform
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
+from cnnbench.losses import CROSS_ENTROPY, LOSSES, Loss
 from cnnbench.models import known_models
 from cnnbench.models.build import arguments_of, build_meta, create
 from cnnbench.models.custom import code_sha256, load_custom
@@ -37,7 +38,8 @@ class LoadedNetwork:
         module: in evaluation mode.
         transform: from uint8 images to its input.
         in_channels: channels of its images.
-        class_names: the name of each logit.
+        class_names: the name of each class; of the number, where that is predicted.
+        loss: what it was trained towards, which says what its outputs mean.
         border: how bright the borders of the training images were, from 0 to 1; None where an
             older version did not record it.
     """
@@ -47,6 +49,15 @@ class LoadedNetwork:
     in_channels: int
     class_names: tuple[str, ...]
     border: float | None = None
+    loss: Loss = CROSS_ENTROPY
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return logits of the classes, (N, num_classes), or predicted numbers, (N,), in float32.
+
+        Args:
+            inputs: as the transform gives them.
+        """
+        return self.loss.outputs(self.module(inputs).float())
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], Path]:
@@ -132,7 +143,8 @@ def load_network(
         ):
             raise UsageError("its preprocessing is of other images than its network's")
         class_names = tuple(map(str, weights["class_names"]))
-        if len(class_names) != sizes["num_classes"]:
+        loss = _recorded_loss(weights.get("loss"), len(class_names))
+        if loss.width(len(class_names)) != sizes["num_classes"]:
             raise UsageError("it has not one name for each class")
         border = preprocessing.get("border")
         if border is not None and not 0 <= border <= 1:
@@ -141,7 +153,19 @@ def load_network(
         raise
     except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
-    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names, border)
+    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names, border, loss)
+
+
+def _recorded_loss(name: Any, num_classes: int) -> Loss:
+    """Return the loss that a checkpoint names; before there was a choice, none was named.
+
+    Raises:
+        UsageError: there is no such loss, or not for so many classes.
+    """
+    loss = CROSS_ENTROPY if name is None else LOSSES[str(name)]
+    if loss.has_one_output and num_classes != (1 if loss.is_number else 2):
+        raise UsageError(f"its loss is {loss.name} and its classes are {num_classes}")
+    return loss
 
 
 def load_meta(

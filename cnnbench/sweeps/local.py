@@ -31,7 +31,8 @@ from cnnbench.sweeps.jobs import Job, Sweep, file_name
 # Digits of the run key in a directory's name: more only where fewer are another run's.
 _KEY_DIGITS = (6, 16, 64)
 _POLL_SECONDS = 0.1
-_COLUMNS = ("job", "status", "best_epoch", "val/accuracy", "test/accuracy", "train_seconds", "run")
+_SCORES = ("val/accuracy", "test/accuracy", "val/r2", "test/r2")
+_COLUMNS = ("job", "status", "best_epoch", *_SCORES, "train_seconds", "run")
 
 
 def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
@@ -80,7 +81,9 @@ def run_sweep(sweep: Sweep, command: Sequence[str]) -> tuple[Path, int]:
                     "the same command resumes it",
                     worker.received,
                 )
-    print(f"\n{render_table(rows, _COLUMNS, 'text')}", flush=True)
+    absent = {name for name in _SCORES[2:] if all(row.get(name) is None for row in rows)}
+    columns = [name for name in _COLUMNS if name not in absent]
+    print(f"\n{render_table(rows, columns, 'text')}", flush=True)
     return root, sum(row["status"] == "failed" for row in rows)
 
 

@@ -12,6 +12,7 @@ from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerp
 from cnnbench.data.augment import Augment
 from cnnbench.data.splits import Splits
 from cnnbench.files import expand_path
+from cnnbench.losses import LOSSES
 
 
 def _root(config: RunConfig) -> Path | None:
@@ -23,8 +24,13 @@ def describe_data(config: RunConfig) -> Facts:
 
     Raises:
         DataError: ``data=folder`` is not laid out as it must be.
+        UsageError: the config's loss does not measure such targets.
     """
-    return describe(config.data.name, _root(config), config.data.args)
+    facts = describe(config.data.name, _root(config), config.data.args)
+    LOSSES[config.loss.name].check(
+        facts.num_classes, is_number=facts.is_number, data=config.data.name
+    )
+    return facts
 
 
 def data_fingerprint(config: RunConfig) -> str:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from cnnbench.device.machine import memory_bytes
-from cnnbench.engine.loop import training_loss
 from cnnbench.errors import ResourceError
 from cnnbench.geometry.observe import undisturbed
 from cnnbench.rendering.text import format_megabytes
@@ -89,7 +88,7 @@ def expected_epoch_seconds(setup: Setup) -> float:
             started = time.perf_counter()
             images, targets = data.prepare(raw_images, raw_targets)
             with setup.plan.autocast():
-                loss, _logits = training_loss(model, images, targets)
+                loss, _outputs = setup.compute_loss(model, images, targets)
             loss.backward()
             loss.item()
             seconds.append(time.perf_counter() - started)

@@ -11,6 +11,7 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path
+from cnnbench.losses import LOSSES
 from cnnbench.models import initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.torchvision_models import TorchvisionModel
@@ -28,13 +29,21 @@ def describe_network(config: RunConfig, facts: Facts) -> Network:
     Raises:
         UsageError: an argument is impossible, or the images are too small.
     """
-    return measure_network(
-        config.model.name,
-        config.model.args,
-        in_channels=facts.in_channels,
-        num_classes=facts.num_classes,
-        image_size=config.data.image_size,
-    )
+    return measure_network(config.model.name, config.model.args, **network_sizes(config, facts))
+
+
+def network_sizes(config: RunConfig, facts: Facts) -> dict[str, int]:
+    """Return what a network's constructor must know of its data, and of its loss.
+
+    Args:
+        config: checked.
+        facts: of its data.
+    """
+    return {
+        "in_channels": facts.in_channels,
+        "num_classes": LOSSES[config.loss.name].width(facts.num_classes),
+        "image_size": config.data.image_size,
+    }
 
 
 def build_model(config: RunConfig, network: Network) -> nn.Module:

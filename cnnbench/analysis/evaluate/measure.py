@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnbench.analysis.data_check import seen_before
 from cnnbench.data.images import Images
@@ -70,18 +70,19 @@ class OpenSplit:
         return len(self.data.parts[self.name])
 
     def outputs(self, change: Change | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits (n, num_classes) and targets (n,) of each batch, in the split's order.
+        """Yield outputs, as ``Loss.outputs`` has them, and targets of each batch, in order.
 
         Args:
             change: what is done to the images first.
         """
         batches = self.data.batches(self.name, self.batch_size)
-        return evaluate(
+        pairs = evaluate(
             self.network.module,
             batches if change is None else self._changed(batches, change),
             self.data.prepare,
             autocast=contextlib.nullcontext,
         )
+        return ((self.network.loss.outputs(given), targets) for given, targets in pairs)
 
     def _changed(self, batches: Batches, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0
@@ -177,7 +178,7 @@ def measure(opened: OpenSplit) -> Measured:
     in_top5 = torch.zeros((), dtype=torch.int64, device=device)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     for logits, targets in opened.outputs():
-        sums.add(nn.functional.cross_entropy(logits, targets, reduction="sum"), logits, targets)
+        sums.add(opened.network.loss.total(logits, targets), logits, targets)
         confusion.add(logits, targets)
         in_top5 += top_k_correct(logits, targets, 5)
         predicted = logits.argmax(dim=1, keepdim=True)

@@ -80,6 +80,7 @@ class Facts:
         test_counts: likewise.
         part_sha256: of train images, train targets, test images and test targets, where known.
         file_md5: of the unpacked files by name, where known.
+        is_number: whether the target is a number, which ``class_names`` names; else a class.
     """
 
     num_classes: int
@@ -92,6 +93,7 @@ class Facts:
     test_counts: tuple[int, ...] = ()
     part_sha256: tuple[str, str, str, str] | None = None
     file_md5: Mapping[str, str] = field(default_factory=dict)
+    is_number: bool = False
 
 
 @dataclass(frozen=True)
