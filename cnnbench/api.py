@@ -193,9 +193,11 @@ def evaluate(
         ``num_images``, ``num_correct``, ``per_class`` (``class``, ``precision``, ``recall``,
         ``f1``, ``support``) and ``confusion_matrix`` ([target][prediction]); with ``robustness``
         a list of ``corruption``, ``severity`` and ``accuracy``, where severity 0 is the plain one.
+        Of a run that predicts a number ``run``, ``model``, ``split``, ``loss``, ``r2``, ``mae`` (in
+        the target's unit) and ``num_images``.
 
     Raises:
-        UsageError: it is no run, or the split is empty or unknown.
+        UsageError: it is no run, the split is empty or unknown, or what is asked needs images.
         CheckpointError: the run is damaged or foreign.
         DataError: its data is missing, damaged, or not what it was trained on.
         DiskError: a figure cannot be written.
@@ -210,12 +212,18 @@ def evaluate(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.measure import measure, open_split
+    from cnnbench.analysis.evaluate.measure import measure, measure_numbers, open_split
     from cnnbench.notices import notice
 
     opened = open_split(
         directory, split, model_path=model_path, without_duplicates=without_duplicates
     )
+    if robustness or without_duplicates:
+        opened.network.check_images()
+    if opened.network.loss.is_number:
+        if plots:
+            raise UsageError("--plots: draws classes, and this run predicts a number")
+        return measure_numbers(opened)
     measured = measure(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
@@ -251,7 +259,8 @@ def predict(
 
     Args:
         run: a run directory; its data set is not needed.
-        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W).
+        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W); for a run
+            on rows of numbers CSV files, or a tensor (N, columns).
         top: how many of the likeliest classes to list, at least 1.
         invert: True for images whose dark and light are the other way round than in training,
             such as ink on paper for a network of white digits; ``"auto"`` inverts only images
@@ -260,7 +269,8 @@ def predict(
 
     Returns:
         For each image ``class``, ``probability`` in [0, 1], ``top`` (such pairs, likeliest
-        first), and ``file`` where it came from one.
+        first), and ``file`` where it came from one; for a row of a CSV file also ``line``, and
+        where a number is predicted it alone, under the target's name.
 
     Raises:
         UsageError: it is no run, ``top`` is below 1, or the tensor is of another type or shape.

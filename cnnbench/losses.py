@@ -104,7 +104,7 @@ class Loss:
 
         Args:
             outputs: as ``outputs`` returned them, float32.
-            targets: classes (N,), probabilities (N, num_classes) of mixed examples, or numbers (N,).
+            targets: classes (N,), (N, num_classes) probabilities of mixed examples, or numbers.
             weights: of the classes, (num_classes,); None for equal ones.
             label_smoothing: share of a target that is spread over all classes.
         """
@@ -115,7 +115,7 @@ class Loss:
         return F.cross_entropy(outputs, targets, weights, label_smoothing=label_smoothing)
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the plain loss summed over examples, as evaluation has it: no weights, no smoothing.
+        """Return the plain loss summed over examples: evaluation has no weights or smoothing.
 
         Args:
             outputs: as ``mean`` takes them.

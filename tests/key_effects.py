@@ -148,6 +148,11 @@ def trained(config: RunConfig, _: Path) -> Any:
     return setup.state.evaluated_model.state_dict()
 
 
+def selected(config: RunConfig, _: Path) -> Any:
+    """What an epoch is selected on."""
+    return config.selection
+
+
 def rates(config: RunConfig, _: Path) -> Any:
     """The learning rate over the run."""
     return [schedule_of(config)(at / 50) for at in range(50)]
@@ -273,7 +278,11 @@ ROWS: dict[str, Row] = {
     **{
         f"data.{key}": Row(batches, values)
         for key, values in {
-            "batch_size": ("7",),
+            "batch_size": ("1",),
+            "delimiter": ("tab",),
+            "header": ("true",),
+            "target": ("1",),
+            "test_root": ("{folder}/table.csv",),
             "data_seed": ("1",),
             "drop_last": _ON,
             "image_size": ("9",),
@@ -287,10 +296,10 @@ ROWS: dict[str, Row] = {
             "num_workers": ("1",),
             "shuffle": _ON,
             "split_by": ("position",),
-            "split_seed": ("5",),
             "val_fraction": ("0.3",),
         }.items()
     },
+    "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
         f"augment.{key}": Row(augmented, values)
         for key, values in {
@@ -317,6 +326,7 @@ ROWS: dict[str, Row] = {
         }.items()
     },
     "loss.class_weights": Row(trained, ("balanced",)),
+    "loss.selection": Row(selected, ("last",)),
     "loss.label_smoothing": Row(trained, ("0.3",)),
     "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),
     **{
@@ -357,7 +367,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "model": ("data=synthetic", "data.image_size=99", "optimizer=adam"),
     "data": ("data.image_size=8", "data.batch_size=5"),
     "augment": ("data=synthetic",),
-    "loss": (*TINY, "model=softmax", "num_epochs=1"),
+    "loss": (),
     "optimizer": (*TINY, "model=softmax", "num_epochs=1"),
     "scheduler": (),
     "device": TINY[:-3],
@@ -365,7 +375,17 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 # The data sets of other sizes are what their YAML says.
 CHOSEN: dict[str, tuple[str, ...]] = {
-    "bce": ("data.num_classes=2", "data.num_train=81"),
+    "mse": ("data=diabetes", "model=linear", "data.image_size=1"),
+    "csv": ("data.root={folder}/table.csv", "data.image_size=1"),
+    "hours_to_pass": ("data.image_size=1", "data.batch_size=2"),
+    "breast_cancer": ("data.image_size=1",),
+    "diabetes": ("data.image_size=1",),
+    # Of other counts in each class, which weights act on.
+    "cross_entropy": (*TINY, "model=softmax", "num_epochs=1", "data.num_train=79"),
+    "bce": (
+        *(*TINY, "model=softmax", "num_epochs=1"),
+        *("data.num_classes=2", "data.num_train=81"),
+    ),
     "custom": ("model.path={folder}/mynet.py:MyNet",),
     "folder": ("data.root={folder}/images",),
     "synthetic": (

@@ -106,6 +106,7 @@ def export_run(
     if to == "onnx":
         _check_extra()
     network, images, source = _network_and_images(run, model_path)
+    network.check_images()
     facts = {"run": run.path.name, "model": model, "data": run.config.data.name}
     kept = export_network(network, images, to, file, facts)
     return {

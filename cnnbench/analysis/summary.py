@@ -18,6 +18,7 @@ from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
 from cnnbench.runs.directory import RunDir, named_run
 from cnnbench.training.data import describe_data
+from cnnbench.training.network import network_sizes
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("augment", "rotate_degrees"): Annotated[float, Range(ge=0, le=180)],
     ("data", "args"): OpenArgs,
     ("data", "data_seed"): Seed,
+    ("data", "delimiter"): Literal["auto", "comma", "semicolon", "tab", "pipe"],
+    ("data", "header"): bool | Literal["auto"],
     ("data", "in_channels"): Count,
     ("data", "native_size"): Count,
     ("data", "num_classes"): Annotated[int, Range(ge=2)],
@@ -88,6 +90,8 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("loss", "class_weights"): Literal["none", "balanced"],
     ("loss", "label_smoothing"): Probability,
+    ("data", "target"): Count | str | None,
+    ("data", "test_root"): Annotated[PathText | None, MOVABLE_CONTENT],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
     ("model", "arch"): str,
     ("model", "args"): OpenArgs,
@@ -349,23 +353,13 @@ def read_config(tree: Mapping[str, Any]) -> RunConfig:
 def _contradictions(config: RunConfig) -> list[Problem]:
     """Return what no single key shows: settings that cannot go together."""
     problems = []
-    selection = config.selection
+    selection, why = config.selection, ""
     if config.data.val_fraction == 0 and selection.startswith("val/"):
-        problems.append(
-            Problem(
-                "selection",
-                f"={selection}: data.val_fraction=0 leaves no validation images; "
-                "expected selection=last",
-            )
-        )
-    if config.loss.name == "mse" and selection == "val/accuracy":
-        problems.append(
-            Problem(
-                "selection",
-                "=val/accuracy: loss=mse predicts numbers, which have no accuracy; "
-                "expected selection=val/loss",
-            )
-        )
+        why = "data.val_fraction=0 leaves no validation images; expected selection=last"
+    elif config.loss.name == "mse" and selection == "val/accuracy":
+        why = "loss=mse predicts numbers, which have no accuracy; expected selection=val/loss"
+    if why:
+        problems.append(Problem("selection", f"={selection}: {why}"))
     model = config.model
     is_random = model.args.get("pretrained") == "none" and model.weights is None
     if model.args.get("freeze") == "backbone" and is_random:

@@ -211,7 +211,7 @@ def _update(state: TrainState, loss: Tensor, parameters: list[nn.Parameter]) -> 
 def evaluate(
     model: nn.Module, batches: Batches, prepare: Prepare, *, autocast: Autocast
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the network gives, (N, width) in float32, and targets (N,) of each batch, in order.
+    """Yield what the network gives, (N, width) in float32, and targets (N,) of each batch.
 
     The model is put into evaluation mode and its mode restored at the end.
     """

@@ -70,11 +70,13 @@ class ModelRow:
         constructor: takes keyword arguments only, whose annotations say what values they take.
         card: where the network comes from; None for one of another package.
         fixed: constructor arguments that the name sets; they are not the user's.
+        takes_rows: whether it also learns from rows of numbers, which are no images.
     """
 
     constructor: Callable[..., nn.Module]
     card: Card | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    takes_rows: bool = False
 
 
 # Departures that several families share.

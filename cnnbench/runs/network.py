@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnbench.data.transforms import InputTransform
+from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
 from cnnbench.losses import CROSS_ENTROPY, LOSSES, Loss
@@ -19,6 +19,8 @@ from cnnbench.models.custom import code_sha256, load_custom
 from cnnbench.runs.checkpoint import Checkpoints, read_tensors
 from cnnbench.runs.directory import RunDir
 
+# Of targets that are numbers, and their values where they are not scaled.
+_SCALE = (("mean", 0.0), ("std", 1.0))
 # What facts of a stranger's may raise where they are used.
 _MALFORMED = (
     LookupError,
@@ -40,16 +42,34 @@ class LoadedNetwork:
         in_channels: channels of its images.
         class_names: the name of each class; of the number, where that is predicted.
         loss: what it was trained towards, which says what its outputs mean.
+        columns: of a table's network, the names of the columns it takes; empty for images.
+        target_mean: what was taken from numbers to make targets.
+        target_std: what they were divided by.
         border: how bright the borders of the training images were, from 0 to 1; None where an
             older version did not record it.
     """
 
     module: nn.Module
-    transform: InputTransform
+    transform: InputTransform | RowTransform
     in_channels: int
     class_names: tuple[str, ...]
     border: float | None = None
     loss: Loss = CROSS_ENTROPY
+    columns: tuple[str, ...] = ()
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    def check_images(self) -> None:
+        """Refuse to look at images with a network of rows.
+
+        Raises:
+            UsageError: it was trained on a table.
+        """
+        if self.columns:
+            raise UsageError(
+                f"this run was trained on rows of {len(self.columns)} numbers, not on images; "
+                "train, evaluate, predict and compare take such runs"
+            )
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return logits of the classes, (N, num_classes), or predicted numbers, (N,), in float32.
@@ -133,11 +153,16 @@ def load_network(
             raise UsageError(f"the weights are of another network: {', '.join(wrong[:3])}")
         module = create(name, args, sizes)
         module.load_state_dict(weights["model"])
-        transform = InputTransform(
-            image_size=preprocessing["image_size"],
-            mean=preprocessing["mean"],
-            std=preprocessing["std"],
+        columns = tuple(map(str, preprocessing.get("columns", ())))
+        constants = {"mean": preprocessing["mean"], "std": preprocessing["std"]}
+        transform = (
+            RowTransform(**constants)
+            if columns
+            else InputTransform(image_size=preprocessing["image_size"], **constants)
         )
+        if columns and len(columns) != sizes["in_channels"]:
+            raise UsageError("it has not one name for each column")
+        scale = [float(preprocessing.get(f"target_{of}", one)) for of, one in _SCALE]
         if preprocessing["image_size"] != sizes["image_size"] or not all(
             len(preprocessing[name]) == sizes["in_channels"] for name in ("mean", "std")
         ):
@@ -153,7 +178,9 @@ def load_network(
         raise
     except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
-    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names, border, loss)
+    return LoadedNetwork(
+        module.eval(), transform, sizes["in_channels"], class_names, border, loss, columns, *scale
+    )
 
 
 def _recorded_loss(name: Any, num_classes: int) -> Loss:

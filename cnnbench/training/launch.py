@@ -106,8 +106,8 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
         )
     if config.selection.startswith("val/") and not data.num_val:
         raise UsageError(
-            f"selection={config.selection}: data.val_fraction={config.data.val_fraction:g}{limit} leaves "
-            f"no validation image beside {data.num_train} training images; set a larger "
+            f"selection={config.selection}: data.val_fraction={config.data.val_fraction:g}{limit} "
+            f"leaves no validation image beside {data.num_train} training images; set a larger "
             "data.val_fraction, or selection=last data.val_fraction=0"
         )
     every, of_epoch = config.save_every_steps, data.steps_per_epoch

@@ -12,7 +12,7 @@ from cnnbench.data import Facts
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path
 from cnnbench.losses import LOSSES
-from cnnbench.models import initialize
+from cnnbench.models import MODELS, initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.torchvision_models import TorchvisionModel
 from cnnbench.runs.network import read_weights
@@ -29,6 +29,12 @@ def describe_network(config: RunConfig, facts: Facts) -> Network:
     Raises:
         UsageError: an argument is impossible, or the images are too small.
     """
+    if facts.columns and config.model.name in MODELS and not MODELS[config.model.name].takes_rows:
+        names = ", ".join(name for name, row in MODELS.items() if row.takes_rows)
+        raise UsageError(
+            f"model={config.model.name}: looks at images, and data={config.data.name} has rows of "
+            f"{len(facts.columns)} numbers; expected one of {names}, or custom"
+        )
     return measure_network(config.model.name, config.model.args, **network_sizes(config, facts))
 
 

@@ -308,15 +308,10 @@ class Training:
         best = self.checkpoints.load("best")
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
-        # A number has no classes to be taken for one another.
-        counted = (
-            None
-            if self.plan.loss.is_number
-            else (
-                ConfusionMatrix(num_classes, self.plan.device),
-                CurveCounts(num_classes, self.plan.device),
-            )
-        )
+        counted = None
+        if not self.plan.loss.is_number:
+            device = self.plan.device
+            counted = ConfusionMatrix(num_classes, device), CurveCounts(num_classes, device)
         test = self._evaluate("test", *(counted or ()))
         self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + 1
         epoch = self.progress.best_epoch

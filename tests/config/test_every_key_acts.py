@@ -77,6 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "        super().__init__(nn.Flatten(), nn.Linear(image_size**2 * in_channels, width),\n"
         "                         nn.{act}(), nn.Linear(width, num_classes))\n"
     )
+    rows = "".join(f"{i % 4},{i},{i % 3}\n" for i in range(5, 35))
+    (root / "table.csv").write_text(rows)
     (root / "mynet.py").write_text(code.replace("{act}", "ReLU"))
     (root / "other.py").write_text(code.replace("{act}", "Tanh"))
     train(root / "earlier", "num_epochs=1", "seed=7")

@@ -159,6 +159,7 @@ def open_split(
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
     num_left_out = None
     if without_duplicates:
+        network.check_images()
         seen = seen_before(data, split)
         kept = np.setdiff1d(np.arange(len(data.parts[split])), seen)
         if not len(kept):
@@ -169,6 +170,25 @@ def open_split(
     batch_size = eval_batch_size(analyze(network.module, shape).activation_bytes)
     network.module.to(device)
     return OpenSplit(run, split, network, data, device, batch_size, num_left_out)
+
+
+def measure_numbers(opened: OpenSplit) -> dict[str, Any]:
+    """Return the scores of a network that predicts a number; as ``measure``, without classes."""
+    loss = opened.network.loss
+    sums = loss.sums(opened.device, opened.data.target_std)
+    for outputs, targets in opened.outputs():
+        sums.add(loss.total(outputs, targets), outputs, targets)
+    if opened.name == "test":
+        _count_test_read(opened.run)
+    scores = sums.read()
+    return {
+        "run": str(opened.run.path),
+        "model": opened.run.config.model.name,
+        "split": opened.name,
+        "loss": scores.loss,
+        **scores.metrics,
+        "num_images": scores.count,
+    }
 
 
 def measure(opened: OpenSplit) -> Measured:
