@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cnnbench.analysis.compare.tables import Comparison
+    from cnnbench.training.loaded import LoadedData
 
 __all__ = [
     "train",
@@ -34,6 +35,7 @@ __all__ = [
     "features",
     "export",
     "create_model",
+    "load_data",
 ]
 SPLITS = ("test", "val", "train")
 EXPORT_TARGETS = ("onnx", "torch")
@@ -707,3 +709,42 @@ def create_model(
     return models.create_model(
         name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, args=args
     )
+
+
+def load_data(
+    name: str, settings: Sequence[str] = (), *, config_dir: str | Path | None = None, **keys: Any
+) -> LoadedData:
+    """Return a data set's splits for a training loop of your own.
+
+    Args:
+        name: see ``cnnbench ls data``.
+        settings: as on the command line, such as ``augment=crop``, ``seed=1`` or ``loss=mse``.
+        config_dir: a directory with groups of your own.
+        keys: of the data set, such as ``batch_size=64`` or ``root="~/data"``.
+
+    Returns:
+        An object with ``train``, ``val`` and ``test``; iterating one gives its batches, network
+        input (n, C, S, S) and targets (n,), each time the next epoch, and ``len`` counts them;
+        ``images`` (uint8, before normalisation) and ``targets`` are all of it as arrays. Beside
+        them ``class_names``, ``mean`` and ``std``.
+
+    Raises:
+        UsageError: a name is unknown, or a value is impossible.
+        DataError: the data is missing or damaged.
+
+    Example:
+        >>> data = cnnbench.load_data("digits", batch_size=32, image_size=8)
+        >>> images, targets = next(iter(data.train))
+        >>> images.shape, data.test.images.shape
+        (torch.Size([32, 1, 8, 8]), (360, 1, 8, 8))
+    """
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    values = {setting.key: setting.values[0] for setting in composer.parse(settings)}
+    own = {f"data.{key}": str(v) if isinstance(v, Path) else v for key, v in keys.items()}
+    # No epoch is selected, so that there may be no validation part.
+    config = composer.compose({"selection": "last", **values, "data": name, **own})
+    from cnnbench.training.loaded import LoadedData
+
+    return LoadedData(config)
