@@ -736,7 +736,7 @@ def load_data(
         >>> data = cnnbench.load_data("digits", batch_size=32, image_size=8)
         >>> images, targets = next(iter(data.train))
         >>> images.shape, data.test.images.shape
-        (torch.Size([32, 1, 8, 8]), (360, 1, 8, 8))
+        (torch.Size([32, 1, 8, 8]), (359, 1, 8, 8))
     """
     from cnnbench.config.compose import Composer
 

@@ -54,6 +54,7 @@ def fields_of(group: str) -> set[str]:
 def constructors(group: str) -> Mapping[str, Callable[..., Any] | None]:
     """Return what each choice of a group ends in; None where it has no arguments of its own."""
     from cnnbench.data import DATASETS
+    from cnnbench.losses import LOSSES
     from cnnbench.data.augment import Augment
     from cnnbench.device.device import DEVICES
     from cnnbench.models import MODELS
@@ -62,6 +63,7 @@ def constructors(group: str) -> Mapping[str, Callable[..., Any] | None]:
     rows: dict[str, Mapping[str, Any]] = {
         "model": {n: row.constructor for n, row in MODELS.items()} | dict.fromkeys(FOREIGN),
         "data": dict.fromkeys(DATASETS),
+        "loss": dict.fromkeys(LOSSES),
         "augment": dict.fromkeys(COMPOSER.groups.choices("augment"), Augment),
         "optimizer": OPTIMIZERS,
         "scheduler": SCHEDULES,
