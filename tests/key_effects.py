@@ -153,6 +153,12 @@ def selected(config: RunConfig, _: Path) -> Any:
     return config.selection
 
 
+def prepared(config: RunConfig, _: Path) -> Any:
+    """The weights that training begins with, once it has seen images."""
+    plan = launch.check(config)
+    return set_up(plan, launch.read(plan)).state.model.state_dict()
+
+
 def rates(config: RunConfig, _: Path) -> Any:
     """The learning rate over the run."""
     return [schedule_of(config)(at / 50) for at in range(50)]
@@ -303,21 +309,29 @@ ROWS: dict[str, Row] = {
     **{
         f"augment.{key}": Row(augmented, values)
         for key, values in {
+            "brightness": ("0.3",),
+            "contrast": ("0.5",),
             "crop_padding": ("3",),
             "cutmix_alpha": ("0.5",),
             "erase_fraction": ("0.9",),
             "erase_probability": ("0.7",),
             "flip": _ON,
             "mixup_alpha": ("0.5",),
+            "randaugment_ops": ("1",),
             "rotate_degrees": ("20",),
         }.items()
     },
+    "augment.randaugment_magnitude": Row(augmented, ("25",), ("augment.randaugment_ops=2",)),
+    "model.whiten": Row(prepared, _ON),
     **{
         f"optimizer.{key}": Row(trained, values)
         for key, values in {
+            "accumulate_steps": ("3",),
             "alpha": ("0.5",),
+            "bias_lr_factor": ("8",),
             "betas": ("[0.5,0.6]",),
             "centered": _ON,
+            "clip_norm": ("0.01",),
             "ema_decay": ("0.9",),
             "eps": ("0.01",),
             "lr": ("0.02",),
@@ -344,6 +358,9 @@ ROWS: dict[str, Row] = {
     "device.num_threads": Row(computed, ("31",)),
     "device.channels_last": Row(computed, ("false",)),
     "device.compile": Row(computed, _ON, ("model=lenet", "data.native_size=28")),
+    "budget.tflop": Row(left, ("1e-6",), ("num_epochs=5",)),
+    "budget.seconds": Row(left, ("1e-9",), ("num_epochs=5",)),
+    "patience": Row(left, ("1",), ("optimizer.lr=1e-9",)),
     "checkpoint.keep_last": Row(left, ("1",)),
     "eval_every_epochs": Row(left, ("2",)),
     "histograms_every_epochs": Row(left, ("1",)),

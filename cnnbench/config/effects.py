@@ -41,6 +41,10 @@ def _is_random(config: RunConfig) -> bool:
     return config.model.weights is None
 
 
+def _has_budget(config: RunConfig) -> bool:
+    return config.budget.tflop is not None or config.budget.seconds is not None
+
+
 def _has_hidden(config: RunConfig) -> bool:
     """Whether no argument takes the hidden linear layers away, where a network may have some."""
     args = config.model.args
@@ -69,6 +73,11 @@ RULES = (
         "selection was set too, and wins; set one of them",
     ),
     Rule("model.init", _is_random, _WEIGHTS),
+    Rule(
+        "model.whiten",
+        lambda c: _is_random(c) and c.model.args.get("pretrained", "none") == "none",
+        "training begins with weights of its own; set one of them",
+    ),
     Rule("model.zero_init", _is_random, _WEIGHTS),
     Rule("model.pretrained", _is_random, _WEIGHTS),
     Rule(
@@ -152,6 +161,11 @@ RULES = (
         is_strict=True,
     ),
     Rule(
+        "augment.randaugment_magnitude",
+        lambda c: c.augment.args.get("randaugment_ops") != 0,
+        "augment.randaugment_ops=0 draws no change; set it too",
+    ),
+    Rule(
         "augment.erase_fraction",
         lambda c: c.augment.args.get("erase_probability") != 0,
         "augment.erase_probability=0 erases nothing; set it too",
@@ -169,6 +183,12 @@ RULES = (
         "optimizer.decay_norms_and_biases",
         lambda c: c.optimizer.weight_decay > 0,
         "optimizer.weight_decay=0 decays nothing; set it too",
+    ),
+    Rule(
+        "optimizer.accumulate_steps",
+        lambda c: c.optimizer.accumulate_steps <= c.data.batch_size,
+        "a batch has fewer images; expected at most data.batch_size",
+        is_strict=True,
     ),
     Rule(
         "scheduler.gamma",
@@ -200,9 +220,15 @@ RULES = (
         lambda c: c.data.val_fraction > 0 or c.selection == "test",
         "data.val_fraction=0 leaves no validation images to evaluate",
     ),
+    Rule("num_epochs", lambda c: not _has_budget(c), "budget says how long; set one of them"),
+    Rule(
+        "patience",
+        lambda c: c.selection != "last" and (_has_budget(c) or (c.patience or 0) < c.num_epochs),
+        "it needs a selection but last, and fewer epochs than num_epochs",
+    ),
     Rule(
         "histograms_every_epochs",
-        lambda c: (c.histograms_every_epochs or 1) <= c.num_epochs,
+        lambda c: _has_budget(c) or (c.histograms_every_epochs or 1) <= c.num_epochs,
         "the run has fewer epochs; lower it, or raise num_epochs",
     ),
 )

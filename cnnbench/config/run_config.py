@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from cnnbench.config.arguments import ARGUMENTS, Only
 from cnnbench.config.roles import (
     COMPUTATION,
     CONTENT,
@@ -36,13 +37,11 @@ from cnnbench.config.schema import (
     ConfigError,
     Count,
     Fraction,
-    OpenArgs,
     PathText,
     Positive,
     Probability,
     Problem,
     Range,
-    RatioNumber,
     Seed,
     Size,
     marks,
@@ -55,110 +54,15 @@ PRESET_GROUPS = ("experiment", "study", "debug")
 
 
 @dataclass(frozen=True)
-class Only:
-    """Marks an argument of which some choices take other values than the rest.
-
-    Attributes:
-        choices: patterns of their names, joined by ``|``.
-        kind: the type of what they take.
-    """
-
-    choices: str
-    kind: Any
-
-
-# The types of the arguments that only some choices of a group have. One name has one meaning
-# throughout a group; a test holds the choices' YAML and constructors to these rows.
-ARGUMENTS: dict[tuple[str, str], Any] = {
-    ("augment", "crop_padding"): Size,
-    ("augment", "cutmix_alpha"): Annotated[float, Range(ge=0)],
-    ("augment", "erase_fraction"): Annotated[float, Range(ge=0.02, le=1)],
-    ("augment", "erase_probability"): Fraction,
-    ("augment", "flip"): bool,
-    ("augment", "mixup_alpha"): Annotated[float, Range(ge=0)],
-    ("augment", "rotate_degrees"): Annotated[float, Range(ge=0, le=180)],
-    ("data", "args"): OpenArgs,
-    ("data", "data_seed"): Seed,
-    ("data", "delimiter"): Literal["auto", "comma", "semicolon", "tab", "pipe"],
-    ("data", "header"): bool | Literal["auto"],
-    ("data", "in_channels"): Count,
-    ("data", "native_size"): Count,
-    ("data", "num_classes"): Annotated[int, Range(ge=2)],
-    ("data", "num_test"): Count,
-    ("data", "num_train"): Count,
-    # Folders were divided by position before there was a choice.
-    ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
-    ("loss", "class_weights"): Literal["none", "balanced"],
-    ("loss", "label_smoothing"): Probability,
-    ("data", "target"): Count | str | None,
-    ("data", "test_root"): Annotated[PathText | None, MOVABLE_CONTENT],
-    ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
-    ("model", "arch"): str,
-    ("model", "args"): OpenArgs,
-    ("model", "aux"): bool,
-    ("model", "aux_weight"): Annotated[float, Range(ge=0), Before(0.3, "googlenet")],
-    ("model", "conv_channels"): tuple[Count, ...],
-    ("model", "dilation"): Annotated[Count, Before(1, "basic_cnn")],
-    ("model", "dropout"): Probability,
-    ("model", "dropout_position"): Annotated[Literal["after", "before"], Before("after", "vgg*")],
-    ("model", "factorize"): Literal["none", "3x3", "asymmetric", "asymmetric_pad_first"],
-    ("model", "factorize_stages"): tuple[Literal[3, 4, 5], ...],
-    ("model", "final_relu"): Annotated[bool, Before(False, "nin_cifar")],
-    ("model", "freeze"): Literal["none", "backbone"],
-    ("model", "groups"): Literal[1, 2],
-    ("model", "growth_rate"): Count,
-    ("model", "head"): Annotated[
-        Literal["linear", "gap", "conv1x1", "replace", "append"],
-        Only("alexnet*|vgg*", Literal["linear", "gap", "conv1x1"]),
-        Only("torchvision", Literal["replace", "append"]),
-        Before("linear", "vgg*"),
-    ],
-    ("model", "head_size"): Count,
-    ("model", "hidden"): tuple[Count, ...],
-    # GoogLeNet always recorded its norm; other networks had none at first.
-    ("model", "norm"): Annotated[
-        Literal["none", "conv", "block", "hidden", "all"],
-        Only("googlenet", Literal["none", "conv", "block"]),
-        Only("lenet", Literal["none", "conv", "hidden", "all"]),
-        Only("mlp", Literal["none", "hidden"]),
-        Only("vgg*", Literal["none", "conv"]),
-        Before("none", "lenet|mlp|vgg*"),
-    ],
-    ("model", "padding"): Annotated[Size, Before(2, "lenet")],
-    ("model", "path"): Annotated[PathText, CONTENT],
-    ("model", "pool"): Literal["max", "avg"],
-    ("model", "pool_ceil_mode"): Annotated[bool, Before(False, "resne*|wide_resnet*")],
-    ("model", "pretrained"): str,
-    ("model", "residual"): bool,
-    ("model", "residual_scale"): Positive,
-    ("model", "stem"): Literal["imagenet", "small"],
-    ("model", "stem_stride"): Count,
-    ("model", "stride_in_1x1"): bool,
-    ("model", "width_multiplier"): RatioNumber,
-    ("model", "widths"): tuple[Count, ...],
-    ("model", "zero_init"): bool,
-    ("optimizer", "alpha"): Probability,
-    ("optimizer", "betas"): tuple[Probability, ...],
-    ("optimizer", "centered"): bool,
-    ("optimizer", "eps"): Positive,
-    ("optimizer", "momentum"): Probability,
-    ("scheduler", "final_factor"): Fraction,
-    ("scheduler", "gamma"): Fraction,
-    ("scheduler", "milestones"): tuple[Fraction, ...],
-    ("scheduler", "peak_fraction"): Fraction,
-    ("scheduler", "start_factor"): Fraction,
-}
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Which network, and how it starts."""
 
     name: str
     image_size: Annotated[Count | None, FALLBACK]  # of data.image_size
     adam_lr: Annotated[Positive | None, FALLBACK]  # of optimizer.lr
-    init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal"]
+    init: Literal["default", "normal", "constant", "xavier_uniform", "kaiming_normal", "dirac"]
     init_layers: Literal["all", "linear"]
+    whiten: Annotated[bool, Before(False)]
     weights: Annotated[PathText | None, CONTENT]
     args: Mapping[str, Any]
 
@@ -213,6 +117,9 @@ class OptimizerConfig:
     lr: Positive
     weight_decay: Annotated[float, Range(ge=0)]
     decay_norms_and_biases: bool
+    bias_lr_factor: Annotated[Positive, Before(1.0)]
+    clip_norm: Positive | None
+    accumulate_steps: Annotated[Count, Before(1)]
     ema_decay: Annotated[float, Range(gt=0, lt=1)] | None
     args: Mapping[str, Any]
 
@@ -236,6 +143,14 @@ class DeviceConfig:
     channels_last: bool | Literal["auto"]
     compile: Annotated[bool, Before(False)]
     args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a run trains, in place of a number of epochs."""
+
+    tflop: Positive | None
+    seconds: Positive | None
 
 
 @dataclass(frozen=True)
@@ -267,6 +182,8 @@ class RunConfig:
     sweep: Annotated[SweepConfig, LOCATION]
     seed: Annotated[Seed, REPETITION]
     num_epochs: Annotated[Count, RESULT]
+    budget: Annotated[BudgetConfig, RESULT]
+    patience: Annotated[Count | None, RESULT]
     selection: Annotated[Selection, RESULT]
     max_seconds: Annotated[Positive | None, RECORDING]
     output_root: Annotated[PathText, LOCATION]
@@ -370,6 +287,8 @@ def _contradictions(config: RunConfig) -> list[Problem]:
                 "model.weights=RUN beside it",
             )
         )
+    if config.budget.tflop is not None and config.budget.seconds is not None:
+        problems.append(Problem("budget", ".tflop and budget.seconds: set one of them"))
     if config.extend_epochs is not None and config.resume is None:
         problems.append(Problem("extend_epochs", ": only goes with resume=RUN"))
     return problems

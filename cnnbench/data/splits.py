@@ -125,7 +125,7 @@ class Splits:
         if self._is_resident:
             moved: dict[int, Tensor] = {}
             self.parts = {split: part.to(device, moved) for split, part in self.parts.items()}
-        self._num_workers = num_workers
+        self._num_workers, self._seed, self._epoch = num_workers, seed, 1
         self._order = self._batch_order(
             "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
         )
@@ -169,6 +169,12 @@ class Splits:
         return len(self.parts["train"])
 
     @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch trains on."""
+        whole_batch = min(self.batch_size, self.num_train)
+        return (self.steps_per_epoch - 1) * whole_batch + self.last_batch_size
+
+    @property
     def num_val(self) -> int:
         """Validation images, drawn from the training file."""
         return len(self.parts["val"])
@@ -202,6 +208,7 @@ class Splits:
             epoch: from 1.
             first_batch: how many batches at its start are left out.
         """
+        self._epoch = epoch
         self._order.set_epoch(epoch, first_batch)
         return self._train_loader
 
@@ -250,7 +257,8 @@ class Splits:
             return self.prepare(images, targets)
         assert generator is not None
         images = self._transform.resize(self._to_device(images))
-        inputs = self._transform(self._augment.images(images, generator))
+        changed = self._augment.images(images, generator, epoch=self._epoch, seed=self._seed)
+        inputs = self._transform(changed)
         return self._augment.mix(inputs, self._to_device(targets), self.num_classes, generator)
 
     def _to_device(self, tensor: Tensor) -> Tensor:

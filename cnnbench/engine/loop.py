@@ -67,12 +67,14 @@ def fit(
     prepare: Prepare,
     schedule: Callable[[float], float],
     *,
-    num_epochs: int,
+    num_steps: int,
     steps_per_epoch: int,
     seed: int,
     device: torch.device,
     autocast: Autocast,
     compute_loss: ComputeLoss | None = None,
+    clip_norm: float | None = None,
+    accumulate_steps: int = 1,
 ) -> Iterator[Step]:
     """Train from where the state stands, yielding after every optimizer update.
 
@@ -85,22 +87,24 @@ def fit(
         epoch_batches: (epoch from 1, first batch) -> that epoch's batches from there on.
         prepare: turns a raw batch into network input and targets on the device.
         schedule: progress in [0, 1] -> factor of the base learning rate.
-        num_epochs: stop after so many epochs in all.
+        num_steps: stop after so many updates in all; the last epoch may end with them.
         steps_per_epoch: batches in a whole epoch.
         seed: the run's seed.
         device: where the model is.
         autocast: makes the context in which the forward pass computes.
         compute_loss: as ``loss_of`` returns it, or compiled; by default plain cross-entropy.
+        clip_norm: longer gradients are shortened to this 2-norm; None for none.
+        accumulate_steps: parts of a batch that are computed one after another, whose gradients
+            add up to the batch's; >= 1.
 
     Raises:
         NonFiniteError: a loss or gradient is infinite or not a number.
     """
     compute_loss = compute_loss or loss_of(CROSS_ENTROPY)
-    num_steps = num_epochs * steps_per_epoch
     generator = torch.Generator(device)
     base_lrs = [group["initial_lr"] for group in state.optimizer.param_groups]
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    while state.epoch < num_epochs:
+    while state.global_step < num_steps:
         state.model.train()
         if state.epoch_step == 0:
             state.sums = state.sums.empty()
@@ -111,20 +115,25 @@ def fit(
             generator.manual_seed(derive_seed(seed, "augment", state.global_step))
             _seed_dropout(derive_seed(seed, "dropout", state.global_step), device)
             images, targets = prepare(raw_images, raw_targets, generator)
-            with autocast():
-                loss, outputs = compute_loss(state.model, images, targets)
-            grad_norm = _update(state, loss, parameters)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss, logits = _backward(
+                state, images, targets, compute_loss, autocast, parts=accumulate_steps
+            )
+            grad_norm = _update(state, loss, parameters, clip_norm)
             # A mixed image counts for the heavier of its classes.
             labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
-            state.sums.add(loss * len(labels), outputs, labels)
+            state.sums.add(loss * len(labels), logits.detach(), labels)
             state.global_step += 1
             state.epoch_step += 1
             epoch = state.epoch + 1
-            ends_epoch = state.epoch_step == steps_per_epoch
+            is_last = state.global_step == num_steps
+            ends_epoch = is_last or state.epoch_step == steps_per_epoch
             if ends_epoch:
                 state.epoch, state.epoch_step = epoch, 0
             lr = state.optimizer.param_groups[0]["lr"]
-            yield Step(epoch, loss.detach(), grad_norm, lr, len(raw_targets), ends_epoch)
+            yield Step(epoch, loss, grad_norm, lr, len(raw_targets), ends_epoch)
+            if is_last:
+                return
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
@@ -183,20 +192,50 @@ def training_loss(
     return loss, outputs
 
 
-def _update(state: TrainState, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """Make one optimizer update, unless the loss or a gradient is not finite."""
+def _backward(
+    state: TrainState,
+    images: Tensor,
+    targets: Tensor,
+    compute_loss: ComputeLoss,
+    autocast: Autocast,
+    *,
+    parts: int,
+) -> tuple[Tensor, Tensor]:
+    """Add a batch's gradients to the parameters'; return its mean loss, detached, and logits."""
+    losses, outputs = [], []
+    for some_images, some_targets in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+        with autocast():
+            loss, logits = compute_loss(state.model, some_images, some_targets)
+            if parts > 1:
+                loss = loss * (len(some_images) / len(images))
+        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        losses.append(loss.detach())
+        outputs.append(logits)
+    if parts == 1:
+        return losses[0], outputs[0]
+    return torch.stack(losses).sum(), torch.cat(outputs)
+
+
+def _update(
+    state: TrainState, loss: Tensor, parameters: list[nn.Parameter], clip_norm: float | None
+) -> Tensor:
+    """Make one optimizer update, unless the loss or a gradient is not finite.
+
+    Returns:
+        The 2-norm of the gradients as they were before any was shortened.
+    """
     optimizer, scaler = state.optimizer, state.scaler
-    optimizer.zero_grad(set_to_none=True)
-    (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(optimizer)
     grads = [p.grad for p in parameters if p.grad is not None]
     grad_norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, grad_norm, foreach=True)
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
     else:
-        total = loss.detach() + grad_norm
+        total = loss + grad_norm
         if total.device.type != "cpu" and supports_found_inf(optimizer):
             # Fused optimizers leave the weights alone where this is 1, without asking the host.
             optimizer.found_inf = (~total.isfinite()).float()  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -89,6 +89,7 @@ class Progress:
         best_value: its value of what is selected on.
         best_val: its ``val/loss`` and ``val/accuracy``, where it was evaluated.
         test_reads: how often the test set was read.
+        num_steps: updates of the whole run, where a budget of seconds fixed them; else 0.
     """
 
     ended_epoch: int = 0
@@ -98,3 +99,14 @@ class Progress:
     best_value: float = -math.inf
     best_val: dict[str, float] = field(default_factory=dict)
     test_reads: int = 0
+    num_steps: int = 0
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> Progress:
+        """Return what a checkpoint holds; one of before budgets has no ``num_steps``.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        saved = {"num_steps": 0, **saved}
+        return cls(**{item.name: saved[item.name] for item in fields(cls)})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cnnbench.errors import UsageError
+from cnnbench.optim.muon import Muon
 from cnnbench.registry import Registry
 
 ParamGroups = Sequence[dict[str, Any]]
@@ -71,6 +72,10 @@ class _AdamW(_WithoutCompiler, torch.optim.AdamW):
 
 class _RMSprop(_WithoutCompiler, torch.optim.RMSprop):
     """RMSprop."""
+
+
+class _Muon(_WithoutCompiler, Muon):
+    """Muon."""
 
 
 def sgd(
@@ -196,6 +201,33 @@ def rmsprop(
     )
 
 
+def muon(
+    params: ParamGroups,
+    *,
+    lr: float = 5e-3,
+    weight_decay: float = 0.01,
+    momentum: float = 0.95,
+    betas: tuple[float, ...] = (0.9, 0.95),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """Orthogonal momentum for the weights of layers, AdamW for the rest (Jordan et al., 2024).
+
+    Args:
+        params: parameter groups.
+        lr: base learning rate, on AdamW's scale; > 0.
+        weight_decay: share of a weight taken off per step, times the learning rate; >= 0.
+        momentum: of the layers' weights; in [0, 1).
+        betas: AdamW's two decay rates; each in [0, 1).
+        eps: added to AdamW's denominator; > 0.
+
+    Raises:
+        UsageError: ``betas`` are not two.
+    """
+    return _Muon(
+        params, lr=lr, weight_decay=weight_decay, momentum=momentum, betas=_pair(betas), eps=eps
+    )
+
+
 OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry(
     "optimizer",
     {
@@ -204,6 +236,7 @@ OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry(
         "adam": adam,
         "adamw": adamw,
         "rmsprop": rmsprop,
+        "muon": muon,
     },
 )
 
@@ -216,6 +249,7 @@ def build_optimizer(
     weight_decay: float,
     decay_norms_and_biases: bool,
     args: Mapping[str, Any],
+    bias_lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over the trainable parameters of a model.
 
@@ -227,6 +261,8 @@ def build_optimizer(
         decay_norms_and_biases: whether weight decay also acts on the parameters of norm layers
             and on all with at most one dimension.
         args: the optimizer's own arguments.
+        bias_lr_factor: learning rate of biases, those of norms included, over that of the rest;
+            > 0.
 
     Raises:
         UsageError: the name is unknown, an argument is not one of the optimizer's, or nothing
@@ -236,6 +272,8 @@ def build_optimizer(
     groups = parameter_groups(
         model, weight_decay=weight_decay, decay_norms_and_biases=decay_norms_and_biases
     )
+    if bias_lr_factor != 1:
+        groups = _with_bias_rate(groups, model, lr * bias_lr_factor)
     optimizer = constructor(groups, lr=lr, weight_decay=weight_decay, **args)
     optimizer.register_load_state_dict_post_hook(_match_layouts)
     return optimizer
@@ -273,6 +311,19 @@ def parameter_groups(
         {"params": kept, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _with_bias_rate(
+    groups: list[dict[str, Any]], model: nn.Module, lr: float
+) -> list[dict[str, Any]]:
+    """Put the biases of each group into one of their own, behind it, with their own rate."""
+    biases = {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    split = []
+    for group in groups:
+        rest = [p for p in group["params"] if id(p) not in biases]
+        chosen = [p for p in group["params"] if id(p) in biases]
+        split += [{**group, "params": rest}, {**group, "params": chosen, "lr": lr}]
+    return [group for group in split if group["params"]]
 
 
 def supports_found_inf(optimizer: torch.optim.Optimizer) -> bool:

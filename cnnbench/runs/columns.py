@@ -120,6 +120,13 @@ COLUMNS: dict[str, Column] = {
             in_hparams=True,
         ),
         Column(
+            "train_tflop",
+            digits=1,
+            better="lower",
+            axis="TFLOP of training",
+            in_runs=True,
+        ),
+        Column(
             "val/accuracy",
             digits=4,
             better="higher",

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import shutil
+import statistics
 import time
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from cnnbench.device.device import synchronize
 from cnnbench.device.machine import memory_bytes
 from cnnbench.errors import ResourceError
 from cnnbench.geometry.observe import undisturbed
+from cnnbench.optim.muon import Muon
 from cnnbench.rendering.text import format_megabytes
 from cnnbench.training.setup import Plan, Setup
 
 # Activations, their gradients, and what the kernels need beside them.
 _ACTIVATION_COPIES = 3
 _PROBE_MACS = 20e9
+# Steps that are timed for a budget of seconds, and how long that may take.
+_WARM_UP_STEPS, _TIMED_STEPS, _PROBE_SECONDS = 3, 40, 3.0
+_MANY_STEPS = 10**9
 _CHECKPOINTS_WITH_STATE = 3  # two keep theirs while the next is written
 
 
@@ -36,7 +44,11 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, *, has_avera
         + (options.get("momentum", 0) > 0)
     )
     learned = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    return copies * learned + has_average * model_bytes(model)
+    kept = copies * learned
+    if isinstance(optimizer, Muon):
+        # A matrix has the momentum alone, the others AdamW's two averages.
+        kept = 2 * learned - optimizer.matrix_bytes
+    return kept + has_average * model_bytes(model)
 
 
 def disk_bytes(weights_bytes: int, resume_bytes: int, num_epochs: int, keep: int | None) -> int:
@@ -68,7 +80,7 @@ def expected_bytes(setup: Setup) -> tuple[int, int]:
     weights, keep_last = model_bytes(state.model), config.checkpoint.keep_last
     activations = setup.plan.network.activation_bytes
     return (
-        disk_bytes(weights, to_resume, config.num_epochs, keep_last),
+        disk_bytes(weights, to_resume, setup.num_epochs, keep_last),
         training_bytes(state.model, to_resume, activations, config.data.batch_size),
     )
 
@@ -93,6 +105,27 @@ def expected_epoch_seconds(setup: Setup) -> float:
             loss.item()
             seconds.append(time.perf_counter() - started)
     return min(seconds) / len(raw_targets) * data.num_train
+
+
+def affordable_steps(setup: Setup, seconds: float) -> int:
+    """Time training steps on a copy of what is trained; return how many fit into some seconds.
+
+    Args:
+        setup: at its start; stays as it is.
+        seconds: of training; evaluation and saving come on top.
+    """
+    probe = dataclasses.replace(setup, state=copy.deepcopy(setup.state))
+    durations: list[float] = []
+    since = begun = time.perf_counter()
+    for _ in probe.steps(_MANY_STEPS):
+        synchronize(setup.plan.device)
+        now = time.perf_counter()
+        durations.append(now - since)
+        since = now
+        has_warmed_up = len(durations) > _WARM_UP_STEPS
+        if has_warmed_up and (len(durations) == _TIMED_STEPS or now - begun > _PROBE_SECONDS):
+            break
+    return max(1, int(seconds / statistics.median(durations[_WARM_UP_STEPS:])))
 
 
 def check_memory(plan: Plan) -> None:

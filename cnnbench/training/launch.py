@@ -111,7 +111,9 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
             "data.val_fraction, or selection=last data.val_fraction=0"
         )
     every, of_epoch = config.save_every_steps, data.steps_per_epoch
-    if every is not None and (every % of_epoch == 0 or every > of_epoch * config.num_epochs):
+    has_budget = config.budget.tflop is not None or config.budget.seconds is not None
+    is_short = not has_budget and every is not None and every > of_epoch * config.num_epochs
+    if every is not None and (every % of_epoch == 0 or is_short):
         data.warnings.append(
             f"save_every_steps={every}: saves nothing within an epoch, which has {of_epoch} steps"
         )
@@ -173,6 +175,11 @@ def _resumed_config(config: RunConfig) -> RunConfig:
     more = config.extend_epochs
     if more is None:
         return dataclasses.replace(config, resume=None)
+    if config.budget.tflop is not None or config.budget.seconds is not None:
+        raise UsageError(
+            f"extend_epochs={more}: this run's length is its budget, so a longer run is another "
+            "one; train a new run with a larger budget"
+        )
     if schedule_of(config).depends_on_length:
         raise UsageError(
             f"extend_epochs={more}: scheduler={config.scheduler.name} spreads over the run's "

@@ -14,6 +14,7 @@ from cnnbench.files import expand_path
 from cnnbench.losses import LOSSES
 from cnnbench.models import MODELS, initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
+from cnnbench.models.init import first_convolution
 from cnnbench.models.torchvision_models import TorchvisionModel
 from cnnbench.runs.network import read_weights
 from cnnbench.seeds import derive_seed
@@ -77,6 +78,8 @@ def check_initial_weights(config: RunConfig, network: Network) -> None:
         DataError: published weights are neither here nor to be had, or damaged.
         UsageError: there is no such file or run, or no layer that ``model.init`` sets.
     """
+    if config.model.whiten:
+        first_convolution(build_meta(network.name, config.model.args, **network.sizes))
     if config.model.init != "default":
         module = build_meta(network.name, config.model.args, **network.sizes)
         initialize(module, config.model.init, config.model.init_layers)

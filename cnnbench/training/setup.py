@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ from cnnbench.layers.cpu import use_cpu_kernels
 from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
+from cnnbench.models.init import whiten
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
 from cnnbench.seeds import derive_seed
 from cnnbench.training.network import build_model
+
+# So many images show the directions in which small patches vary.
+_WHITEN_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def optimizer_of(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay=optimizer.weight_decay,
         decay_norms_and_biases=optimizer.decay_norms_and_biases,
         args=optimizer.args,
+        bias_lr_factor=optimizer.bias_lr_factor,
     )
 
 
@@ -99,6 +105,7 @@ class Setup:
         plan: that it was made by.
         data: splits, prepared on the plan's device.
         state: what training changes; at its start.
+        num_steps: updates of the whole run.
         compute_loss: what training makes smaller, compiled or plain.
 
     Example:
@@ -110,14 +117,28 @@ class Setup:
     plan: Plan
     data: Splits
     state: TrainState
+    num_steps: int
     compute_loss: ComputeLoss
 
-    def steps(self, num_epochs: int | None = None) -> Iterator[Step]:
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run, the last of which may be cut short."""
+        return math.ceil(self.num_steps / self.data.steps_per_epoch)
+
+    def tflop(self, num_steps: int) -> float:
+        """Return the work of so many updates from the start, in 10^12 floating-point operations.
+
+        Counted as 6 for each multiply-accumulate and training image: 2 in the forward pass, and
+        twice as many in the backward pass. Norms, activations and evaluation are left out.
+        """
+        return _tflop(self.plan, self.data, num_steps)
+
+    def steps(self, num_steps: int | None = None) -> Iterator[Step]:
         """Yield training steps from where the state stands; see ``engine.fit``.
 
         Args:
-            num_epochs: in all; by default those of the config. Another number stretches the
-                schedule to it.
+            num_steps: in all; by default those of the run. Another number stretches the schedule
+                to it.
         """
         config = self.plan.config
         return fit(
@@ -125,12 +146,14 @@ class Setup:
             self.data.train_batches,
             self.data.prepare_train,
             self.plan.schedule,
-            num_epochs=config.num_epochs if num_epochs is None else num_epochs,
+            num_steps=self.num_steps if num_steps is None else num_steps,
             steps_per_epoch=self.data.steps_per_epoch,
             seed=config.seed,
             device=self.plan.device,
             autocast=self.plan.autocast,
             compute_loss=self.compute_loss,
+            clip_norm=config.optimizer.clip_norm,
+            accumulate_steps=config.optimizer.accumulate_steps,
         )
 
     def sums(self) -> Sums:
@@ -188,6 +211,8 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
     """
     config, device = plan.config, plan.device
     model = model if model is not None else build_model(config, plan.network)
+    if config.model.whiten:
+        whiten(model, data.prepare(*data.first_images(_WHITEN_IMAGES))[0].cpu())
     model.to(device)
     if device.type == "cpu" and not config.device.compile:
         use_cpu_kernels(model, plan.precision, channels_last=plan.channels_last)
@@ -205,7 +230,7 @@ def set_up(plan: Plan, data: Splits, model: nn.Module | None = None) -> Setup:
         average=average,
         scaler=grad_scaler(device, plan.precision),
     )
-    return Setup(plan, data, state, _compute_loss(plan, data))
+    return Setup(plan, data, state, planned_steps(plan, data), _compute_loss(plan, data))
 
 
 def _compute_loss(plan: Plan, data: Splits) -> ComputeLoss:
@@ -219,3 +244,21 @@ def _compute_loss(plan: Plan, data: Splits) -> ComputeLoss:
     return loss_of(
         plan.loss, weights=weights, label_smoothing=float(args.get("label_smoothing", 0.0))
     )
+
+
+def planned_steps(plan: Plan, data: Splits) -> int:
+    """Return the updates of a run: as many as a budget of TFLOP pays for, else whole epochs.
+
+    A budget of seconds is known only when a step has been timed; see ``affordable_steps``.
+    """
+    tflop, of_epoch = plan.config.budget.tflop, data.steps_per_epoch
+    if tflop is None:
+        return plan.config.num_epochs * of_epoch
+    epochs = int(tflop / _tflop(plan, data, of_epoch))
+    rest = tflop - _tflop(plan, data, epochs * of_epoch)
+    return max(1, epochs * of_epoch + int(rest / _tflop(plan, data, 1)))
+
+
+def _tflop(plan: Plan, data: Splits, num_steps: int) -> float:
+    epochs, rest = divmod(num_steps, data.steps_per_epoch)
+    return 6e-12 * plan.network.macs * (epochs * data.images_per_epoch + rest * data.batch_size)

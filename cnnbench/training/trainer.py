@@ -17,7 +17,7 @@ from cnnbench.device.device import effective_settings, synchronize
 from cnnbench.device.machine import describe_machine
 from cnnbench.engine import Progress, Step, TrainState, profiled
 from cnnbench.engine.finite import check_loss, check_weights
-from cnnbench.errors import CheckpointError, Interrupted
+from cnnbench.errors import Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
@@ -29,6 +29,7 @@ from cnnbench.training import display, estimates
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.network import build_model, load_initial_weights
+from cnnbench.training.restore import epoch_name, restore
 from cnnbench.training.setup import Plan, Setup, set_up
 from cnnbench.training.stop import StopRequest
 
@@ -109,6 +110,7 @@ class Training:
         progress = restore(self.checkpoints, self.state)
         if progress is not None:
             self.progress = progress
+            self.setup.num_steps = progress.num_steps or self.setup.num_steps
             self.saved_at = self._position()
             self.screen.print(
                 f"resumed after epoch {self.state.epoch}, step {self.state.global_step}, "
@@ -122,6 +124,7 @@ class Training:
     def train(self) -> None:
         """Train the epochs that are left, then test."""
         self._prepare()
+        self._fix_steps()
         if self.state.global_step == 0:
             self._introduce()
         if self.state.epoch > self.progress.ended_epoch:
@@ -129,7 +132,7 @@ class Training:
         if self.config.device.compile:
             self._compile()
         self._start_epoch()
-        for step in self._steps():
+        for step in () if self._is_over() else self._steps():
             log_step(
                 step, self.state, self.screen, self.trackers, every=self.config.log_every_steps
             )
@@ -138,12 +141,26 @@ class Training:
                 self._count_seconds()
                 self._show_histograms()
                 self._end_epoch()
+                if self._is_over():
+                    break
                 self._start_epoch()
             elif self._is_save_due():
                 self._count_seconds()
                 self._save(f"step_{self.state.global_step:08d}")
             self._stop_if_asked()
         self._finish()
+
+    def _fix_steps(self) -> None:
+        """Turn a budget of seconds into a number of steps, once in the life of a run."""
+        seconds = self.config.budget.seconds
+        if seconds is not None and not self.progress.num_steps:
+            self.progress.num_steps = estimates.affordable_steps(self.setup, seconds)
+            self.setup.num_steps = self.progress.num_steps
+
+    def _is_over(self) -> bool:
+        """Return whether the run ends before its last epoch, for want of a better one."""
+        patience, progress = self.config.patience, self.progress
+        return patience is not None and progress.ended_epoch - progress.best_epoch >= patience
 
     def _introduce(self) -> None:
         """Say what is about to happen, and show TensorBoard the network and its images."""
@@ -174,10 +191,10 @@ class Training:
         return profiled(steps, self.run.path / TRACE, count, self.plan.device, self.screen.print)
 
     def _start_epoch(self) -> None:
-        if self.state.epoch < self.config.num_epochs:
+        if self.state.epoch < self.setup.num_epochs:
             self.screen.start_bar(
                 self.state.epoch + 1,
-                self.config.num_epochs,
+                self.setup.num_epochs,
                 self.data.steps_per_epoch,
                 step=self.state.epoch_step,
             )
@@ -211,7 +228,7 @@ class Training:
         }
         started = time.perf_counter()
         # So was the last one before extend_epochs, whatever eval_every_epochs says: that stays.
-        is_last = state.epoch == config.num_epochs
+        is_last = state.epoch == self.setup.num_epochs
         is_evaluated = is_last or state.epoch % config.eval_every_epochs == 0
         val = self._evaluate("val") if is_evaluated and self.data.num_val else None
         val_values = val.named("val") if val else {}
@@ -226,7 +243,7 @@ class Training:
         self._save(epoch_name(state.epoch), is_best=is_best)
         self.screen.epoch(
             state.epoch,
-            config.num_epochs,
+            self.setup.num_epochs,
             train=train,
             val=val,
             seconds=seconds + time.perf_counter() - started,
@@ -320,6 +337,7 @@ class Training:
             **self.progress.best_val,
             "best_epoch": epoch,
             "train_seconds": self.progress.train_seconds,
+            "train_tflop": self.setup.tflop(self.state.global_step),
             "selection": self.config.selection,
             "test_reads": self.progress.test_reads,
         }
@@ -360,40 +378,3 @@ class Training:
         """Take the bar off the screen and close the files."""
         self.screen.stop_bar()
         self.trackers.close()
-
-
-def restore(checkpoints: Checkpoints, state: TrainState) -> Progress | None:
-    """Take over the newest whole checkpoint, if there is one, and forget what came after it.
-
-    Args:
-        checkpoints: of the run.
-        state: gets what was saved.
-
-    Raises:
-        CheckpointError: checkpoints were there and none is whole, or they are another run's.
-    """
-    newest = checkpoints.load_newest()
-    if newest is None:
-        if checkpoints.forget_unfinished():
-            warn("the first checkpoint was never finished; training starts from the beginning")
-        return None
-    weights, saved, messages = newest
-    for message in messages:
-        warn(message)
-    try:
-        state.load_state_dict(weights["model"], saved["train_state"])
-        names = [item.name for item in dataclasses.fields(Progress)]
-        progress = Progress(**{name: saved["progress"][name] for name in names})
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{checkpoints.directory}: holds the state of another run "
-            f"({type(error).__name__}: {error})"
-        ) from None
-    best = progress.best_epoch
-    checkpoints.forget_after(state.global_step, epoch_name(best) if best else None)
-    return progress
-
-
-def epoch_name(epoch: int) -> str:
-    """Return the name of the checkpoint at an epoch's end."""
-    return f"epoch_{epoch:04d}"

@@ -18,6 +18,7 @@ RULED = {
     "model.adam_lr=0.1": ("model=nin optimizer=sgd", "model=nin"),
     "model.init=normal": ("model.weights=/a/run", ""),
     "model.zero_init=false": ("model=resnet18 model.weights=/a/run", "model=resnet18"),
+    "model.whiten=true": ("model.weights=/a/run", ""),
     "model.pretrained=DEFAULT": ("model=torchvision model.weights=/a/run", "model=torchvision"),
     "model.init_layers=linear": ("", "model.init=normal"),
     "model.init_layers=linear ": ("model=vgg11 model.weights=/a/run", "model=vgg11"),
@@ -38,9 +39,11 @@ RULED = {
     "data.split_seed=1": ("data.val_fraction=0 selection=last", "data.limit=9"),
     "augment.crop_padding=28": ("", "data.image_size=29"),
     "augment.erase_fraction=0.5": ("augment=none", "augment=none augment.erase_probability=0.1"),
+    "augment.randaugment_magnitude=3": ("augment=none", "augment.randaugment_ops=1"),
     "augment.mixup_alpha=0.5": ("data.batch_size=1", "data.batch_size=2"),
     "augment.cutmix_alpha=0.5": ("data.batch_size=1", "data.batch_size=2"),
     "optimizer.decay_norms_and_biases=true": ("optimizer=adam", "optimizer=adamw"),
+    "optimizer.accumulate_steps=4": ("data.batch_size=3", "data.batch_size=4"),
     "scheduler.gamma=0.5": ("scheduler=step scheduler.milestones=[1]", "scheduler=step"),
     "scheduler.milestones=[0.2]": ("scheduler=step scheduler.gamma=1", "scheduler=step"),
     "scheduler.peak_fraction=0.5": (
@@ -57,6 +60,9 @@ RULED = {
         "scheduler=onecycle",
     ),
     "eval_every_epochs=2": ("data.val_fraction=0 selection=last", "selection=last"),
+    "num_epochs=7": ("budget.tflop=1", ""),
+    "patience=5": ("num_epochs=5", "num_epochs=6"),
+    "patience=2": ("selection=last", ""),
     "histograms_every_epochs=6": ("", "num_epochs=6"),
 }
 

@@ -37,6 +37,10 @@ from cnnbench.errors import CnnbenchError
 COMMON = {
     "model.init": "lenet",
     "model.init_layers": "lenet",
+    "model.whiten": "lenet",
+    "optimizer.accumulate_steps": "adamw",
+    "optimizer.bias_lr_factor": "adamw",
+    "optimizer.clip_norm": "sgd",
     "data.limit": "synthetic",
     "optimizer.ema_decay": "adamw",
 }
@@ -120,7 +124,7 @@ def settings_for(key: str, choice: str) -> list[str]:
 
 
 def test_every_key_has_a_row() -> None:
-    groups = {*GROUPS, "checkpoint", "sweep"}
+    groups = {*GROUPS, "budget", "checkpoint", "sweep"}
     every = all_keys().keys() - groups - {f"{group}.name" for group in GROUPS} - FOREIGN
     assert every == ROWS.keys() == {key for key, _ in CASES}
 

@@ -54,9 +54,9 @@ def fields_of(group: str) -> set[str]:
 def constructors(group: str) -> Mapping[str, Callable[..., Any] | None]:
     """Return what each choice of a group ends in; None where it has no arguments of its own."""
     from cnnbench.data import DATASETS
-    from cnnbench.losses import LOSSES
     from cnnbench.data.augment import Augment
     from cnnbench.device.device import DEVICES
+    from cnnbench.losses import LOSSES
     from cnnbench.models import MODELS
     from cnnbench.optim import OPTIMIZERS, SCHEDULES
 

@@ -78,18 +78,60 @@ def unchanged(images: Tensor, targets: Tensor, generator: torch.Generator | None
 SCHEDULE = build_schedule("cosine", warmup_fraction=0.25, args={"final_factor": 0.1})
 
 
-def fitted(state: TrainState, epoch_batches, steps: int, *, num_epochs: int = 2, prepare=unchanged):
+def fitted(
+    state: TrainState, epoch_batches, steps: int, *, num_epochs: int = 2, prepare=unchanged, **more
+):
     return fit(
         state,
         epoch_batches,
         prepare,
         SCHEDULE,
-        num_epochs=num_epochs,
+        num_steps=more.pop("num_steps", num_epochs * steps),
         steps_per_epoch=steps,
         seed=0,
         device=CPU,
         autocast=contextlib.nullcontext,
+        **more,
     )
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_parts_of_a_batch_add_up_to_its_gradient(parts: int) -> None:
+    images, targets = random_images()
+    epoch_batches, steps = batches_of(images.double(), targets)
+
+    def new() -> TrainState:
+        torch.manual_seed(1)
+        # Batch norm would see the parts as batches.
+        return new_state(nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES)).double())
+
+    whole, split = new(), new()
+    ours = list(fitted(split, epoch_batches, steps, accumulate_steps=parts))
+    for one, other in zip(ours, fitted(whole, epoch_batches, steps), strict=True):
+        torch.testing.assert_close(one.loss, other.loss)
+        torch.testing.assert_close(one.grad_norm, other.grad_norm)
+    torch.testing.assert_close(split.model[1].weight, whole.model[1].weight)
+    assert split.sums.read().correct == whole.sums.read().correct
+
+
+def test_long_gradients_are_shortened_to_the_norm_given() -> None:
+    epoch_batches, steps = batches_of(*random_images())
+    clipped, plain = new_state(network(), "sgd"), new_state(network(), "sgd")
+    first = next(fitted(clipped, epoch_batches, steps, clip_norm=0.01))
+    next(fitted(plain, epoch_batches, steps))
+    theirs = [p.grad for p in plain.model.parameters()]
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in theirs]))
+    torch.testing.assert_close(first.grad_norm, total)
+    norms = [torch.linalg.vector_norm(p.grad) for p in clipped.model.parameters()]
+    assert torch.linalg.vector_norm(torch.stack(norms)).item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_run_may_end_within_an_epoch() -> None:
+    epoch_batches, steps = batches_of(*random_images())
+    state = new_state(network(), "sgd")
+    ends = [step.ends_epoch for step in fitted(state, epoch_batches, steps, num_steps=steps + 1)]
+    assert ends == [*(n == steps - 1 for n in range(steps)), True]
+    assert (state.epoch, state.epoch_step, state.global_step) == (2, 0, steps + 1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZER_ARGS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -10,8 +11,32 @@ from torch.nn import functional as F
 
 from cnnbench.errors import UsageError
 from cnnbench.optim import OPTIMIZERS, build_optimizer, supports_found_inf
+from cnnbench.optim.muon import orthogonalize
 
 FUSED = ["sgd", "sgd_nesterov", "adam", "adamw"]
+
+
+class TorchMuon:
+    """torch's Muon on the convolution, whose filters are rows, and its AdamW on the rest."""
+
+    def __init__(self, params: Any, lr: float, wd: float) -> None:
+        self.filters, *rest = params
+        self.rows = nn.Parameter(self.filters.detach().flatten(1))
+        self.parts = (
+            torch.optim.Muon([self.rows], lr, wd, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=wd),
+        )
+
+    def zero_grad(self) -> None:
+        self.filters.grad = None
+        self.parts[1].zero_grad()
+
+    def step(self) -> None:
+        self.rows.grad = self.filters.grad.flatten(1)
+        for part in self.parts:
+            part.step()
+        self.filters.data.copy_(self.rows.data.view_as(self.filters))
+
 
 # torch's own optimizer for each row, one parameter group, not fused: the oracle.
 TORCH: dict[str, Any] = {
@@ -24,7 +49,10 @@ TORCH: dict[str, Any] = {
     "adam": lambda p, lr, wd: torch.optim.Adam(p, lr=lr, weight_decay=wd, foreach=False),
     "adamw": lambda p, lr, wd: torch.optim.AdamW(p, lr=lr, weight_decay=wd, foreach=False),
     "rmsprop": lambda p, lr, wd: torch.optim.RMSprop(p, lr=lr, weight_decay=wd, foreach=False),
+    "muon": TorchMuon,
 }
+# torch's Muon multiplies in bfloat16.
+TOLERANCE = {"muon": {"rtol": 0, "atol": 1e-3}}
 
 
 def small_network(seed: int = 0) -> nn.Sequential:
@@ -73,7 +101,8 @@ def test_steps_equal_torchs_own_unfused_optimizer(name: str) -> None:
     train(ours, build(name, ours), 5)
     train(theirs, TORCH[name](theirs.parameters(), 0.01, 0.1), 5)
     assert not torch.equal(weights(ours), weights(small_network()))
-    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-6)
+    tolerance = TOLERANCE.get(name, {"rtol": 1e-5, "atol": 1e-6})
+    torch.testing.assert_close(weights(ours), weights(theirs), **tolerance)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -197,3 +226,48 @@ def test_every_optimizer_learns_with_its_defaults() -> None:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < 0.8 * losses[0], name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_biases_may_have_a_rate_of_their_own(name: str) -> None:
+    model = small_network()
+    optimizer = build(name, model, decay_norms_and_biases=False, bias_lr_factor=8.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {key: rates[id(parameter)] for key, parameter in model.named_parameters()} == {
+        "0.weight": 0.01,
+        "1.weight": 0.01,
+        "1.bias": 0.08,
+        "4.weight": 0.01,
+        "4.bias": 0.08,
+    }
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decays[id(p)] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.1, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 20), (2, 8, 30), (2, 30, 8)])
+def test_muons_directions_are_nearly_orthogonal(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    found = orthogonalize(matrices)
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.4
+    assert values.max() < 1.3
+    # The singular vectors stay: what is left of the nearest orthogonal matrix is its scale.
+    inner = left.mT @ found @ right.mT
+    torch.testing.assert_close(inner, torch.diag_embed(inner.diagonal(dim1=1, dim2=2)),
+                               rtol=0, atol=1e-4)  # fmt: skip
+
+
+def test_muon_updates_equal_shapes_as_if_alone() -> None:
+    together = [nn.Linear(6, 5, bias=False) for _ in range(3)]
+    alone = [copy.deepcopy(layer) for layer in together]
+    for layer in (*together, *alone):
+        layer.weight.grad = layer.weight.detach().sin()
+    heads = [nn.Parameter(torch.ones(2, 2)) for _ in range(4)]
+    args = {"lr": 0.1, "weight_decay": 0.0}
+    OPTIMIZERS["muon"]([{"params": [*(x.weight for x in together), heads[0]]}], **args).step()
+    for layer, head in zip(alone, heads[1:], strict=True):
+        OPTIMIZERS["muon"]([{"params": [layer.weight, head]}], **args).step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.weight, other.weight)

@@ -27,6 +27,7 @@ RESULTS = {
     "val/loss": float,
     "best_epoch": int,
     "train_seconds": float,
+    "train_tflop": float,
     "selection": str,
     "test_reads": int,
 }
