@@ -182,7 +182,7 @@ class RunConfig:
     sweep: Annotated[SweepConfig, LOCATION]
     seed: Annotated[Seed, REPETITION]
     num_epochs: Annotated[Count, RESULT]
-    budget: Annotated[BudgetConfig, RESULT]
+    budget: Annotated[BudgetConfig, RESULT, Before({"tflop": None, "seconds": None})]
     patience: Annotated[Count | None, RESULT]
     selection: Annotated[Selection, RESULT]
     max_seconds: Annotated[Positive | None, RECORDING]

@@ -59,9 +59,9 @@ def build_augment(config: RunConfig) -> Augment:
         UsageError: it makes no sense, or not for this data.
     """
     args = config.augment.args
-    acts = any(value for key, value in args.items() if key != "erase_fraction")
-    check_augment(config.data.name, flip=bool(args.get("flip")), acts=acts)
-    return Augment(**config.augment.args)
+    augment = Augment(**args)
+    check_augment(config.data.name, flip=bool(args.get("flip")), acts=augment.acts)
+    return augment
 
 
 def read_splits(

@@ -183,7 +183,7 @@ def read_values(path: Path, columns: Sequence[str]) -> tuple[tuple[int, ...], ND
                 f"{path}: has {len(first)} cells in a row and no line of names; expected "
                 f"{len(columns)}: {', '.join(columns[:12])}"
             )
-        used, body = range(len(columns)), cells
+        used, body = list(range(len(columns))), cells
     else:
         if lacking := [name for name in columns if name not in first]:
             raise DataError(f"{path}: line {cells[0][0]}: no column is named '{lacking[0]}'")
