@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cnnbench.analysis.compare.tables import Comparison
+    from cnnbench.training.loaded import LoadedData
 
 __all__ = [
     "train",
@@ -34,6 +35,7 @@ __all__ = [
     "features",
     "export",
     "create_model",
+    "load_data",
 ]
 SPLITS = ("test", "val", "train")
 EXPORT_TARGETS = ("onnx", "torch")
@@ -200,9 +202,11 @@ def evaluate(
         ``precision``, ``recall``, ``f1``, ``support``) and ``confusion_matrix``
         ([target][prediction]); with ``robustness`` a list of ``corruption``, ``severity`` and
         ``accuracy``, where severity 0 is the plain one.
+        Of a run that predicts a number ``run``, ``model``, ``split``, ``loss``, ``r2``, ``mae`` (in
+        the target's unit) and ``num_images``.
 
     Raises:
-        UsageError: it is no run, or the split is empty or unknown.
+        UsageError: it is no run, the split is empty or unknown, or what is asked needs images.
         CheckpointError: the run is damaged or foreign.
         DataError: its data is missing, damaged, or not what it was trained on.
         DiskError: a figure cannot be written.
@@ -217,11 +221,17 @@ def evaluate(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.evaluate.measure import measure, open_split
+    from cnnbench.analysis.evaluate.measure import measure, measure_numbers, open_split
     from cnnbench.notices import notice
 
     more: Any = {"without_duplicates": without_duplicates, "data_root": data_root}
     opened = open_split(directory, split, model_path=model_path, **more)
+    if robustness or without_duplicates:
+        opened.network.check_images()
+    if opened.network.loss.is_number:
+        if plots:
+            raise UsageError("--plots: draws classes, and this run predicts a number")
+        return measure_numbers(opened)
     measured = measure(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
@@ -257,7 +267,8 @@ def predict(
 
     Args:
         run: a run directory; its data set is not needed.
-        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W).
+        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W); for a run
+            on rows of numbers CSV files, or a tensor (N, columns).
         top: how many of the likeliest classes to list, at least 1.
         invert: True for images whose dark and light are the other way round than in training,
             such as ink on paper for a network of white digits; ``"auto"`` inverts only images
@@ -266,7 +277,8 @@ def predict(
 
     Returns:
         For each image ``class``, ``probability`` in [0, 1], ``top`` (such pairs, likeliest
-        first), and ``file`` where it came from one.
+        first), and ``file`` where it came from one; for a row of a CSV file also ``line``, and
+        where a number is predicted it alone, under the target's name.
 
     Raises:
         UsageError: it is no run, ``top`` is below 1, or the tensor is of another type or shape.
@@ -692,7 +704,7 @@ def create_model(
     Args:
         name: see ``cnnbench ls model``.
         in_channels: channels of the images, at least 1.
-        num_classes: at least 2.
+        num_classes: logits to give; 1 for two classes, or for a number.
         image_size: pixels of a side; images are square.
         args: the network's own arguments, as in ``conf/model/<name>.yaml``.
 
@@ -712,3 +724,42 @@ def create_model(
     return models.create_model(
         name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, args=args
     )
+
+
+def load_data(
+    name: str, settings: Sequence[str] = (), *, config_dir: str | Path | None = None, **keys: Any
+) -> LoadedData:
+    """Return a data set's splits for a training loop of your own.
+
+    Args:
+        name: see ``cnnbench ls data``.
+        settings: as on the command line, such as ``augment=crop``, ``seed=1`` or ``loss=mse``.
+        config_dir: a directory with groups of your own.
+        keys: of the data set, such as ``batch_size=64`` or ``root="~/data"``.
+
+    Returns:
+        An object with ``train``, ``val`` and ``test``; iterating one gives its batches, network
+        input (n, C, S, S) and targets (n,), each time the next epoch, and ``len`` counts them;
+        ``images`` (uint8, before normalisation) and ``targets`` are all of it as arrays. Beside
+        them ``class_names``, ``mean`` and ``std``.
+
+    Raises:
+        UsageError: a name is unknown, or a value is impossible.
+        DataError: the data is missing or damaged.
+
+    Example:
+        >>> data = cnnbench.load_data("digits", batch_size=32, image_size=8)
+        >>> images, targets = next(iter(data.train))
+        >>> images.shape, data.test.images.shape
+        (torch.Size([32, 1, 8, 8]), (359, 1, 8, 8))
+    """
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    values = {setting.key: setting.values[0] for setting in composer.parse(settings)}
+    own = {f"data.{key}": str(v) if isinstance(v, Path) else v for key, v in keys.items()}
+    # No epoch is selected, so that there may be no validation part.
+    config = composer.compose({"selection": "last", **values, "data": name, **own})
+    from cnnbench.training.loaded import LoadedData
+
+    return LoadedData(config)

@@ -6,7 +6,7 @@ Importing this file loads no torch; the classes work on tensors that callers han
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,19 +22,37 @@ NUM_THRESHOLDS = 127
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known of a pass over some images.
+    """What is known of a pass over some examples.
 
     Attributes:
-        loss: mean over the images; NaN without any.
-        accuracy: a fraction in [0, 1]; NaN without any.
-        correct: images whose largest logit is the target's.
-        count: images.
+        loss: mean over the examples; NaN without any.
+        accuracy: a fraction in [0, 1]; NaN without any, and where targets are numbers.
+        correct: examples whose largest logit is the target's.
+        count: examples.
+        of_numbers: where targets are numbers, ``r2`` (the share of their variance that is
+            explained, at most 1) and ``mae`` (mean absolute error, in the target's unit).
     """
 
     loss: float
     accuracy: float
     correct: int
     count: int
+    of_numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What was measured beside the loss, by name."""
+        return self.of_numbers or {"accuracy": self.accuracy}
+
+    def named(self, split: str) -> dict[str, float]:
+        """Return loss and metrics by the names that files have for a split's."""
+        values = {"loss": self.loss, **self.metrics}
+        return {f"{split}/{name}": value for name, value in values.items()}
+
+    def text(self, digits: int = 3) -> str:
+        """Return the metrics in words, such as ``accuracy 0.893 [5358/6000]``."""
+        values = " ".join(f"{name} {value:.{digits}f}" for name, value in self.metrics.items())
+        return values if self.of_numbers else f"{values} [{self.correct}/{self.count}]"
 
 
 class Sums:
@@ -80,6 +98,70 @@ class Sums:
         """Continue from the sums of a checkpoint, made on any device."""
         self._loss_and_correct.copy_(state["loss_and_correct"])
         self._count = int(state["count"])
+
+    def empty(self) -> Sums:
+        """Return sums of the same kind, on the same device, without any example."""
+        return Sums(self._loss_and_correct.device)
+
+
+class NumberSums(Sums):
+    """Running sums of a pass whose targets are numbers.
+
+    Args:
+        device: where the loss and the outputs are.
+        target_std: by which the numbers were divided before they became targets; > 0.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", target_std: float = 1.0) -> None:
+        super().__init__(device)
+        # Loss, absolute errors, squared errors, targets and squared targets.
+        self._sums = self._loss_and_correct.new_zeros(5)
+        self._target_std = target_std
+
+    def add(self, loss_sum: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            loss_sum: summed, not averaged, over the batch; shape ``()``.
+            logits: the predicted numbers; shape ``(N,)``.
+            targets: numbers; shape ``(N,)``.
+        """
+        wanted = targets.to(self._sums.dtype)
+        errors = logits.detach().to(self._sums.dtype) - wanted
+        parts = (errors.abs(), errors.square(), wanted, wanted.square())
+        self._sums[0] += loss_sum.detach()
+        for place, part in enumerate(parts, start=1):
+            self._sums[place] += part.sum()
+        self._count += len(targets)
+
+    def read(self) -> Scores:
+        """Return the scores so far; waits for the device once.
+
+        Equal targets have no variance to explain: ``r2`` is then 1 without any error, else 0.
+        """
+        if not self._count:
+            nan = float("nan")
+            return Scores(nan, nan, 0, 0, {"r2": nan, "mae": nan})
+        loss, absolute, squared, total, squares = self._sums.tolist()
+        variance = squares - total**2 / self._count
+        is_flat = variance <= 1e-12 * max(squares, 1e-300)
+        r2 = float(squared == 0) if is_flat else 1 - squared / variance
+        mae = absolute / self._count * self._target_std
+        scores = {"r2": r2, "mae": mae}
+        return Scores(loss / self._count, float("nan"), 0, self._count, scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums for a checkpoint."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the sums of a checkpoint, made on any device."""
+        self._sums.copy_(state["sums"])
+        self._count = int(state["count"])
+
+    def empty(self) -> NumberSums:
+        """Return sums of the same kind, on the same device, without any example."""
+        return NumberSums(self._sums.device, self._target_std)
 
 
 class ConfusionMatrix:

@@ -148,6 +148,11 @@ def trained(config: RunConfig, _: Path) -> Any:
     return setup.state.evaluated_model.state_dict()
 
 
+def selected(config: RunConfig, _: Path) -> Any:
+    """What an epoch is selected on."""
+    return config.selection
+
+
 def prepared(config: RunConfig, _: Path) -> Any:
     """The weights that training begins with, once it has seen images."""
     plan = launch.check(config)
@@ -279,7 +284,11 @@ ROWS: dict[str, Row] = {
     **{
         f"data.{key}": Row(batches, values)
         for key, values in {
-            "batch_size": ("7",),
+            "batch_size": ("1",),
+            "delimiter": ("tab",),
+            "header": ("true",),
+            "target": ("1",),
+            "test_root": ("{folder}/table.csv",),
             "data_seed": ("1",),
             "drop_last": _ON,
             "image_size": ("9",),
@@ -293,10 +302,10 @@ ROWS: dict[str, Row] = {
             "num_workers": ("1",),
             "shuffle": _ON,
             "split_by": ("position",),
-            "split_seed": ("5",),
             "val_fraction": ("0.3",),
         }.items()
     },
+    "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
         f"augment.{key}": Row(augmented, values)
         for key, values in {
@@ -330,6 +339,9 @@ ROWS: dict[str, Row] = {
             "weight_decay": ("0.3",),
         }.items()
     },
+    "loss.class_weights": Row(trained, ("balanced",)),
+    "loss.selection": Row(selected, ("last",)),
+    "loss.label_smoothing": Row(trained, ("0.3",)),
     "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),
     **{
         f"scheduler.{key}": Row(rates, values)
@@ -372,6 +384,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "model": ("data=synthetic", "data.image_size=99", "optimizer=adam"),
     "data": ("data.image_size=8", "data.batch_size=5"),
     "augment": ("data=synthetic",),
+    "loss": (),
     "optimizer": (*TINY, "model=softmax", "num_epochs=1"),
     "scheduler": (),
     "device": TINY[:-3],
@@ -379,6 +392,17 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 # The data sets of other sizes are what their YAML says.
 CHOSEN: dict[str, tuple[str, ...]] = {
+    "mse": ("data=diabetes", "model=linear", "data.image_size=1"),
+    "csv": ("data.root={folder}/table.csv", "data.image_size=1"),
+    "hours_to_pass": ("data.image_size=1", "data.batch_size=2"),
+    "breast_cancer": ("data.image_size=1",),
+    "diabetes": ("data.image_size=1",),
+    # Of other counts in each class, which weights act on.
+    "cross_entropy": (*TINY, "model=softmax", "num_epochs=1", "data.num_train=79"),
+    "bce": (
+        *(*TINY, "model=softmax", "num_epochs=1"),
+        *("data.num_classes=2", "data.num_train=81"),
+    ),
     "custom": ("model.path={folder}/mynet.py:MyNet",),
     "folder": ("data.root={folder}/images",),
     "synthetic": (

@@ -26,9 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnnbench.device.device import device_name, synchronize
 from cnnbench.device.precision import Precision, has_native_bf16
 from cnnbench.engine import Step
-from cnnbench.engine.loop import ComputeLoss, training_loss
+from cnnbench.engine.loop import ComputeLoss
 from cnnbench.geometry.observe import undisturbed
-from cnnbench.metrics import Sums
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
@@ -165,7 +164,7 @@ def part_seconds(setup: Setup, seconds: float) -> dict[str, float]:
     numbers that are not finite, the update, the average of the weights, and the running sums.
     """
     clock = _Clock(setup.plan.device)
-    timed = replace(setup, compute_loss=clock.timed(setup.compute_loss or training_loss))
+    timed = replace(setup, compute_loss=clock.timed(setup.compute_loss))
     parameters = [p for p in setup.state.model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(clock.accumulated) for p in parameters]
     taken: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -233,7 +232,7 @@ def eval_rate(setup: Setup, seconds: float) -> Rate:
 
     def counts() -> Iterator[int]:
         while True:
-            for _logits, targets in setup.evaluate("train", Sums(setup.plan.device)):
+            for _logits, targets in setup.evaluate("train", setup.sums()):
                 yield len(targets)
 
     endless = counts()
@@ -265,7 +264,7 @@ def flops_per_image(setup: Setup) -> float:
     with undisturbed(model), FlopCounterMode(display=False, custom_mapping=counted) as counter:
         model.train()
         with setup.plan.autocast():
-            loss, _logits = training_loss(model, images, targets)
+            loss, _outputs = setup.compute_loss(model, images, targets)
         loss.backward()
     return float(counter.get_total_flops()) / len(images)
 

@@ -12,6 +12,7 @@ from cnnbench.data.duplicates import DuplicateReport, Group, find_duplicates
 from cnnbench.data.readers.folder import read_folder, unreadable_images
 from cnnbench.data.split import split_train
 from cnnbench.data.splits import Splits
+from cnnbench.data.table import refuse_tables
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
 from cnnbench.notices import notice
@@ -37,6 +38,7 @@ def check_data(config: RunConfig) -> dict[str, Any]:
         DataError: the data is missing, or not laid out as it must be.
     """
     data, broken = config.data, {}
+    refuse_tables(data.name, "data check looks for equal images")
     if data.name == "folder":
         root = expand_path(data.root)
         broken = unreadable_images(root, data.args)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.analysis.evaluate.measure import open_split
-from cnnbench.data.transforms import InputTransform
+from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import DataError, UsageError, reason_of
 from cnnbench.files import sync_directory, writing
 from cnnbench.runs.directory import RunDir
@@ -55,7 +55,7 @@ class _Kind:
 class _FromImages(nn.Module):
     """A network with its preprocessing before it."""
 
-    def __init__(self, network: nn.Module, transform: InputTransform) -> None:
+    def __init__(self, network: nn.Module, transform: InputTransform | RowTransform) -> None:
         super().__init__()
         if hasattr(network, "aux_heads"):
             # They are for training alone, but torch would write their weights.
@@ -106,6 +106,7 @@ def export_run(
     if to == "onnx":
         _check_extra()
     network, images, source = _network_and_images(run, model_path)
+    network.check_images()
     facts = {"run": run.path.name, "model": model, "data": run.config.data.name}
     kept = export_network(network, images, to, file, facts)
     return {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cnnbench.data import decode_image
 from cnnbench.data.images import Images, border_brightness, is_transparent
+from cnnbench.data.readers.rows import read_values
 from cnnbench.data.readers.walk import find_images
 from cnnbench.errors import DataError, UsageError
 from cnnbench.notices import notice, warn
@@ -67,6 +68,7 @@ def read_images(network: LoadedNetwork, files: Sequence[Path]) -> ReadImages:
     Raises:
         DataError: none of them can be read.
     """
+    network.check_images()
     background = 0 if network.border is not None and network.border < 0.5 else 255
     read, images, unreadable = [], [], []
     for file in files:
@@ -111,8 +113,10 @@ def predict_files(
         CheckpointError: the run is damaged or foreign.
         DataError: a path does not exist, or none of the files can be read.
     """
-    files = image_files(paths)
     network = load_run(run, model_path)
+    if network.columns:
+        return [row for path in paths for row in predict_rows(network, Path(path), top)]
+    files = image_files(paths)
     results: list[dict[str, Any]] = []
     unreadable: list[str] = []
     is_unlike: list[NDArray[np.bool_]] = []
@@ -149,6 +153,8 @@ def predict_tensors(
         UsageError: the images are not of that type and shape.
     """
     network = load_run(run, model_path)
+    if network.columns:
+        return _of_rows(network, images, top)
     if images.dtype != torch.uint8 or images.shape[1:2] != (network.in_channels,):
         raise UsageError(
             f"images are {images.dtype} {tuple(images.shape)}, "
@@ -157,6 +163,40 @@ def predict_tensors(
     pixels, unlike = _inverted(network, network.transform.resize(images).numpy(), invert)
     _say_unlike(unlike, invert)
     return _ranked(network, torch.from_numpy(pixels), top)
+
+
+def predict_rows(network: LoadedNetwork, path: Path, top: int) -> list[dict[str, Any]]:
+    """Return what a table's network says of the rows of a CSV file.
+
+    A line of names tells which columns are its own; without one, each row has just those.
+
+    Raises:
+        DataError: the file is missing, lacks a column, or something in it is no number.
+    """
+    file = path.expanduser()
+    lines, values = read_values(file, network.columns)
+    rows = _of_rows(network, torch.from_numpy(values), top)
+    return [{"file": str(file), "line": line, **row} for line, row in zip(lines, rows, strict=True)]
+
+
+def _of_rows(network: LoadedNetwork, values: Tensor, top: int) -> list[dict[str, Any]]:
+    """Return what a network says of rows of numbers, (N, columns).
+
+    Raises:
+        UsageError: they have another shape.
+    """
+    if values.ndim != 2 or values.shape[1] != len(network.columns):
+        raise UsageError(
+            f"rows are {tuple(values.shape)}, expected (N, {len(network.columns)}): "
+            f"{', '.join(network.columns[:12])}"
+        )
+    rows = values[:, :, None, None]
+    if not network.loss.is_number:
+        return _ranked(network, rows, top)
+    with torch.inference_mode():
+        numbers = network.outputs(network.transform(rows)).double()
+    scaled = numbers * network.target_std + network.target_mean
+    return [{network.class_names[0]: number} for number in scaled.tolist()]
 
 
 def _inverted(
@@ -188,9 +228,9 @@ def _say_unlike(unlike: NDArray[np.bool_], invert: Invert) -> None:
 
 
 def _ranked(network: LoadedNetwork, images: Tensor, top: int) -> list[dict[str, Any]]:
-    """Return the likeliest classes of uint8 images (N, C, H, W)."""
+    """Return the likeliest classes of uint8 images (N, C, H, W), or of rows like that."""
     with torch.inference_mode():
-        probabilities = network.module(network.transform(images)).float().softmax(dim=1)
+        probabilities = network.outputs(network.transform(images)).softmax(dim=1)
     ranked = []
     for values, classes in zip(*probabilities.topk(min(top, probabilities.shape[1])), strict=True):
         best = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import manage, read_dataset
 from cnnbench.data.augment import versions
+from cnnbench.data.table import refuse_tables
 from cnnbench.files import expand_path
 from cnnbench.notices import notice
 from cnnbench.training.data import build_augment
@@ -28,6 +29,7 @@ def draw_samples(config: RunConfig, path: Path) -> None:
         DiskError: the file cannot be written.
     """
     data, augment = config.data, build_augment(config)
+    refuse_tables(data.name, "data show draws images")
     arrays = read_dataset(
         data.name,
         root=expand_path(data.root),

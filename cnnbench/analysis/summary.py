@@ -19,6 +19,7 @@ from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
 from cnnbench.runs.directory import RunDir, named_run
 from cnnbench.training.data import describe_data
+from cnnbench.training.network import network_sizes
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,6 @@ def _of_settings(composer: Composer, settings: Sequence[Setting]) -> Subject:
     config = single_config(composer, settings)
     facts = describe_data(config)
     size = config.data.image_size
-    module = build_meta(
-        config.model.name,
-        config.model.args,
-        in_channels=facts.in_channels,
-        num_classes=facts.num_classes,
-        image_size=size,
-    )
+    module = build_meta(config.model.name, config.model.args, **network_sizes(config, facts))
     label = f"{config.model.name} on {config.data.name}"
     return Subject(label, module, (facts.in_channels, size, size))

@@ -94,6 +94,9 @@ def main(args: argparse.Namespace) -> int:
         print(render_json(results[0] if len(results) == 1 else results), end="")
     elif args.format == "csv" and args.robustness:
         print(_robustness_table(results, "csv"), end="")
+    elif args.format == "csv" and "per_class" not in results[0]:
+        columns = tuple(results[0])
+        print(render_table(results, columns, "csv"), end="")
     elif args.format == "csv":
         rows = [{**row, "run": result["run"]} for result in results for row in result["per_class"]]
         columns = ("run", "class", "precision", "recall", "f1", "support")
@@ -126,6 +129,11 @@ def _robustness_table(results: Sequence[Mapping[str, Any]], output_format: str) 
 
 
 def _text(result: Mapping[str, Any], output_format: str) -> str:
+    if "per_class" not in result:
+        return (
+            f"{visible(result['run'])}\n{result['split']} R2 {result['r2']:.4f}, mean absolute "
+            f"error {result['mae']:.4f}, loss {result['loss']:.4f} [{result['num_images']} rows]\n"
+        )
     top5 = f"top-5 {result['top5_accuracy']:.4f}, " if "top5_accuracy" in result else ""
     head = (
         f"{visible(result['run'])}\n{result['split']} accuracy {result['accuracy']:.4f} "

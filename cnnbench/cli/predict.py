@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files of any size, colour or grey, or folders of them",
+        help="image files of any size, colour or grey, or folders of them; for a run on rows of "
+        "numbers, CSV files",
     )
     parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="list the K likeliest classes, by default 3"
@@ -58,6 +59,11 @@ def main(args: argparse.Namespace) -> int:
     rows = api.predict(
         args.run, args.images, top=args.top, invert=args.invert, model_path=args.model_path
     )
+    if rows and "line" in rows[0]:
+        # A table's: what is predicted has the target's own name.
+        columns = [name for name in rows[0] if name != "top"]
+        print(render_table(rows, columns, args.format), end="")
+        return 0
     if args.format != "json":
         rows = [
             {

@@ -51,6 +51,9 @@ def _has_hidden(config: RunConfig) -> bool:
     return args.get("head") not in ("gap", "conv1x1") and args.get("hidden") != ()
 
 
+# Rows have no sides.
+_TABLES = ("csv", "hours_to_pass", "breast_cancer", "diabetes")
+_WITHOUT_FILES = ("digits", "synthetic", *_TABLES[1:])
 _WEIGHTS = "model.weights says which weights training begins with; set one of them"
 
 RULES = (
@@ -63,6 +66,11 @@ RULES = (
         "model.adam_lr",
         lambda c: c.optimizer.name in ("adam", "adamw") and c.optimizer.lr == c.model.adam_lr,
         "it is the default of optimizer.lr for adam and adamw alone; set optimizer.lr",
+    ),
+    Rule(
+        "loss.selection",
+        lambda c: c.loss.selection == c.selection,
+        "selection was set too, and wins; set one of them",
     ),
     Rule("model.init", _is_random, _WEIGHTS),
     Rule(
@@ -129,8 +137,14 @@ RULES = (
         "it follows hidden layers, and model.hidden=[] has none",
     ),
     Rule(
+        "data.image_size",
+        lambda c: c.data.name not in _TABLES or c.data.image_size == 1,
+        "rows of numbers have no sides",
+        is_strict=True,
+    ),
+    Rule(
         "data.root",
-        lambda c: c.data.name not in ("digits", "synthetic"),
+        lambda c: c.data.name not in _WITHOUT_FILES,
         "this data set has no files to look for; did you mean data=folder?",
     ),
     Rule(
@@ -140,7 +154,9 @@ RULES = (
     ),
     Rule(
         "augment.crop_padding",
-        lambda c: c.augment.args.get("crop_padding", 0) < c.data.image_size,
+        lambda c: (
+            c.augment.args.get("crop_padding", 0) < c.data.image_size or c.data.name in _TABLES
+        ),
         "a crop could miss the whole image; expected less than data.image_size",
         is_strict=True,
     ),
@@ -208,7 +224,7 @@ RULES = (
     Rule(
         "patience",
         lambda c: c.selection != "last" and (_has_budget(c) or (c.patience or 0) < c.num_epochs),
-        "it needs selection=val/accuracy and fewer epochs than num_epochs",
+        "it needs a selection but last, and fewer epochs than num_epochs",
     ),
     Rule(
         "histograms_every_epochs",

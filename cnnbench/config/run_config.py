@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
+from cnnbench.config.arguments import ARGUMENTS, Only
 from cnnbench.config.roles import (
     COMPUTATION,
     CONTENT,
@@ -36,116 +37,20 @@ from cnnbench.config.schema import (
     ConfigError,
     Count,
     Fraction,
-    OpenArgs,
     PathText,
     Positive,
     Probability,
     Problem,
     Range,
-    RatioNumber,
     Seed,
     Size,
     marks,
     read_node,
 )
 
-GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "device")
+GROUPS = ("model", "data", "augment", "loss", "optimizer", "scheduler", "device")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
 PRESET_GROUPS = ("experiment", "study", "debug")
-
-
-@dataclass(frozen=True)
-class Only:
-    """Marks an argument of which some choices take other values than the rest.
-
-    Attributes:
-        choices: patterns of their names, joined by ``|``.
-        kind: the type of what they take.
-    """
-
-    choices: str
-    kind: Any
-
-
-# The types of the arguments that only some choices of a group have. One name has one meaning
-# throughout a group; a test holds the choices' YAML and constructors to these rows.
-ARGUMENTS: dict[tuple[str, str], Any] = {
-    ("augment", "brightness"): Annotated[float, Range(ge=0, le=1), Before(0.0)],
-    ("augment", "contrast"): Annotated[float, Range(ge=0, le=1), Before(0.0)],
-    ("augment", "crop_padding"): Size,
-    ("augment", "cutmix_alpha"): Annotated[float, Range(ge=0)],
-    ("augment", "erase_fraction"): Annotated[float, Range(ge=0.02, le=1)],
-    ("augment", "erase_probability"): Fraction,
-    ("augment", "flip"): bool | Literal["alternating"],
-    ("augment", "mixup_alpha"): Annotated[float, Range(ge=0)],
-    ("augment", "randaugment_magnitude"): Annotated[int, Range(ge=0, le=30), Before(9)],
-    ("augment", "randaugment_ops"): Annotated[Size, Before(0)],
-    ("augment", "rotate_degrees"): Annotated[float, Range(ge=0, le=180)],
-    ("data", "args"): OpenArgs,
-    ("data", "data_seed"): Seed,
-    ("data", "in_channels"): Count,
-    ("data", "native_size"): Count,
-    ("data", "num_classes"): Annotated[int, Range(ge=2)],
-    ("data", "num_test"): Count,
-    ("data", "num_train"): Count,
-    # Folders were divided by position before there was a choice.
-    ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
-    ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
-    ("model", "arch"): str,
-    ("model", "args"): OpenArgs,
-    ("model", "aux"): bool,
-    ("model", "aux_weight"): Annotated[float, Range(ge=0), Before(0.3, "custom|googlenet")],
-    ("model", "conv_channels"): tuple[Count, ...],
-    ("model", "dilation"): Annotated[Count, Before(1, "basic_cnn")],
-    ("model", "dropout"): Probability,
-    ("model", "dropout_position"): Annotated[Literal["after", "before"], Before("after", "vgg*")],
-    ("model", "factorize"): Literal["none", "3x3", "asymmetric", "asymmetric_pad_first"],
-    ("model", "factorize_stages"): tuple[Literal[3, 4, 5], ...],
-    ("model", "final_relu"): Annotated[bool, Before(False, "nin_cifar")],
-    ("model", "freeze"): Literal["none", "backbone"],
-    ("model", "groups"): Literal[1, 2],
-    ("model", "growth_rate"): Count,
-    ("model", "head"): Annotated[
-        Literal["linear", "gap", "conv1x1", "replace", "append"],
-        Only("alexnet*|vgg*", Literal["linear", "gap", "conv1x1"]),
-        Only("torchvision", Literal["replace", "append"]),
-        Before("linear", "vgg*"),
-    ],
-    ("model", "head_size"): Count,
-    ("model", "hidden"): tuple[Count, ...],
-    # GoogLeNet always recorded its norm; other networks had none at first.
-    ("model", "norm"): Annotated[
-        Literal["none", "conv", "block", "hidden", "all"],
-        Only("googlenet", Literal["none", "conv", "block"]),
-        Only("lenet", Literal["none", "conv", "hidden", "all"]),
-        Only("mlp", Literal["none", "hidden"]),
-        Only("vgg*", Literal["none", "conv"]),
-        Before("none", "lenet|mlp|vgg*"),
-    ],
-    ("model", "padding"): Annotated[Size, Before(2, "lenet")],
-    ("model", "path"): Annotated[PathText, CONTENT],
-    ("model", "pool"): Literal["max", "avg"],
-    ("model", "pool_ceil_mode"): Annotated[bool, Before(False, "resne*|wide_resnet*")],
-    ("model", "pretrained"): str,
-    ("model", "residual"): bool,
-    ("model", "residual_scale"): Positive,
-    ("model", "stem"): Literal["imagenet", "small"],
-    ("model", "stem_stride"): Count,
-    ("model", "stride_in_1x1"): bool,
-    ("model", "width_multiplier"): RatioNumber,
-    ("model", "widths"): tuple[Count, ...],
-    ("model", "zero_init"): bool,
-    ("optimizer", "alpha"): Probability,
-    ("optimizer", "betas"): tuple[Probability, ...],
-    ("optimizer", "centered"): bool,
-    ("optimizer", "eps"): Positive,
-    ("optimizer", "momentum"): Probability,
-    ("scheduler", "final_factor"): Fraction,
-    ("scheduler", "gamma"): Fraction,
-    ("scheduler", "milestones"): tuple[Fraction, ...],
-    ("scheduler", "peak_fraction"): Fraction,
-    ("scheduler", "start_factor"): Fraction,
-}
 
 
 @dataclass(frozen=True)
@@ -186,6 +91,22 @@ class AugmentConfig:
 
     name: str
     args: Mapping[str, Any]
+
+
+Selection = Literal["val/accuracy", "val/loss", "last", "test"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training makes smaller, and with it what the network's outputs mean."""
+
+    name: str
+    selection: Annotated[Selection | None, FALLBACK]  # of selection
+    args: Mapping[str, Any]
+
+
+# What every run did before there was a choice.
+_CROSS_ENTROPY = {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none"}
 
 
 @dataclass(frozen=True)
@@ -253,6 +174,7 @@ class RunConfig:
     model: Annotated[ModelConfig, RESULT]
     data: Annotated[DataConfig, RESULT]
     augment: Annotated[AugmentConfig, RESULT]
+    loss: Annotated[LossConfig, RESULT, Before(_CROSS_ENTROPY)]
     optimizer: Annotated[OptimizerConfig, RESULT]
     scheduler: Annotated[SchedulerConfig, RESULT]
     device: Annotated[DeviceConfig, COMPUTATION]
@@ -260,9 +182,9 @@ class RunConfig:
     sweep: Annotated[SweepConfig, LOCATION]
     seed: Annotated[Seed, REPETITION]
     num_epochs: Annotated[Count, RESULT]
-    budget: Annotated[BudgetConfig, RESULT]
+    budget: Annotated[BudgetConfig, RESULT, Before({"tflop": None, "seconds": None})]
     patience: Annotated[Count | None, RESULT]
-    selection: Annotated[Literal["val/accuracy", "last", "test"], RESULT]
+    selection: Annotated[Selection, RESULT]
     max_seconds: Annotated[Positive | None, RECORDING]
     output_root: Annotated[PathText, LOCATION]
     resume: Annotated[PathText | None, LOCATION]
@@ -348,14 +270,13 @@ def read_config(tree: Mapping[str, Any]) -> RunConfig:
 def _contradictions(config: RunConfig) -> list[Problem]:
     """Return what no single key shows: settings that cannot go together."""
     problems = []
-    if config.data.val_fraction == 0 and config.selection == "val/accuracy":
-        problems.append(
-            Problem(
-                "selection",
-                "=val/accuracy: data.val_fraction=0 leaves no validation images; "
-                "expected selection=last",
-            )
-        )
+    selection, why = config.selection, ""
+    if config.data.val_fraction == 0 and selection.startswith("val/"):
+        why = "data.val_fraction=0 leaves no validation images; expected selection=last"
+    elif config.loss.name == "mse" and selection == "val/accuracy":
+        why = "loss=mse predicts numbers, which have no accuracy; expected selection=val/loss"
+    if why:
+        problems.append(Problem("selection", f"={selection}: {why}"))
     model = config.model
     is_random = model.args.get("pretrained") == "none" and model.weights is None
     if model.args.get("freeze") == "backbone" and is_random:

@@ -108,6 +108,8 @@ class DatasetArrays:
         train_names: where the split goes by names, that of each training image.
         test_names: that of each test image, where images have names.
         num_val: how many images at the end of ``train`` are a validation part of the source's own.
+        columns: of a table, the name of each column of numbers; its rows are images of one pixel
+            in float64, with a channel for each column, and its mean and std are of no use.
     """
 
     train: Part
@@ -122,6 +124,12 @@ class DatasetArrays:
     train_names: tuple[str, ...] | None = None
     test_names: tuple[str, ...] | None = None
     num_val: int = 0
+    columns: tuple[str, ...] = ()
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the target is a number, which ``class_names`` names; else a class."""
+        return self.train.targets.dtype.kind == "f"
 
 
 def hash_images(part: Part) -> str:
@@ -133,8 +141,9 @@ def hash_images(part: Part) -> str:
 
 
 def hash_targets(targets: Targets) -> str:
-    """Return the SHA-256 of the targets as little-endian 64-bit integers."""
-    return hashlib.sha256(targets.astype("<i8").tobytes()).hexdigest()
+    """Return the SHA-256 of the targets as little-endian 64-bit integers, or floats."""
+    kind = "<f8" if targets.dtype.kind == "f" else "<i8"
+    return hashlib.sha256(targets.astype(kind).tobytes()).hexdigest()
 
 
 def combine_hashes(parts: Iterable[str]) -> str:
@@ -192,3 +201,52 @@ def survey(part: Part) -> Survey:
         mean=tuple((means / 255).tolist()),
         std=tuple((np.sqrt(variances) / 255).tolist()),
     )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What brings a data set's inputs, and targets that are numbers, to mean 0 and deviation 1.
+
+    Attributes:
+        mean: per channel, or per column of a table.
+        std: likewise.
+        target_mean: 0 for classes.
+        target_std: 1 for classes.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    def with_targets(self, arrays: DatasetArrays) -> DatasetArrays:
+        """Return a data set whose numbers are scaled, in float32; classes stay as they are."""
+        if not arrays.is_number:
+            return arrays
+
+        def scaled(part: Part) -> Part:
+            numbers = (part.targets - self.target_mean) / self.target_std
+            return dataclasses.replace(part, targets=numbers.astype(np.float32))
+
+        return dataclasses.replace(arrays, train=scaled(arrays.train), test=scaled(arrays.test))
+
+
+def scale_of(arrays: DatasetArrays, rows: Indices, *, normalize: bool) -> Scale:
+    """Return the scale of a data set.
+
+    Args:
+        arrays: as it was read. Images have constants of their whole training part.
+        rows: indices of the training rows of a table, whose constants are of these alone.
+        normalize: otherwise nothing is moved or divided.
+    """
+    if not normalize:
+        return Scale((0.0,) * len(arrays.mean), (1.0,) * len(arrays.mean))
+    mean, std = arrays.mean, arrays.std
+    if arrays.columns:
+        values = np.concatenate(list(arrays.train.take(rows).chunks())).astype(np.float64)
+        mean = tuple(values.mean(axis=(0, 2, 3)).tolist())
+        std = tuple(values.std(axis=(0, 2, 3)).tolist())
+    if not arrays.is_number:
+        return Scale(mean, std)
+    numbers = arrays.train.targets[rows]
+    return Scale(mean, std, float(numbers.mean()), float(numbers.std()) or 1.0)

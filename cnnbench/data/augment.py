@@ -68,6 +68,12 @@ class Augment:
             raise UsageError("augment.mixup_alpha and augment.cutmix_alpha: expected one to be 0")
 
     @property
+    def acts(self) -> bool:
+        """Whether anything is done to images; how much is said of what is not done is nothing."""
+        kept = {"erase_fraction", "randaugment_magnitude"}
+        return self != Augment(**{name: getattr(self, name) for name in kept})
+
+    @property
     def mixes(self) -> bool:
         """Whether images are mixed with one another, and their targets with them."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0

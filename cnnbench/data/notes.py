@@ -38,6 +38,8 @@ def split_notes(arrays: DatasetArrays, train: Indices, val: Indices, test: Indic
         "val": arrays.train.targets[val],
         "test": arrays.test.targets[test],
     }
+    if arrays.columns:
+        return _row_notes(arrays, targets, (train, val, test))
     names = [visible(name) for name in arrays.class_names]
     counts = {part: np.bincount(t, minlength=len(names)) for part, t in targets.items()}
     notes = [_class_note(arrays, counts)]
@@ -52,6 +54,24 @@ def split_notes(arrays: DatasetArrays, train: Indices, val: Indices, test: Indic
         notes += _duplicate_notes(
             {"train": whole[train], "val": whole[val], "test": tested[test]}, targets
         )
+    return notes
+
+
+def _row_notes(
+    arrays: DatasetArrays,
+    targets: dict[str, NDArray[np.int64]],
+    indices: tuple[Indices, Indices, Indices],
+) -> list[str]:
+    """Return sentences on the splits of a table."""
+    names = arrays.class_names
+    notes = [f"a row is {len(arrays.columns)} numbers; the target is the number '{names[0]}'"]
+    if not arrays.is_number:
+        counts = {part: np.bincount(t, minlength=len(names)) for part, t in targets.items()}
+        notes = [_class_note(arrays, counts)]
+    train, _, test = indices
+    seen, tested = image_digests(arrays.train), image_digests(arrays.test)
+    if count := int(np.isin(tested[test], seen[train]).sum()):
+        notes.append(f"{count} of the test rows are also in train")
     return notes
 
 

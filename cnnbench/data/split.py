@@ -20,13 +20,18 @@ def split_train(arrays: DatasetArrays, val_fraction: float, seed: int) -> tuple[
             validates whole, or with 0 not at all.
         seed: decides which images validate, where the source does not.
     """
-    targets = arrays.train.targets
+    targets = strata(arrays.train.targets)
     if arrays.num_val:
         rest, val = np.split(np.arange(len(targets)), [len(targets) - arrays.num_val])
         return rest, val if val_fraction else val[:0]
     if arrays.train_names is not None:
         return hashed_split(targets, arrays.train_names, val_fraction, f"val {seed}")
     return stratified_split(targets, val_fraction, seed)
+
+
+def strata(targets: Targets) -> Targets:
+    """Return what a split keeps in proportion: classes, or of numbers nothing."""
+    return targets if targets.dtype.kind != "f" else np.zeros(len(targets), dtype=np.int64)
 
 
 def stratified_split(targets: Targets, fraction: float, seed: int) -> tuple[Indices, Indices]:

@@ -10,13 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, DatasetArrays, Indices, Targets
+from cnnbench.data.arrays import (
+    MEMORY_LIMIT_BYTES,
+    DatasetArrays,
+    Indices,
+    Targets,
+    scale_of,
+)
 from cnnbench.data.augment import Augment
 from cnnbench.data.images import border_brightness, sample_grid
 from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
 from cnnbench.data.notes import split_notes
-from cnnbench.data.split import split_train, stratified_sample
-from cnnbench.data.transforms import InputTransform
+from cnnbench.data.split import split_train, strata, stratified_sample
+from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import UsageError
 
 # What the outputs of all layers may take while a batch is evaluated.
@@ -63,6 +69,9 @@ class Splits:
         num_classes: number of classes.
         mean: per channel, what is subtracted from pixels in [0, 1].
         std: per channel, what is divided by.
+        columns: of a table, their names; its rows come as images of one pixel.
+        target_mean: what was taken from numbers to make targets; 0 for classes.
+        target_std: what numbers were divided by to become targets; 1 for classes.
         sha256: over the decoded images and targets of the data set.
         test_sha256: over that and the indices of the test images; equal for equal test images.
         source: where they were read from.
@@ -101,17 +110,20 @@ class Splits:
         self.sha256, self.source = arrays.sha256, arrays.source
         self.class_names = arrays.class_names
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
-        self.mean = arrays.mean if normalize else (0.0,) * self.in_channels
-        self.std = arrays.std if normalize else (1.0,) * self.in_channels
+        self.columns = arrays.columns
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
         self.test_sha256 = _test_sha256(arrays.sha256, rows[2])
+        scale = scale_of(arrays, rows[0], normalize=normalize)
+        self.mean, self.std = scale.mean, scale.std
+        self.target_mean, self.target_std = scale.target_mean, scale.target_std
         self.notes = [*arrays.notes, *split_notes(arrays, *rows)]
         if self._augment.mixes:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
-        self._border = _border(arrays, rows[0])
+        self._border = None if arrays.columns else _border(arrays, rows[0])
+        arrays = scale.with_targets(arrays)
         self.parts = _divided(arrays, rows, image_size, MEMORY_LIMIT_BYTES if resize_once else 0)
         # Worker processes cannot read what lies on a GPU.
-        may_move = device.type == "cuda" and num_workers == 0
+        may_move = device.type == "cuda" and num_workers == 0 and not arrays.columns
         self._is_resident = may_move and _fit(self.parts, device)
         if self._is_resident:
             moved: dict[int, Tensor] = {}
@@ -122,19 +134,24 @@ class Splits:
         )
         self.steps_per_epoch, self.last_batch_size = len(self._order), self._order.last_batch_size
         self._eval_loaders: dict[tuple[str, int], Batches] = {}
-        self._transform = InputTransform(
-            image_size=image_size,
-            mean=self.mean,
-            std=self.std,
-            device=device,
-            channels_last=channels_last,
-        )
+        self._transform = self._make_transform(channels_last)
         self.warnings = list(arrays.warnings)
         if batch_size > self.num_train:
             self.warnings.append(
                 f"data.batch_size={batch_size} is more than the {self.num_train} training "
                 "images; each epoch is one step"
             )
+
+    def _make_transform(self, channels_last: bool) -> InputTransform | RowTransform:
+        if self.columns:
+            return RowTransform(self.mean, self.std)
+        return InputTransform(
+            image_size=self._image_size,
+            mean=self.mean,
+            std=self.std,
+            device=self._device,
+            channels_last=channels_last,
+        )
 
     def keep(self, split: str, rows: Indices) -> None:
         """Leave of a split that is only evaluated the images at these indices.
@@ -168,6 +185,10 @@ class Splits:
     def num_test(self) -> int:
         """Test images."""
         return len(self.parts["test"])
+
+    def class_counts(self, split: str) -> Tensor:
+        """Return how many images of each class a split has, (num_classes,)."""
+        return self.parts[split].targets.bincount(minlength=self.num_classes)
 
     def _batch_order(self, split: str, batch_size: int, **options: Any) -> BatchOrder:
         device = self._device if self._is_resident else _CPU
@@ -216,6 +237,8 @@ class Splits:
         Returns:
             float32 (N, C, image_size, image_size), and the targets (N,).
         """
+        if self.columns:  # not every device has float64
+            return self._to_device(self._transform(images)), self._to_device(targets)
         return self._transform(self._to_device(images)), self._to_device(targets)
 
     def prepare_train(
@@ -232,6 +255,8 @@ class Splits:
             float32 (N, C, image_size, image_size), and targets: classes (N,), or where images are
             mixed probabilities (N, num_classes).
         """
+        if self.columns:
+            return self.prepare(images, targets)
         assert generator is not None
         images = self._transform.resize(self._to_device(images))
         changed = self._augment.images(images, generator, epoch=self._epoch, seed=self._seed)
@@ -284,8 +309,15 @@ class Splits:
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "border": self._border,
+                **self._of_table(),
             },
         }
+
+    def _of_table(self) -> dict[str, Any]:
+        if not self.columns:
+            return {}
+        scale = {"target_mean": self.target_mean, "target_std": self.target_std}
+        return {"columns": list(self.columns), **scale}
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` says of the data."""
@@ -312,9 +344,9 @@ def _rows(
             return rows
         return rows[stratified_sample(targets[rows], limit, split_seed)]
 
-    targets = arrays.train.targets
+    targets = strata(arrays.train.targets)
     train, val = (limited(targets, rows) for rows in split_train(arrays, val_fraction, split_seed))
-    test = limited(arrays.test.targets, np.arange(len(arrays.test)))
+    test = limited(strata(arrays.test.targets), np.arange(len(arrays.test)))
     if not len(train):
         raise UsageError(
             f"data.limit={limit} leaves no training image of {len(arrays.class_names)} classes; "

@@ -23,8 +23,10 @@ from cnnbench.data.readers.published import (
     MNIST,
     MNIST_FILES,
 )
+from cnnbench.data.readers.rows import read_csv, table_facts
 from cnnbench.data.readers.sources import Facts, Published, read_published, verify
 from cnnbench.data.readers.synthetic import make_synthetic
+from cnnbench.data.readers.tables import TABLES, read_table, table_fingerprint
 from cnnbench.errors import UsageError
 from cnnbench.registry import Registry, load_plugin, plugins
 
@@ -60,6 +62,7 @@ class DatasetRow:
         fingerprint: tells one content from another without decoding, from root and arguments.
         may_flip: whether a mirrored image still shows its class.
         published: its files and mirrors, if it has any.
+        is_table: whether it has rows of numbers, not images.
     """
 
     read: Callable[[Request], DatasetArrays]
@@ -67,6 +70,7 @@ class DatasetRow:
     fingerprint: Callable[[Path | None, Mapping[str, Any]], str]
     may_flip: bool
     published: Published | None = None
+    is_table: bool = False
 
 
 def dataset_row(name: str) -> DatasetRow:
@@ -139,12 +143,36 @@ def fingerprint(name: str, root: Path | None, args: Mapping[str, Any]) -> str:
     return dataset_row(name).fingerprint(root, args)
 
 
-def check_augment(name: str, *, flip: bool) -> None:
-    """Refuse mirrored images where a mirror image shows something else.
+def refuse_tables(name: str, why: str) -> None:
+    """Refuse data without images.
+
+    Args:
+        name: of the data set.
+        why: what is done with images.
 
     Raises:
-        UsageError: the data set must not be flipped.
+        UsageError: it has rows of numbers.
     """
+    if dataset_row(name).is_table:
+        raise UsageError(f"data={name}: {why}, and this data has rows of numbers")
+
+
+def check_augment(name: str, *, flip: bool, acts: bool = False) -> None:
+    """Refuse mirrored images where a mirror image shows something else, and moved rows.
+
+    Args:
+        name: of the data set.
+        flip: whether images are mirrored.
+        acts: whether anything is done to images.
+
+    Raises:
+        UsageError: the data set must not be flipped, or has no images.
+    """
+    if acts and dataset_row(name).is_table:
+        raise UsageError(
+            f"augment: data={name} has rows of numbers, which are not moved or mixed; "
+            "use augment=none"
+        )
     if flip and not dataset_row(name).may_flip:
         raise UsageError(
             f"augment.flip=true: data={name} shows digits, and a mirrored digit is none; "
@@ -247,6 +275,20 @@ def _read_folder(request: Request) -> DatasetArrays:
     return read_folder(request.root, request.args, request.image_size)
 
 
+def _table_row(read: Callable[[Path | None, Mapping[str, Any]], DatasetArrays]) -> DatasetRow:
+    return DatasetRow(
+        read=lambda request: read(request.root, request.args),
+        facts=lambda root, args: table_facts(read(root, args)),
+        fingerprint=lambda root, args: table_fingerprint(read(root, args)),
+        may_flip=True,  # but nothing is done to rows at all
+        is_table=True,
+    )
+
+
+def _read_shipped(name: str, _: Path | None, args: Mapping[str, Any]) -> DatasetArrays:
+    return read_table(name, bool(args.get("is_number")))
+
+
 _DIGITS_FACTS, _DIGITS_FINGERPRINT = _constant(DIGITS)
 
 DATASETS: Registry[DatasetRow] = Registry(
@@ -285,5 +327,7 @@ DATASETS: Registry[DatasetRow] = Registry(
             fingerprint=_synthetic_fingerprint,
             may_flip=True,
         ),
+        "csv": _table_row(read_csv),
+        **{name: _table_row(partial(_read_shipped, name)) for name in TABLES},
     },
 )

@@ -73,6 +73,37 @@ def _weights(source: int, size: int, device: torch.device, dtype: torch.dtype) -
     return weights.to(device=device, dtype=dtype)
 
 
+class RowTransform:
+    """Turn rows of numbers into a network's input: ``(row - mean) / std``, in float64.
+
+    Args:
+        mean: of each column; 0 for plain inputs.
+        std: likewise; 1 for plain inputs.
+
+    Attributes:
+        mean: of each column, what is taken away.
+        std: of each column, what is divided by; 1 for a column without any spread.
+        image_size: a row is an image of one pixel.
+    """
+
+    image_size = 1
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(mean), tuple(s if s > 0 else 1.0 for s in std)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+
+    def resize(self, rows: Tensor) -> Tensor:
+        """Return rows as they are."""
+        return rows
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the input for rows (N, columns, 1, 1), in float32, of the same shape."""
+        return ((rows.double() - self._mean) / self._std).float()
+
+
 class InputTransform:
     """Turn uint8 images into a network's input: ``(pixels / 255 - mean) / std``.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.device.device import synchronize
-from cnnbench.engine.loop import Autocast, ComputeLoss, training_loss
+from cnnbench.engine.loop import Autocast, ComputeLoss
 from cnnbench.errors import UsageError, reason_of
 from cnnbench.geometry.observe import undisturbed
 
@@ -41,6 +41,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compile_loss(
+    compute_loss: ComputeLoss,
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
@@ -52,6 +53,7 @@ def compile_loss(
     parameters, buffers and state dict are those of the plain module.
 
     Args:
+        compute_loss: what is compiled.
         model: on the device; left as it was.
         batches: network input and targets of each size of batch, on the device.
         device: cpu, cuda or mps.
@@ -65,7 +67,7 @@ def compile_loss(
     """
     # Else the earlier networks of a sweep would fill torch's cache, and it would stop compiling.
     torch.compiler.reset()
-    compiled: ComputeLoss = torch.compile(training_loss, dynamic=False)
+    compiled: ComputeLoss = torch.compile(compute_loss, dynamic=False)
     started = time.perf_counter()
     with undisturbed(model):
         model.train()

@@ -9,16 +9,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cnnbench.engine.finite import update_error
 from cnnbench.engine.state import TrainState
 from cnnbench.errors import UsageError
-from cnnbench.metrics import Sums
+from cnnbench.losses import CROSS_ENTROPY, Loss
 from cnnbench.optim import supports_found_inf, update
 from cnnbench.seeds import derive_seed
 
@@ -26,7 +26,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 # (images, targets, generator) -> network input and targets, on the device
 Prepare = Callable[[Tensor, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
 Autocast = Callable[[], AbstractContextManager[object]]
-# (model, images, targets) -> mean loss and logits
+# (model, images, targets) -> mean loss and outputs, as ``Loss.outputs`` has them
 ComputeLoss = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -49,7 +49,7 @@ class Step:
 
     Args:
         epoch: the epoch it belongs to, from 1.
-        loss: mean cross-entropy of the batch, a scalar tensor.
+        loss: mean over the batch, a scalar tensor.
         grad_norm: 2-norm of all gradients, a scalar tensor.
         lr: learning rate of the first parameter group.
         num_images: of the batch.
@@ -95,7 +95,7 @@ def fit(
         seed: the run's seed.
         device: where the model is.
         autocast: makes the context in which the forward pass computes.
-        compute_loss: in place of ``training_loss``, such as a compiled one.
+        compute_loss: as ``loss_of`` returns it, or compiled; by default plain cross-entropy.
         clip_norm: longer gradients are shortened to this 2-norm; None for none.
         accumulate_steps: parts of a batch that are computed one after another, whose gradients
             add up to the batch's; >= 1.
@@ -103,14 +103,14 @@ def fit(
     Raises:
         NonFiniteError: a loss or gradient is infinite or not a number.
     """
-    compute_loss = compute_loss or training_loss
+    compute_loss = compute_loss or loss_of(CROSS_ENTROPY)
     generator = torch.Generator(device)
     base_lrs = [group["initial_lr"] for group in state.optimizer.param_groups]
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     while state.global_step < num_steps:
         state.model.train()
         if state.epoch_step == 0:
-            state.sums = Sums(device)
+            state.sums = state.sums.empty()
         for raw_images, raw_targets in epoch_batches(state.epoch + 1, state.epoch_step):
             factor = schedule(state.global_step / num_steps)
             for group, base_lr in zip(state.optimizer.param_groups, base_lrs, strict=True):
@@ -151,29 +151,55 @@ def _seed_dropout(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-def training_loss(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean cross-entropy, auxiliary heads included, and the main logits.
+def loss_of(
+    loss: Loss, *, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> ComputeLoss:
+    """Return what ``fit`` takes as ``compute_loss``.
+
+    Args:
+        loss: what is minimised.
+        weights: of the classes, on the device of the logits; None for equal ones.
+        label_smoothing: share of a target that is spread over all classes, in [0, 1).
+    """
+    mean = partial(loss.mean, weights=weights, label_smoothing=label_smoothing)
+
+    def compute(model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return training_loss(model, images, targets, loss.outputs, mean)
+
+    return compute
+
+
+def training_loss(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    outputs_of: Callable[[Tensor], Tensor] = CROSS_ENTROPY.outputs,
+    mean: Callable[[Tensor, Tensor], Tensor] = CROSS_ENTROPY.mean,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss, auxiliary heads included, and the main outputs.
 
     Args:
         model: a network.
         images: (N, C, H, W).
-        targets: (N,) class indices, or (N, num_classes) probabilities of mixed images.
+        targets: (N,) class indices or numbers, or (N, num_classes) probabilities of mixed images.
+        outputs_of: what the network gives -> outputs, as ``Loss.outputs``.
+        mean: (outputs in float32, targets) -> mean loss, as ``Loss.mean``.
     """
     if not hasattr(model, "forward_with_aux"):
-        logits = model(images)
-        return F.cross_entropy(logits.float(), targets), logits
+        outputs = outputs_of(model(images))
+        return mean(outputs.float(), targets), outputs
     network = cast(HasAuxHeads, model)
-    outputs = network.forward_with_aux(images)
-    if not isinstance(outputs, tuple) or len(outputs) != 2:
+    given = network.forward_with_aux(images)
+    if not isinstance(given, tuple) or len(given) != 2:
         raise UsageError(
-            f"{type(model).__name__}.forward_with_aux: gives {type(outputs).__name__}, expected "
+            f"{type(model).__name__}.forward_with_aux: gives {type(given).__name__}, expected "
             "logits, and a tuple of the auxiliary heads' logits"
         )
-    logits, aux_logits = outputs
-    loss = F.cross_entropy(logits.float(), targets)
-    for aux in aux_logits:
-        loss = loss + network.aux_weight * F.cross_entropy(aux.float(), targets)
-    return loss, logits
+    outputs = outputs_of(given[0])
+    loss = mean(outputs.float(), targets)
+    for aux in given[1]:
+        loss = loss + network.aux_weight * mean(outputs_of(aux).float(), targets)
+    return loss, outputs
 
 
 def _backward(
@@ -235,7 +261,7 @@ def _update(
 def evaluate(
     model: nn.Module, batches: Batches, prepare: Prepare, *, autocast: Autocast
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits (N, num_classes) in float32 and targets (N,) of each batch, in order.
+    """Yield what the network gives, (N, width) in float32, and targets (N,) of each batch.
 
     The model is put into evaluation mode and its mode restored at the end.
     """

@@ -120,7 +120,7 @@ def create_model(
     Args:
         name: one of `known_models`.
         in_channels: channels of the images, at least 1.
-        num_classes: logits to give, at least 2.
+        num_classes: logits to give; 1 for two classes, or for a number.
         image_size: side of the square images in pixels.
         args: the network's own arguments; `model_arguments` lists them.
 

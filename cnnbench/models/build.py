@@ -90,7 +90,7 @@ def measure_network(
         name: a registered name, or ``custom``.
         args: its own arguments.
         in_channels: channels of its images, at least 1.
-        num_classes: logits it gives, at least 2.
+        num_classes: logits it gives; 1 for two classes, or for a number.
         image_size: pixels of a side.
 
     Raises:

@@ -26,7 +26,7 @@ _SMALLEST = smallest_image([Step("linear", 1)])
 
 
 class SoftmaxRegression(nn.Module):
-    """One linear layer: multi-class logistic regression.
+    """One linear layer: with a logit for each class softmax regression, with a number linear.
 
     Args:
         in_channels: channels of the images.
@@ -92,9 +92,16 @@ MODELS = {
     "softmax": ModelRow(
         SoftmaxRegression,
         Card("Softmax regression", "Textbook form", input_shape=(1, 28, 28), num_classes=10),
+        takes_rows=True,
+    ),
+    "linear": ModelRow(
+        SoftmaxRegression,
+        Card("Linear model", "Textbook form", input_shape=(30, 1, 1), num_classes=1),
+        takes_rows=True,
     ),
     "mlp": ModelRow(
         MLP,
         Card("Multilayer perceptron", "Textbook form", input_shape=(1, 28, 28), num_classes=10),
+        takes_rows=True,
     ),
 }

@@ -15,8 +15,9 @@ from torch import nn
 
 from cnnbench.config.schema import Range
 
-# Logits of a classifier, as constructors annotate them.
-NumClasses = Annotated[int, Range(ge=2)]
+# What a network gives for each example, as constructors annotate it: a logit for each class, or
+# one for two classes, or a number.
+NumClasses = Annotated[int, Range(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class ModelRow:
         constructor: takes keyword arguments only, whose annotations say what values they take.
         card: where the network comes from; None for one of another package.
         fixed: constructor arguments that the name sets; they are not the user's.
+        takes_rows: whether it also learns from rows of numbers, which are no images.
     """
 
     constructor: Callable[..., nn.Module]
     card: Card | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    takes_rows: bool = False
 
 
 # Departures that several families share.

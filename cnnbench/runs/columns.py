@@ -140,6 +140,8 @@ COLUMNS: dict[str, Column] = {
             in_hparams=True,
             is_paired=True,
         ),
+        Column("val/r2", digits=4, better="higher", in_runs=True, is_paired=True),
+        Column("val/mae", digits=4, better="lower", in_runs=True),
         Column("val/loss", digits=4, better="lower", in_table=False),
         Column(
             "test/accuracy",
@@ -149,6 +151,15 @@ COLUMNS: dict[str, Column] = {
             in_hparams=True,
             is_paired=True,
         ),
+        Column(
+            "test/r2",
+            digits=4,
+            better="higher",
+            in_runs=True,
+            in_hparams=True,
+            is_paired=True,
+        ),
+        Column("test/mae", digits=4, better="lower", in_runs=True, in_hparams=True),
         Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
         *(
             Column(name, "setting", is_shared=True)

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from cnnbench.data.transforms import InputTransform
+from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
+from cnnbench.losses import CROSS_ENTROPY, LOSSES, Loss
 from cnnbench.models import known_models
 from cnnbench.models.build import arguments_of, build_meta, create
 from cnnbench.models.custom import code_sha256, load_custom
 from cnnbench.runs.checkpoint import Checkpoints, read_tensors
 from cnnbench.runs.directory import RunDir
 
+# Of targets that are numbers, and their values where they are not scaled.
+_SCALE = (("mean", 0.0), ("std", 1.0))
 # What facts of a stranger's may raise where they are used.
 _MALFORMED = (
     LookupError,
@@ -37,16 +40,44 @@ class LoadedNetwork:
         module: in evaluation mode.
         transform: from uint8 images to its input.
         in_channels: channels of its images.
-        class_names: the name of each logit.
+        class_names: the name of each class; of the number, where that is predicted.
+        loss: what it was trained towards, which says what its outputs mean.
+        columns: of a table's network, the names of the columns it takes; empty for images.
+        target_mean: what was taken from numbers to make targets.
+        target_std: what they were divided by.
         border: how bright the borders of the training images were, from 0 to 1; None where an
             older version did not record it.
     """
 
     module: nn.Module
-    transform: InputTransform
+    transform: InputTransform | RowTransform
     in_channels: int
     class_names: tuple[str, ...]
     border: float | None = None
+    loss: Loss = CROSS_ENTROPY
+    columns: tuple[str, ...] = ()
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    def check_images(self) -> None:
+        """Refuse to look at images with a network of rows.
+
+        Raises:
+            UsageError: it was trained on a table.
+        """
+        if self.columns:
+            raise UsageError(
+                f"this run was trained on rows of {len(self.columns)} numbers, not on images; "
+                "train, evaluate, predict and compare take such runs"
+            )
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return logits of the classes, (N, num_classes), or predicted numbers, (N,), in float32.
+
+        Args:
+            inputs: as the transform gives them.
+        """
+        return self.loss.outputs(self.module(inputs).float())
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], Path]:
@@ -122,17 +153,23 @@ def load_network(
             raise UsageError(f"the weights are of another network: {', '.join(wrong[:3])}")
         module = create(name, args, sizes)
         module.load_state_dict(weights["model"])
-        transform = InputTransform(
-            image_size=preprocessing["image_size"],
-            mean=preprocessing["mean"],
-            std=preprocessing["std"],
+        columns = tuple(map(str, preprocessing.get("columns", ())))
+        constants = {"mean": preprocessing["mean"], "std": preprocessing["std"]}
+        transform = (
+            RowTransform(**constants)
+            if columns
+            else InputTransform(image_size=preprocessing["image_size"], **constants)
         )
+        if columns and len(columns) != sizes["in_channels"]:
+            raise UsageError("it has not one name for each column")
+        scale = [float(preprocessing.get(f"target_{of}", one)) for of, one in _SCALE]
         if preprocessing["image_size"] != sizes["image_size"] or not all(
             len(preprocessing[name]) == sizes["in_channels"] for name in ("mean", "std")
         ):
             raise UsageError("its preprocessing is of other images than its network's")
         class_names = tuple(map(str, weights["class_names"]))
-        if len(class_names) != sizes["num_classes"]:
+        loss = _recorded_loss(weights.get("loss"), len(class_names))
+        if loss.width(len(class_names)) != sizes["num_classes"]:
             raise UsageError("it has not one name for each class")
         border = preprocessing.get("border")
         if border is not None and not 0 <= border <= 1:
@@ -141,7 +178,21 @@ def load_network(
         raise
     except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
-    return LoadedNetwork(module.eval(), transform, sizes["in_channels"], class_names, border)
+    return LoadedNetwork(
+        module.eval(), transform, sizes["in_channels"], class_names, border, loss, columns, *scale
+    )
+
+
+def _recorded_loss(name: Any, num_classes: int) -> Loss:
+    """Return the loss that a checkpoint names; before there was a choice, none was named.
+
+    Raises:
+        UsageError: there is no such loss, or not for so many classes.
+    """
+    loss = CROSS_ENTROPY if name is None else LOSSES[str(name)]
+    if loss.has_one_output and num_classes != (1 if loss.is_number else 2):
+        raise UsageError(f"its loss is {loss.name} and its classes are {num_classes}")
+    return loss
 
 
 def load_meta(

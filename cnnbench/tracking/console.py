@@ -134,6 +134,4 @@ def format_seconds(seconds: float) -> str:
 
 
 def _format_scores(scores: Scores) -> str:
-    return (
-        f"loss {scores.loss:.3f} accuracy {scores.accuracy:.3f} [{scores.correct}/{scores.count}]"
-    )
+    return f"loss {scores.loss:.3f} {scores.text()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,11 +12,21 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
 from cnnbench.data.augment import Augment
 from cnnbench.data.splits import Splits
+from cnnbench.data.table import dataset_row
 from cnnbench.files import expand_path
+from cnnbench.losses import LOSSES
 
 
 def _root(config: RunConfig) -> Path | None:
     return expand_path(config.data.root)
+
+
+def _args(config: RunConfig) -> dict[str, Any]:
+    """Return a data set's own keys; a table's target is a number where the loss says so."""
+    args = dict(config.data.args)
+    if dataset_row(config.data.name).is_table:
+        args["is_number"] = LOSSES[config.loss.name].is_number
+    return args
 
 
 def describe_data(config: RunConfig) -> Facts:
@@ -23,8 +34,13 @@ def describe_data(config: RunConfig) -> Facts:
 
     Raises:
         DataError: ``data=folder`` is not laid out as it must be.
+        UsageError: the config's loss does not measure such targets.
     """
-    return describe(config.data.name, _root(config), config.data.args)
+    facts = describe(config.data.name, _root(config), _args(config))
+    LOSSES[config.loss.name].check(
+        facts.num_classes, is_number=facts.is_number, data=config.data.name
+    )
+    return facts
 
 
 def data_fingerprint(config: RunConfig) -> str:
@@ -33,7 +49,7 @@ def data_fingerprint(config: RunConfig) -> str:
     Raises:
         DataError: ``data=folder`` is not laid out as it must be.
     """
-    return fingerprint(config.data.name, _root(config), config.data.args)
+    return fingerprint(config.data.name, _root(config), _args(config))
 
 
 def build_augment(config: RunConfig) -> Augment:
@@ -42,8 +58,10 @@ def build_augment(config: RunConfig) -> Augment:
     Raises:
         UsageError: it makes no sense, or not for this data.
     """
-    check_augment(config.data.name, flip=bool(config.augment.args.get("flip")))
-    return Augment(**config.augment.args)
+    args = config.augment.args
+    augment = Augment(**args)
+    check_augment(config.data.name, flip=bool(args.get("flip")), acts=augment.acts)
+    return augment
 
 
 def read_splits(
@@ -81,7 +99,7 @@ def read_arrays(config: RunConfig, report: Callable[[str], None]) -> DatasetArra
     """
     data = config.data
     return read_dataset(
-        data.name, root=_root(config), args=data.args, image_size=data.image_size, report=report
+        data.name, root=_root(config), args=_args(config), image_size=data.image_size, report=report
     )
 
 

@@ -90,11 +90,15 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
     """Return lines that say what is trained on what, and computed by what."""
     data, network, config = setup.data, setup.plan.network, setup.plan.config
     args, size = config.model.args, config.data.image_size
+    shape = (
+        f"{data.in_channels} columns" if data.columns else f"{data.in_channels} x {size} x {size}"
+    )
+    what = "rows" if data.columns else "images"
     stem = f", stem {args['stem']}" if "stem" in args else ""
     return (
-        f"{config.model.name} on {config.data.name}: {data.in_channels} x {size} x {size}{stem}, "
+        f"{config.model.name} on {config.data.name}: {shape}{stem}, "
         f"{network.num_params:,} parameters, {network.macs:,} MACs\n"
-        f"train {data.num_train}, val {data.num_val}, test {data.num_test} images\n"
+        f"train {data.num_train}, val {data.num_val}, test {data.num_test} {what}\n"
         + "".join(f"{note}\n" for note in (*data.notes, *network.notes))
         + f"{effective['device_name']}, {effective['precision']}, "
         f"{effective['num_threads']} threads; seed {config.seed}"
@@ -103,6 +107,8 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
 
 def show_beginning(trackers: Trackers, setup: Setup) -> None:
     """Show the first training images, and the same ones augmented."""
+    if setup.data.columns:  # rows of numbers cannot be shown
+        return
     seed = derive_seed(setup.plan.config.seed, "augment", 0)
     plain, augmented = setup.data.sample_grids(_GRID_IMAGES, seed)
     trackers.images("train/images", plain, 0)

@@ -14,7 +14,6 @@ from torch import nn
 
 from cnnbench.device.device import synchronize
 from cnnbench.device.machine import memory_bytes
-from cnnbench.engine.loop import training_loss
 from cnnbench.errors import ResourceError
 from cnnbench.geometry.observe import undisturbed
 from cnnbench.optim.muon import Muon
@@ -103,7 +102,7 @@ def expected_epoch_seconds(setup: Setup) -> float:
             started = time.perf_counter()
             images, targets = data.prepare(raw_images, raw_targets)
             with setup.plan.autocast():
-                loss, _logits = training_loss(model, images, targets)
+                loss, _outputs = setup.compute_loss(model, images, targets)
             loss.backward()
             loss.item()
             seconds.append(time.perf_counter() - started)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnbench.engine.loop import training_loss
 from cnnbench.errors import UsageError
 from cnnbench.geometry.observe import undisturbed
+from cnnbench.losses import CROSS_ENTROPY
 from cnnbench.models.build import is_foreign
 from cnnbench.models.foreign import check_rows
 from cnnbench.training.setup import Setup
@@ -62,7 +62,7 @@ def findings(setup: Setup) -> list[str]:
     with undisturbed(model):
         model.train()
         with _calls(model) as calls, setup.plan.autocast():
-            loss, logits = training_loss(model, images, targets)
+            loss, logits = setup.compute_loss(model, images, targets)
         _check_shape(setup, logits, images)
         loss.backward()
         found = [
@@ -70,7 +70,8 @@ def findings(setup: Setup) -> list[str]:
             *_on_logits(logits),
             *_equal(model, logits.detach().float()),
         ]
-        if setup.plan.config.model.weights is None:
+        is_plain = setup.plan.loss == CROSS_ENTROPY
+        if is_plain and setup.plan.config.model.weights is None:
             found += _start(F.cross_entropy(logits.detach().float(), targets).item(), logits)
         model.eval()
         found += _in_evaluation(setup, images)
@@ -87,7 +88,8 @@ def _num_images(setup: Setup) -> int:
 def _check_shape(setup: Setup, logits: Tensor, images: Tensor) -> None:
     network = setup.plan.network
     try:
-        check_rows(logits, len(images), network.num_classes)
+        width = 1 if setup.plan.loss.is_number else network.num_classes
+        check_rows(logits.view(len(logits), -1), len(images), width)
     except UsageError as error:
         raise UsageError(f"model={network.name}: {error}") from None
 

@@ -112,13 +112,13 @@ def read(plan: Plan) -> Splits:
         DataError: files are missing or damaged.
         UsageError: a loader option cannot act on this data, or a part that is needed is empty.
     """
-    config, network = plan.config, plan.network
+    config, facts = plan.config, plan.facts
     configure(plan.device, config.device.num_threads)
     data = read_splits(config, warn, device=plan.device, channels_last=plan.channels_last)
-    if (data.in_channels, data.num_classes) != (network.in_channels, network.num_classes):
+    if (data.in_channels, data.num_classes) != (facts.in_channels, facts.num_classes):
         raise DataError(
             f"data={config.data.name}: has {data.num_classes} classes and {data.in_channels} "
-            f"channels, expected {network.num_classes} and {network.in_channels} as described "
+            f"channels, expected {facts.num_classes} and {facts.in_channels} as described "
             "before it was read"
         )
     _check_splits(config, data)
@@ -133,10 +133,10 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
             "images, and a run ends with a test; expected more images of each class, or a test part"
         )
-    if config.selection == "val/accuracy" and not data.num_val:
+    if config.selection.startswith("val/") and not data.num_val:
         raise UsageError(
-            f"selection=val/accuracy: data.val_fraction={config.data.val_fraction:g}{limit} leaves "
-            f"no validation image beside {data.num_train} training images; set a larger "
+            f"selection={config.selection}: data.val_fraction={config.data.val_fraction:g}{limit} "
+            f"leaves no validation image beside {data.num_train} training images; set a larger "
             "data.val_fraction, or selection=last data.val_fraction=0"
         )
     every, of_epoch = config.save_every_steps, data.steps_per_epoch

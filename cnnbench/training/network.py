@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
+from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
-from cnnbench.models import initialize
+from cnnbench.losses import LOSSES
+from cnnbench.models import MODELS, initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.init import first_convolution
 from cnnbench.models.torchvision_models import TorchvisionModel, published_names
@@ -35,13 +37,27 @@ def describe_network(config: RunConfig, facts: Facts) -> Network:
     Raises:
         UsageError: an argument is impossible, or the images are too small.
     """
-    return measure_network(
-        config.model.name,
-        config.model.args,
-        in_channels=facts.in_channels,
-        num_classes=facts.num_classes,
-        image_size=config.data.image_size,
-    )
+    if facts.columns and config.model.name in MODELS and not MODELS[config.model.name].takes_rows:
+        names = ", ".join(name for name, row in MODELS.items() if row.takes_rows)
+        raise UsageError(
+            f"model={config.model.name}: looks at images, and data={config.data.name} has rows of "
+            f"{len(facts.columns)} numbers; expected one of {names}, or custom"
+        )
+    return measure_network(config.model.name, config.model.args, **network_sizes(config, facts))
+
+
+def network_sizes(config: RunConfig, facts: Facts) -> dict[str, int]:
+    """Return what a network's constructor must know of its data, and of its loss.
+
+    Args:
+        config: checked.
+        facts: of its data.
+    """
+    return {
+        "in_channels": facts.in_channels,
+        "num_classes": LOSSES[config.loss.name].width(facts.num_classes),
+        "image_size": config.data.image_size,
+    }
 
 
 def build_model(config: RunConfig, network: Network) -> nn.Module:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
@@ -18,8 +17,9 @@ from cnnbench.device.kernel_check import Conditions
 from cnnbench.device.precision import Precision, autocast, emulation_factor, grad_scaler
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.engine.compile import compile_loss
-from cnnbench.engine.loop import ComputeLoss
+from cnnbench.engine.loop import ComputeLoss, loss_of
 from cnnbench.layers.cpu import use_cpu_kernels
+from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network
 from cnnbench.models.init import whiten
@@ -54,6 +54,11 @@ class Plan:
     precision: Precision
     channels_last: bool
     schedule: Schedule
+
+    @property
+    def loss(self) -> Loss:
+        """What the network is trained towards."""
+        return LOSSES[self.config.loss.name]
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass computes in the plan's precision."""
@@ -114,9 +119,9 @@ class Setup:
         data: splits, prepared on the plan's device.
         state: what training changes; at its start.
         num_steps: updates of the whole run.
+        compute_loss: what training makes smaller, compiled or plain.
         kernel_ways: other ways in which layers compute, as torch's kernels for them are wrong on
             this machine, by path; mostly empty.
-        compute_loss: a compiled loss, or None for the plain one.
 
     Example:
         >>> setup = set_up(plan, read(plan))
@@ -128,8 +133,8 @@ class Setup:
     data: Splits
     state: TrainState
     num_steps: int
+    compute_loss: ComputeLoss
     kernel_ways: Mapping[str, str] = field(default_factory=dict)
-    compute_loss: ComputeLoss | None = None
 
     @property
     def num_epochs(self) -> int:
@@ -167,6 +172,10 @@ class Setup:
             accumulate_steps=config.optimizer.accumulate_steps,
         )
 
+    def sums(self) -> Sums:
+        """Return empty sums over examples, on the plan's device."""
+        return self.plan.loss.sums(self.plan.device, self.data.target_std)
+
     def evaluate(self, split: str, sums: Sums) -> Iterator[tuple[Tensor, Tensor]]:
         """Add the scores of each batch of a split to ``sums``, and yield its outputs.
 
@@ -175,14 +184,17 @@ class Setup:
             sums: on the plan's device.
 
         Yields:
-            Logits (n, num_classes) in float32 and targets (n,), in the split's order.
+            Outputs, as ``Loss.outputs`` has them, in float32 and targets (n,), in the split's
+            order.
         """
         batches = self.data.batches(split, eval_batch_size(self.plan.network.activation_bytes))
-        for logits, targets in evaluate(
+        loss = self.plan.loss
+        for given, targets in evaluate(
             self.state.evaluated_model, batches, self.data.prepare, autocast=self.plan.autocast
         ):
-            sums.add(F.cross_entropy(logits, targets, reduction="sum"), logits, targets)
-            yield logits, targets
+            outputs = loss.outputs(given)
+            sums.add(loss.total(outputs, targets), outputs, targets)
+            yield outputs, targets
 
     def example(self) -> Tensor:
         """Return network input of two training images, on the device."""
@@ -200,7 +212,7 @@ class Setup:
             data.prepare_train(*data.first_images(size), generator) for size in data.batch_sizes()
         )
         self.compute_loss, seconds = compile_loss(
-            self.state.model, batches, device, self.plan.autocast
+            self.compute_loss, self.state.model, batches, device, self.plan.autocast
         )
         return seconds
 
@@ -245,11 +257,25 @@ def set_up(
     state = TrainState(
         model=model,
         optimizer=optimizer,
-        sums=Sums(device),
+        sums=plan.loss.sums(device, data.target_std),
         average=average,
         scaler=grad_scaler(device, plan.precision),
     )
-    return Setup(plan, data, state, planned_steps(plan, data), kernel_ways or {})
+    steps, compute_loss = planned_steps(plan, data), _compute_loss(plan, data)
+    return Setup(plan, data, state, steps, compute_loss, kernel_ways or {})
+
+
+def _compute_loss(plan: Plan, data: Splits) -> ComputeLoss:
+    """Return what training makes smaller; evaluation has neither weights nor smoothing."""
+    args = plan.config.loss.args
+    weights = None
+    if args.get("class_weights", "none") == "balanced":
+        counts = data.class_counts("train").to(plan.device, torch.float32)
+        # A class without a training image is never a target, and takes no part in the mean.
+        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+    return loss_of(
+        plan.loss, weights=weights, label_smoothing=float(args.get("label_smoothing", 0.0))
+    )
 
 
 def planned_steps(plan: Plan, data: Splits) -> int:

@@ -18,7 +18,7 @@ from cnnbench.device.machine import describe_machine
 from cnnbench.engine import Progress, Step, TrainState, profiled
 from cnnbench.engine.finite import check_loss, check_weights
 from cnnbench.errors import Interrupted
-from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores, Sums
+from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
@@ -234,8 +234,7 @@ class Training:
         seconds = progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
         values = {
-            "train/loss": train.loss,
-            "train/accuracy": train.accuracy,
+            **train.named("train"),
             "perf/images_per_second": rate,
             "perf/epoch_seconds": seconds,
         }
@@ -244,7 +243,7 @@ class Training:
         is_last = state.epoch == self.setup.num_epochs
         is_evaluated = is_last or state.epoch % config.eval_every_epochs == 0
         val = self._evaluate("val") if is_evaluated and self.data.num_val else None
-        val_values = {"val/loss": val.loss, "val/accuracy": val.accuracy} if val else {}
+        val_values = val.named("val") if val else {}
         values |= val_values
         value = self._selection_value(val, is_evaluated, values)
         is_best = value is not None and value > progress.best_value
@@ -271,16 +270,18 @@ class Training:
             return float(self.state.epoch)
         if self.config.selection == "val/accuracy":
             return val.accuracy if val is not None else None
+        if self.config.selection == "val/loss":
+            return -val.loss if val is not None else None
         if not is_evaluated:
             return None
         test = self._evaluate("test")
         self.progress.test_reads += 1
-        values |= {"test/loss": test.loss, "test/accuracy": test.accuracy}
-        return test.accuracy
+        values |= test.named("test")
+        return test.metrics[self.plan.loss.metric]
 
     def _evaluate(self, split: str, *counted: ConfusionMatrix | CurveCounts | Outputs) -> Scores:
         """Return the exact scores of the current weights on a split, and fill what else counts."""
-        sums = Sums(self.plan.device)
+        sums = self.setup.sums()
         for logits, targets in self.setup.evaluate(split, sums):
             for counts in counted:
                 counts.add(logits, targets)
@@ -316,6 +317,7 @@ class Training:
             {
                 "model": self.state.evaluated_model.state_dict(),
                 "network": self.network.to_dict(),
+                "loss": self.config.loss.name,
                 **self.data.preprocessing(),
             },
             {
@@ -335,14 +337,15 @@ class Training:
         best = self.checkpoints.load("best")
         self.state.evaluated_model.load_state_dict(best["model"])
         num_classes = self.data.num_classes
-        confusion = ConfusionMatrix(num_classes, self.plan.device)
-        curves, outputs = CurveCounts(num_classes, self.plan.device), Outputs()
-        test = self._evaluate("test", confusion, curves, outputs)
+        counted, outputs = None, Outputs()
+        if not self.plan.loss.is_number:
+            device = self.plan.device
+            counted = ConfusionMatrix(num_classes, device), CurveCounts(num_classes, device)
+        test = self._evaluate("test", *((*counted, outputs) if counted else ()))
         self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + 1
         epoch = self.progress.best_epoch
         self.results = {
-            "test/accuracy": test.accuracy,
-            "test/loss": test.loss,
+            **dict(reversed(test.named("test").items())),
             **self.progress.best_val,
             "best_epoch": epoch,
             "train_seconds": self.progress.train_seconds,
@@ -350,21 +353,19 @@ class Training:
             "selection": self.config.selection,
             "test_reads": self.progress.test_reads,
         }
-        self.trackers.scalars(
-            {"epoch": epoch, "test/loss": test.loss, "test/accuracy": test.accuracy},
-            self.state.global_step,
-        )
-        if num_classes <= _MAX_RECORDED_CLASSES:
-            self.confusion = tuple(map(tuple, confusion.read().tolist()))
+        step = self.state.global_step
+        self.trackers.scalars({"epoch": epoch, **test.named("test")}, step)
+        if counted is not None and num_classes <= _MAX_RECORDED_CLASSES:
+            self.confusion = tuple(map(tuple, counted[0].read().tolist()))
         if self.tensorboard is not None:
-            step = self.state.global_step
-            display.show_test(self.tensorboard, confusion, curves, self.data.class_names, step)
+            if counted is not None:
+                display.show_test(self.tensorboard, *counted, self.data.class_names, step)
             display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
         outputs.write(self.run.path, self.data.test_sha256)
         self.write_record("done")
         self.screen.print(
-            f"test accuracy {test.accuracy:.4f} [{test.correct}/{test.count}] with epoch {epoch}'s "
+            f"test {test.text(4)} with epoch {epoch}'s "
             f"weights, selected on {self.config.selection}; "
             f"trained for {format_seconds(self.progress.train_seconds)}"
         )

@@ -36,6 +36,8 @@ RULED = {
     "model.activation=tanh": ("model=mlp model.hidden=[]", "model=alexnet model.hidden=[]"),
     "data.root=/a/folder": ("data=digits", "data=mnist"),
     "data.root=/a/place": ("data=synthetic", "data=folder"),
+    "data.image_size=28": ("data=diabetes", "data=mnist"),
+    "loss.selection=test": ("data=diabetes loss=mse selection=last", "data=diabetes loss=mse"),
     "data.split_seed=1": ("data.val_fraction=0 selection=last", "data.limit=9"),
     "augment.crop_padding=28": ("", "data.image_size=29"),
     "augment.erase_fraction=0.5": ("augment=none", "augment=none augment.erase_probability=0.1"),

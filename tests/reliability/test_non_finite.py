@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ def overflow(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
     original, calls = loop.training_loss, [0]
 
     def overflowing(
-        model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor
+        *args: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, logits = original(model, images, targets)
+        loss, logits = original(*args)
         calls[0] += 1
         if calls[0] <= num_steps:
             loss.register_hook(lambda grad: grad * float("inf"))

@@ -145,4 +145,5 @@ def test_every_score_and_cost_says_which_end_is_better() -> None:
     for column in COLUMNS.values():
         if column.is_score or column.axis:
             assert column.better is not None, column.name
-            assert (column.better == "higher") == ("accuracy" in column.name), column.name
+            is_high = column.name.endswith(("accuracy", "r2"))
+            assert (column.better == "higher") == is_high, column.name

@@ -84,9 +84,10 @@ def _learning_curves(table: Table) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(table, 2)
-    has_val = any("val/accuracy" in record.curves for row in table.rows for record in row.records)
+    metric = table.rows[0].score.removeprefix("test/")
+    has_val = any(f"val/{metric}" in record.curves for row in table.rows for record in row.records)
     for ax, name in zip(
-        axes, ("train/loss", f"{'val' if has_val else 'train'}/accuracy"), strict=True
+        axes, ("train/loss", f"{'val' if has_val else 'train'}/{metric}"), strict=True
     ):
         most = 0
         for row in table.rows:
@@ -122,10 +123,10 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     figure, (ax,) = _figure(table, 1)
     points = {}
     for row in table.rows:
-        x, accuracy = row.values[cost.name], row.metric("test/accuracy")
+        x, accuracy = row.values[cost.name], row.metric(row.score)
         if not x:
             continue
-        mean, half = accuracy["mean"] or 0.0, interval(row, "test/accuracy")
+        mean, half = accuracy["mean"] or 0.0, interval(row, row.score)
         look = {**_look(row), "linestyle": "none"}
         ax.errorbar(x, mean, yerr=half, capsize=3, label=_label(row, table), **look)
         ax.annotate(
@@ -136,7 +137,8 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     front = sorted(points[number] for number in pareto_front(points))
     xs, ys = [x for x, _ in front], [y for _, y in front]
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
-    ax.set(xlabel=cost.axis, ylabel="test accuracy", title=f"test accuracy against {cost.axis}")
+    score = table.rows[0].score.replace("/", " ")
+    ax.set(xlabel=cost.axis, ylabel=score, title=f"{score} against {cost.axis}")
     shown = [row.values[cost.name] for row in table.rows if row.values[cost.name]]
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
@@ -181,8 +183,8 @@ def _bars(table: Table) -> Figure:
     figure = Figure(figsize=(7.5, 1.2 + 0.44 * len(table.rows)), layout="constrained")
     ax = figure.add_subplot()
     for position, row in enumerate(table.rows):
-        mean = row.metric("test/accuracy")["mean"] or 0.0
-        half = interval(row, "test/accuracy")
+        mean = row.metric(row.score)["mean"] or 0.0
+        half = interval(row, row.score)
         ax.barh(position, mean, height=0.66, **bar_look(row.number - 1))
         if half is not None:
             ax.errorbar(mean, position, xerr=half, color="black", capsize=4, linewidth=1.6)
@@ -195,7 +197,8 @@ def _bars(table: Table) -> Figure:
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     # Bars from zero: their lengths are what is compared. Room for the numbers at their ends.
-    ax.set(xlim=(0, 1.35), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="test accuracy")
-    title = "test accuracy, with 95 % interval of the mean over seeds"
+    score = table.rows[0].score.replace("/", " ")
+    ax.set(xlim=(0, 1.35), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel=score)
+    title = f"{score}, with 95 % interval of the mean over seeds"
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)
     return figure

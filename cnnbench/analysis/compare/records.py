@@ -12,6 +12,7 @@ from typing import Any
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
+from cnnbench.losses import LOSSES
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Source, finite_number
 from cnnbench.runs.directory import RunDir, find_runs, path_of
@@ -21,7 +22,7 @@ from cnnbench.runs.record import RunRecord
 # What a stranger's line of metrics may raise.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
-_NEEDED = ("test/accuracy", "best_epoch", "train_seconds")
+_NEEDED = ("best_epoch", "train_seconds")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Record:
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
+
+    @property
+    def score(self) -> str:
+        """The metric of the test images that its loss is compared by."""
+        return _score(self.settings.get("loss"))
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,9 @@ def read_run(run: RunDir) -> Record | LeftOut:
         reason = (record.reason or "").partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
     results, model, data = record.results, record.model, record.data
-    missing = [name for name in _NEEDED if finite_number(results.get(name)) is None]
+    settings = _settings(record)
+    needed = (_score(settings.get("loss")), *_NEEDED)
+    missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
     curves = _curves(run.metrics)
@@ -140,7 +148,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         path=run.path,
         started=record.provenance.processes[0].started,
         seed=record.seed,
-        settings=_settings(record),
+        settings=settings,
         facts={column.name: column.value(source) for column in columns.facts()},
         metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", record.config.get("selection"))),
@@ -157,6 +165,11 @@ def read_run(run: RunDir) -> Record | LeftOut:
         test_confusion=record.test_confusion,
         provenance=_provenance(record),
     )
+
+
+def _score(loss: Any) -> str:
+    """Return the metric that a loss is compared by; one of a later version has accuracy."""
+    return f"test/{LOSSES[loss].metric if loss in LOSSES else 'accuracy'}"
 
 
 def _provenance(record: RunRecord) -> dict[str, str]:

@@ -183,7 +183,7 @@ def _first_shown(rows: Sequence[Row]) -> list[int]:
     """Return the rows that are drawn at first: all, or those best on validation."""
 
     def accuracy(row: Row) -> float:
-        mean = row.metric("val/accuracy")["mean"]
+        mean = row.metric(row.score.replace("test/", "val/"))["mean"]
         return -math.inf if mean is None else mean
 
     best = sorted(rows, key=lambda row: (-accuracy(row), row.number))[:_MAX_DRAWN]
@@ -292,7 +292,7 @@ def _charts(table: Table) -> dict[str, Any]:
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean, half = row.metric("test/accuracy")["mean"], interval(row, "test/accuracy")
+        mean, half = row.metric(row.score)["mean"], interval(row, row.score)
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {

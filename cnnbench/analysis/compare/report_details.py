@@ -74,7 +74,7 @@ def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
     return {
         "number": row.number,
         "name": clip(row_name(row, table)),
-        "accuracy": plus_minus(row.metric("test/accuracy"), 4),
+        "accuracy": plus_minus(row.metric(row.score), 4),
         "marks": [clip(mark) for mark in row.not_comparable],
         "runs": [_run(record) for record in row.records],
         "facts": [(name, text) for name, text in facts.items() if text],

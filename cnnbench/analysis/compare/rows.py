@@ -42,6 +42,11 @@ class Row:
         first = self.records[0]
         return first.class_names or (f"{first.num_classes} classes of {self.values['data']}",)
 
+    @property
+    def score(self) -> str:
+        """The metric of the test images that rows are ranked by: their loss's own."""
+        return self.records[0].score
+
     def metric(self, name: str) -> dict[str, float | None]:
         """Return ``mean`` and sample ``std`` over its runs; None where there are too few."""
         if name not in self._measured:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnbench.analysis.data_check import seen_before
 from cnnbench.data.images import Images
@@ -73,18 +73,19 @@ class OpenSplit:
         return len(self.data.parts[self.name])
 
     def outputs(self, change: Change | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logits (n, num_classes) and targets (n,) of each batch, in the split's order.
+        """Yield outputs, as ``Loss.outputs`` has them, and targets of each batch, in order.
 
         Args:
             change: what is done to the images first.
         """
         batches = self.data.batches(self.name, self.batch_size)
-        return evaluate(
+        pairs = evaluate(
             self.network.module,
             batches if change is None else self._changed(batches, change),
             self.data.prepare,
             autocast=contextlib.nullcontext,
         )
+        return ((self.network.loss.outputs(given), targets) for given, targets in pairs)
 
     def _changed(self, batches: Batches, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0
@@ -165,6 +166,7 @@ def open_split(
         raise UsageError(f"--split {split}: this run has no {split} images (data.val_fraction=0)")
     num_left_out = None
     if without_duplicates:
+        network.check_images()
         seen = seen_before(data, split)
         kept = np.setdiff1d(np.arange(len(data.parts[split])), seen)
         if not len(kept):
@@ -177,6 +179,25 @@ def open_split(
     return OpenSplit(run, split, network, data, device, batch_size, num_left_out)
 
 
+def measure_numbers(opened: OpenSplit) -> dict[str, Any]:
+    """Return the scores of a network that predicts a number; as ``measure``, without classes."""
+    loss = opened.network.loss
+    sums = loss.sums(opened.device, opened.data.target_std)
+    for outputs, targets in opened.outputs():
+        sums.add(loss.total(outputs, targets), outputs, targets)
+    if opened.name == "test":
+        _count_test_read(opened.run)
+    scores = sums.read()
+    return {
+        "run": str(opened.run.path),
+        "model": opened.run.config.model.name,
+        "split": opened.name,
+        "loss": scores.loss,
+        **scores.metrics,
+        "num_images": scores.count,
+    }
+
+
 def measure(opened: OpenSplit) -> Measured:
     """Run the network over the split; for ``test``, that adds to the run's ``test_reads``."""
     class_names, device = opened.network.class_names, opened.device
@@ -185,7 +206,7 @@ def measure(opened: OpenSplit) -> Measured:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     kept = Outputs()
     for logits, targets in opened.outputs():
-        sums.add(nn.functional.cross_entropy(logits, targets, reduction="sum"), logits, targets)
+        sums.add(opened.network.loss.total(logits, targets), logits, targets)
         confusion.add(logits, targets)
         kept.add(logits, targets)
         in_top5 += top_k_correct(logits, targets, 5)

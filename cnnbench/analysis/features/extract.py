@@ -7,7 +7,7 @@ is the gradient of one unit, as Luo et al. measure it, https://arxiv.org/abs/170
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnbench.geometry.trace import Geometry, analyze
+from cnnbench.losses import CROSS_ENTROPY
 
 __all__ = ["Box", "Features", "Filters", "Stage", "grad_cam", "look_at"]
 
@@ -104,16 +105,19 @@ class _Call(NamedTuple):
     output: Any
 
 
-def look_at(module: nn.Module, image: Tensor) -> Features:
+def look_at(
+    module: nn.Module, image: Tensor, outputs_of: Callable[[Tensor], Tensor] = CROSS_ENTROPY.outputs
+) -> Features:
     """Look at what a network makes of one image.
 
     Args:
         module: in evaluation mode; it is left exactly as it was.
         image: network input, (1, C, image_size, image_size).
+        outputs_of: what the module gives -> logits of the classes, as ``Loss.outputs``.
     """
     image = image.detach().clone().requires_grad_()
     with torch.enable_grad(), _recording(module) as calls:
-        logits = module(image)
+        logits = outputs_of(module(image))
     chosen = _last_of_each_size(module, calls, analyze(module, image.shape[1:]))
     cam = grad_cam(logits[0].max(), chosen[-1][0].output, image.shape[-1]) if chosen else None
     stages = []

@@ -76,8 +76,10 @@ def write_features(
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("a run is given twice; once is enough")
+    first = load_run(runs[0], model_path)
+    first.check_images()
     files = image_files(paths)
-    readable = read_images(load_run(runs[0], model_path), files)
+    readable = read_images(first, files)
     files, unreadable = readable.files, readable.unreadable
     subjects = [
         _open(run, number if len(runs) > 1 else None, files, output, model_path)
@@ -158,7 +160,7 @@ def _board(directory: Path) -> Iterator[TensorBoard]:
 def _look(subject: _Subject, index: int) -> Seen:
     image = subject.images[index]
     inputs = subject.network.transform(torch.from_numpy(image)[None])
-    found = look_at(subject.network.module, inputs)
+    found = look_at(subject.network.module, inputs, subject.network.loss.outputs)
     values, labels = found.probabilities.topk(min(_TOP, len(found.probabilities)))
     top = [
         {"class": subject.network.class_names[number], "probability": value}

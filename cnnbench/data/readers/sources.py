@@ -80,6 +80,8 @@ class Facts:
         test_counts: likewise.
         part_sha256: of train images, train targets, test images and test targets, where known.
         file_md5: of the unpacked files by name, where known.
+        is_number: whether the target is a number, which ``class_names`` names; else a class.
+        columns: of a table, the name of each column of numbers.
     """
 
     num_classes: int
@@ -92,6 +94,8 @@ class Facts:
     test_counts: tuple[int, ...] = ()
     part_sha256: tuple[str, str, str, str] | None = None
     file_md5: Mapping[str, str] = field(default_factory=dict)
+    is_number: bool = False
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

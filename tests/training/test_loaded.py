@@ -1,0 +1,60 @@
+"""Splits for a loop of one's own: the batches of a run, and its arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import cnnbench
+from cnnbench.config.command import single_config
+from cnnbench.config.compose import Composer
+from cnnbench.errors import UsageError
+from cnnbench.training.data import read_splits
+
+SETTINGS = ("augment=shift_rotate", "seed=3")
+
+
+def test_each_iteration_is_an_epoch_of_a_run() -> None:
+    composer = Composer()
+    words = ["data=digits", "data.batch_size=100", "data.image_size=8", *SETTINGS]
+    splits = read_splits(single_config(composer, composer.parse(words)), print)
+    data = cnnbench.load_data("digits", SETTINGS, batch_size=100, image_size=8)
+    assert len(data.train) == splits.steps_per_epoch
+    generator = torch.Generator()
+    from cnnbench.seeds import derive_seed
+
+    step = 0
+    for epoch in (1, 2):
+        raw = list(splits.train_batches(epoch, 0))
+        for batch, (images, targets) in zip(raw, data.train, strict=True):
+            generator.manual_seed(derive_seed(3, "augment", step))
+            expected = splits.prepare_train(*batch, generator)
+            assert torch.equal(images, expected[0])
+            assert torch.equal(targets, expected[1])
+            step += 1
+
+
+def test_evaluated_splits_come_in_order_and_arrays_are_all_of_them() -> None:
+    data = cnnbench.load_data("digits", batch_size=50, image_size=8)
+    for split in (data.val, data.test):
+        batches = list(split)
+        assert len(batches) == len(split)
+        inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        np.testing.assert_array_equal(targets, split.targets)
+        expected = (split.images / 255 - data.mean[0]) / data.std[0]
+        np.testing.assert_allclose(inputs, expected, atol=1e-5)
+    assert len(data.train.images) + len(data.val.images) + len(data.test.images) == 1797
+    assert data.class_names == tuple("0123456789")
+
+
+def test_tables_and_mistakes() -> None:
+    data = cnnbench.load_data("diabetes", ["loss=mse"], val_fraction=0)
+    assert data.train.images.shape == (354, 10)
+    assert len(list(data.val)) == len(data.val) == 0
+    inputs, targets = next(iter(data.train))
+    assert inputs.shape == (16, 10, 1, 1)
+    assert targets.dtype == torch.float32
+    for name, keys in (("digit", {}), ("digits", {"batchsize": 3}), ("digits", {"batch_size": 0})):
+        with pytest.raises(UsageError):
+            cnnbench.load_data(name, **keys)
