@@ -15,6 +15,9 @@ os.environ.setdefault("CNNBENCH_KERNEL_CHECK", "0")
 
 # A suite started in the background is born deaf to Ctrl-C, and so would be what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# One under nohup is deaf to a terminal that hangs up.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A machine may lack these; anything else that is missing is a fault of the setup.
 MAY_BE_MISSING = ("no cuda", "no mps")

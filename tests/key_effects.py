@@ -405,6 +405,8 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     ),
     "custom": ("model.path={folder}/mynet.py:MyNet",),
     "folder": ("data.root={folder}/images",),
+    # The head's weights are AdamW's, and softmax has no others.
+    "muon": ("model=basic_cnn",),
     "synthetic": (
         "data.num_train=40",
         "data.num_test=10",

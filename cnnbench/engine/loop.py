@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cnnbench.engine.finite import update_error
 from cnnbench.engine.state import TrainState
-from cnnbench.errors import UsageError
+from cnnbench.layers.heads import aux_outputs
 from cnnbench.losses import CROSS_ENTROPY, Loss
 from cnnbench.optim import supports_found_inf, update
 from cnnbench.seeds import derive_seed
@@ -189,15 +189,10 @@ def training_loss(
         outputs = outputs_of(model(images))
         return mean(outputs.float(), targets), outputs
     network = cast(HasAuxHeads, model)
-    given = network.forward_with_aux(images)
-    if not isinstance(given, tuple) or len(given) != 2:
-        raise UsageError(
-            f"{type(model).__name__}.forward_with_aux: gives {type(given).__name__}, expected "
-            "logits, and a tuple of the auxiliary heads' logits"
-        )
-    outputs = outputs_of(given[0])
+    given, aux_given = aux_outputs(model, network.forward_with_aux(images))
+    outputs = outputs_of(given)
     loss = mean(outputs.float(), targets)
-    for aux in given[1]:
+    for aux in aux_given:
         loss = loss + network.aux_weight * mean(outputs_of(aux).float(), targets)
     return loss, outputs
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from cnnbench.errors import UsageError
 from cnnbench.layers.conv import ACTIVATIONS, ActivationName
 
 HeadName = Literal["linear", "gap", "conv1x1"]
@@ -78,3 +79,21 @@ def run_head(head: HeadName, layers: nn.Module, x: Tensor) -> Tensor:
         x = x.mean((2, 3))
     logits: Tensor = layers(x)
     return logits.mean((2, 3)) if head == "conv1x1" else logits
+
+
+def aux_outputs(module: nn.Module, given: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return what a network's ``forward_with_aux`` gave.
+
+    Args:
+        module: the network, for the message.
+        given: logits, and a tuple of the auxiliary heads' logits.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise UsageError(
+            f"{type(module).__name__}.forward_with_aux: gives {type(given).__name__}, expected "
+            "logits, and a tuple of the auxiliary heads' logits"
+        )
+    return cast("tuple[Tensor, tuple[Tensor, ...]]", given)

@@ -174,14 +174,21 @@ def _try_foreign(
             fits = images_that_fit(create(name, args, sizes), shape)
         reason = _reason(error, module)
         hint = fits + _how_to_take("in_channels", name, args) if fits else ""
-        raise UsageError(f"{label}: fails on images of shape {shape}: {reason}{hint}") from error
+        raise UsageError(
+            f"{label}: fails on images of shape {shape}: {reason}{hint}; expected forward(x) to "
+            "give logits for images (N, C, H, W)"
+        ) from error
     try:
         geometry = analyze(module, shape)
-    except Exception as error:  # whatever its forward raises
+    except UsageError as error:
+        raise UsageError(f"{label}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever its forward raises
         raise UsageError(
             f"{label}: cannot be measured, which takes one image without its values: "
-            f"{_reason(error, module)}; forward must not ask for the values of tensors, as "
-            ".item(), .numpy() or an if on a tensor do"
+            f"{_reason(error, module)}; expected a forward that does not ask for the values of "
+            "tensors, as .item(), .numpy() or an if on a tensor do"
         ) from error
     if args.get("aux_weight", AUX_WEIGHT) != AUX_WEIGHT and not has_aux:
         raise UsageError(

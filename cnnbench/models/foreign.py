@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.errors import UsageError
+from cnnbench.layers.cpu.slices import use_slices
+from cnnbench.layers.heads import aux_outputs
 
 _COMMON_SIZES = (28, 32, 64, 96, 224, 227)
 AUX_WEIGHT = 0.3  # as in GoogLeNet's paper, for heads of which nothing is said
@@ -74,7 +76,8 @@ def _outputs(output: Any, kind: type[nn.Module]) -> list[Tensor]:
         return [output]
     if output is None:
         raise UsageError(
-            f"{forward_line(kind)} returns None: it lacks its return; end it with return x"
+            f"{forward_line(kind)} returns None: it lacks its return; expected logits: end it with "
+            "return x"
         )
     if isinstance(output, Mapping):
         output = list(output.values())
@@ -105,6 +108,8 @@ def try_step(module: nn.Module, shape: tuple[int, int, int], num_classes: int) -
         Exception: what the module raises where images lie as torch lays them out.
     """
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    # As it will train: torch's own kernels for these may crash.
+    use_slices(module)
     module.train()
     has_aux = _step(module, images, num_classes)
     try:
@@ -120,7 +125,7 @@ def _step(module: nn.Module, images: Tensor, num_classes: int) -> bool:
     others: tuple[Tensor, ...] = ()
     with_aux = getattr(module, "forward_with_aux", None)
     if callable(with_aux):
-        logits, others = with_aux(images)
+        logits, others = aux_outputs(module, with_aux(images))
     else:
         logits = module(images)
     check_rows(logits, len(images), num_classes)
@@ -148,8 +153,8 @@ def check_rows(logits: Tensor, num_images: int, num_classes: int) -> None:
         rows = f"{shape[0]} row{'s' * (shape[0] != 1)}"
         raise UsageError(
             f"gives {rows} of logits for {num_images} images: forward folds the batch into the "
-            "features, as x.view(-1, n) does with a wrong n; write x.flatten(1), and let the next "
-            "layer take as many features as that gives"
+            "features, as x.view(-1, n) does with a wrong n; expected x.flatten(1), and a next "
+            "layer that takes as many features as that gives"
         )
     raise UsageError(
         f"gives {shape} for {num_images} images, expected ({num_images}, {num_classes}): a row for "
@@ -171,7 +176,9 @@ def images_that_fit(module: nn.Module, shape: tuple[int, int, int]) -> str:
             try:
                 with torch.no_grad():
                     rows = len(module(torch.zeros(2, count, size, size)))
-            except Exception:  # noqa: S112 - whatever it raises: it does not take this one
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: S112 - whatever it raises: it does not take this one
                 continue
             if rows == 2:
                 also = f", so set data.image_size={size}" if count == channels else ""

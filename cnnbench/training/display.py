@@ -11,6 +11,7 @@ from cnnbench.config.run_config import to_tree
 from cnnbench.config.settings import leaves
 from cnnbench.engine import Step, TrainState
 from cnnbench.engine.finite import check_step
+from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs.columns import COLUMNS
@@ -20,10 +21,21 @@ from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusi
 from cnnbench.training.setup import Plan, Setup
 
 _GRID_IMAGES = 32
-# Columns of the HParams page, each a scalar of TensorBoard alone: results before costs.
-METRICS = tuple(
-    f"results/{column.name}" for column in reversed(COLUMNS.values()) if column.in_hparams
-)
+
+
+def result_tags(loss: Loss) -> list[str]:
+    """Return the columns of the HParams page, each a scalar of TensorBoard alone.
+
+    Args:
+        loss: of the run, whose own scores it has; results stand before costs.
+    """
+    scores = {metric for other in LOSSES.values() for metric in other.metrics}
+    foreign = scores - set(loss.metrics)
+    return [
+        f"results/{column.name}"
+        for column in reversed(COLUMNS.values())
+        if column.in_hparams and column.name.rpartition("/")[2] not in foreign
+    ]
 
 
 def open_trackers(
@@ -53,7 +65,7 @@ def open_trackers(
     tensorboard = TensorBoard(
         run.path, resumed_after=step, is_written_again=is_written_again, warn=warn
     )
-    tensorboard.session_start(settings_shown(plan, run.swept_keys()), METRICS, step)
+    tensorboard.session_start(settings_shown(plan, run.swept_keys()), result_tags(plan.loss), step)
     return Trackers(metrics, tensorboard), tensorboard
 
 
@@ -176,5 +188,5 @@ def show_results(
 ) -> None:
     """Write the columns of the HParams page, those of them that the run has."""
     values = {**results, "num_params": num_params}
-    tags = {tag: tag.removeprefix("results/") for tag in METRICS}
-    tensorboard.scalars({tag: values[key] for tag, key in tags.items() if key in values}, step)
+    columns = [name for name, column in COLUMNS.items() if column.in_hparams and name in values]
+    tensorboard.scalars({f"results/{name}": values[name] for name in columns}, step)

@@ -228,9 +228,6 @@ class Training:
         """Evaluate, log and save the epoch that was just trained."""
         config, state, progress = self.config, self.state, self.progress
         train = state.sums.read()
-        if state.epoch == 1:
-            # Not before: tracing takes a second, in which nobody would see training begin.
-            self.trackers.graph(state.model, self.setup.example(), state.global_step)
         seconds = progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
         values = {
@@ -250,6 +247,10 @@ class Training:
         if value is not None and is_best:
             progress.best_value, progress.best_epoch = value, state.epoch
             progress.best_val = val_values
+        if state.epoch == 1:
+            # Not before: tracing takes a second, in which nobody would see training begin;
+            # nor before the epoch is evaluated, which a stop would make a resumed run repeat.
+            self.trackers.graph(state.model, self.setup.example(), state.global_step)
         self.trackers.scalars({"epoch": state.epoch, **values}, state.global_step)
         progress.ended_epoch, progress.epoch_seconds = state.epoch, 0.0
         self._save(epoch_name(state.epoch), is_best=is_best)

@@ -21,6 +21,7 @@ from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.device.precision import BF16
+from cnnbench.engine import loop
 from cnnbench.training.launch import check, read
 from cnnbench.training.setup import Setup, set_up
 
@@ -103,20 +104,20 @@ def test_it_times_the_loss_the_run_computes(
 ) -> None:
     """A forward pass and an update that sleep are seen, each where it belongs."""
     slow = ready(tmp_path)
-    forward, update = nn.Module.forward, slow.state.optimizer.step
+    forward, update = nn.Module.forward, loop.update
     model_forward = slow.state.model.forward
 
     def sleepy_forward(images: torch.Tensor) -> torch.Tensor:
         time.sleep(0.05)
         return model_forward(images)
 
-    def sleepy_step() -> None:
+    def sleepy_step(optimizer: torch.optim.Optimizer) -> None:
         time.sleep(0.1)
-        update()
+        update(optimizer)
 
     assert forward is nn.Module.forward
     monkeypatch.setattr(slow.state.model, "forward", sleepy_forward)
-    monkeypatch.setattr(slow.state.optimizer, "step", sleepy_step)
+    monkeypatch.setattr(loop, "update", sleepy_step)
     parts = part_seconds(slow, SECONDS)
     assert 0.05 <= parts["forward"] < 0.09
     assert 0.1 <= parts["optimizer"] < 0.16

@@ -146,6 +146,8 @@ def num_rows(root: Path, *runs: Mapping[str, Any]) -> int:
         processes = [{"started": f"2026-01-01T00:00:0{seed}", "effective": run["effective"]}]
         provenance = {"processes": processes, "model_files": run.get("files", {})}
         results = {"selection": run["config"]["selection"]}
+        if run["config"].get("loss", {}).get("name") == "mse":
+            results |= {"test/r2": 0.5, "test/mae": 1.0}
         change = {"config": run["config"], "provenance": provenance, "results": results}
         write_run(root, seed=seed, change=change)
     result = cnnbench.compare([root])
@@ -197,8 +199,8 @@ def test_run_key_row_and_resume_follow_from_the_role(
     text = str(other) if isinstance(other, str) else json.dumps(other).replace('"', "")
     code = cli(["train", f"resume={tmp_path / 'run'}", f"{key}={text}", "--cfg"])
     shown = capsys.readouterr()
-    if key == "resume":
-        assert code == 2  # the other run is not there
+    if key in ("resume", "data.test_root"):
+        assert code == 2  # the other run is not there; the recorded one reads no table
     elif expected.resume:
         assert code == 0, shown.err
         resumed = dict(leaves(yaml.safe_load(shown.out)))
@@ -246,11 +248,16 @@ def test_older_runs_without_the_effective_layout_join_newer_ones(tmp_path: Path)
     assert num_rows(tmp_path / "b", computed(config), computed(config, channels_last=False)) == 2
 
 
+def choices_of(key: str) -> list[str]:
+    """Return the choices of a key's group; one without a name where the key is a whole group."""
+    return list(COMPOSER.groups.choices(key.partition(".")[0])) if "." in key else [""]
+
+
 OLDER = [
     (key, choice)
     for key, facts in all_keys().items()
     if facts.before
-    for choice in COMPOSER.groups.choices(key.partition(".")[0])
+    for choice in choices_of(key)
     if is_choice(choice, facts.before.choices)
 ]
 
@@ -266,10 +273,13 @@ def test_a_run_from_before_a_key_is_one_with_the_older_value(
     before = all_keys()[key].before
     assert before is not None
     group, _, name = key.rpartition(".")
-    settings = (f"{group}={choice}", *needed(group, choice), f"{key}={json.dumps(before.value)}")
+    settings = []
+    if group:
+        own = f"{key}={json.dumps(before.value)}"
+        settings = [f"{group}={choice}", *needed(group, choice), own]
     config = to_tree(composed(*settings))
     older = json.loads(json.dumps(config))
-    del older[group][name]
+    del (older[group] if group else older)[name]
     run = write_run(tmp_path / "read", change={"config": older})
     assert to_tree(RunDir(run).config) == config
     assert num_rows(tmp_path / "rows", computed(config), computed(older)) == 1
@@ -287,6 +297,8 @@ def test_a_key_that_may_be_null_was_null_before_it_came(tmp_path: Path) -> None:
                 node = node[parent]
             del node[name]
             removed.append(key)
+            if not node and all_keys()[parents[0]].before:
+                del older[parents[0]]
     assert "data.limit" in removed
     assert to_tree(RunDir(write_run(tmp_path / "read", change={"config": older})).config) == config
     assert num_rows(tmp_path / "rows", computed(config), computed(older)) == 1

@@ -182,7 +182,7 @@ def test_wrong_arguments_are_refused_with_a_hint(name, args, message):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_impossible_counts_are_refused(name):
-    for in_channels, num_classes in ((0, 10), (1, 1)):
+    for in_channels, num_classes in ((0, 10), (1, 0)):
         with pytest.raises(UsageError, match="expected a whole number >= "):
             meta_model(name, 99, in_channels=in_channels, num_classes=num_classes)
 

@@ -400,7 +400,7 @@ REFUSED = {
             def forward(self, x):
                 return self.fc(x.flatten(1)) / max(1, x.max().item())
         """,
-        r"forward must not ask for the values of tensors",
+        r"expected a forward that does not ask for the values of tensors",
     ),
     "made for ten classes": (
         "Net = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))",

@@ -105,13 +105,11 @@ def test_forward(tmp_path, capsys, how, when):
 
 
 OUTPUTS = {
-    "nothing": ("None", "NoneType"),
-    "a tuple": ("(good, good)", "tuple"),
+    "nothing": ("None", "None"),
     "text": ("'cat'", "str"),
-    "a dict": ("{'logits': good}", "dict"),
-    "too many classes": ("torch.cat([good, good], 1)", "16 x 6"),
-    "too few images": ("good[:2]", "2 x 3"),
-    "one number each": ("good.sum(1)", "a tensor of shape 16"),
+    "too many classes": ("torch.cat([good, good], 1)", "(2, 6)"),
+    "too few images": ("good[:1]", "1 row of logits"),
+    "one number each": ("good.sum(1)", "(2,)"),
 }
 
 

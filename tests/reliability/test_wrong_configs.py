@@ -120,12 +120,13 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     ]
     for choice, name, kind in [*rows, *own_keys(group)]:
         key = f"{group}.{name}"
-        if key in ("data.root", "model.weights", "model.image_size"):
-            continue  # paths are taken as they stand; the other is no key of the user's
+        if key in ("data.root", "model.weights", "model.image_size", "loss.selection"):
+            continue  # paths are taken as they stand; the others are no keys of the user's
+        beside = ["data.root=table.csv"] if choice == "csv" else []
         for value in wrong_values(kind).values():
-            if (name, value) == ("native_size", "???"):
-                continue  # found as what data.image_size needs
-            yield [f"{group}={choice}", f"{key}={value}"], key, value, expectation(kind)
+            if (name, value) in (("native_size", "???"), ("target", "many")):
+                continue  # found as what data.image_size needs; a column may have any name
+            yield [f"{group}={choice}", *beside, f"{key}={value}"], key, value, expectation(kind)
             if base(kind) is Literal and value == f"{get_args(kind)[0]}x" and is_text(kind):
                 near = f"did you mean '{get_args(kind)[0]}'"
                 yield [f"{group}={choice}", f"{key}={value}", "seed=1"], key, value, near
@@ -133,7 +134,7 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     for name in names[:3]:
         yield [f"{group}={name}x"], group, f"{name}x", f"did you mean '{name}'"
     for name in (*fields(group), *(name for _, name, _ in own_keys(group))):
-        if (group, name) not in (("model", "image_size"),) and len(name) > 4:
+        if (group, name) not in (("model", "image_size"), ("loss", "selection")) and len(name) > 4:
             choice = next((c for c, n, _ in [*rows, *own_keys(group)] if n == name), default)
             near = f"did you mean '{group}.{name}'"
             yield [f"{group}={choice}", f"+{group}.{name}_x=1"], f"{group}.{name}_x", "", near

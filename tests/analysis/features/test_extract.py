@@ -17,6 +17,7 @@ from cnnbench.models import MODELS, create_model
 # Sizes and arguments at which a network is quick and has maps of several pixels.
 CHEAP: dict[str, tuple[int, dict[str, Any]]] = {
     "softmax": (8, {}),
+    "linear": (8, {}),
     "mlp": (8, {"hidden": (12,)}),
     "basic_cnn": (28, {}),
     "inception_cnn": (28, {}),
@@ -95,7 +96,7 @@ def test_every_network(name: str) -> None:
         assert stage.maps.shape[-2] == side
         check_field(stage, image.shape[-1])
     assert sides == sorted(set(sides), reverse=True)
-    assert bool(seen.stages) == (name not in ("softmax", "mlp"))
+    assert bool(seen.stages) == (name not in ("softmax", "linear", "mlp"))
 
     filters = seen.filters
     assert filters is not None
