@@ -394,6 +394,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 CHOSEN: dict[str, tuple[str, ...]] = {
     "mse": ("data=diabetes", "model=linear", "data.image_size=1"),
     "csv": ("data.root={folder}/table.csv", "data.image_size=1"),
+    "npz": ("data.root={folder}/images.npz",),
     "hours_to_pass": ("data.image_size=1", "data.batch_size=2"),
     "breast_cancer": ("data.image_size=1",),
     "diabetes": ("data.image_size=1",),

@@ -31,6 +31,8 @@ def where(name: str, root: Path | None) -> list[Row]:
     if published is None:
         if name == "folder":
             return [_location("folder", required_root(root), "as it is")]
+        if name in ("csv", "npz") and root is not None:
+            return [_location("file", root, "as it is" if root.is_file() else "absent")]
         return [_location("cnnbench", "", "needs no files")]
     rows = []
     for location in locations(published, data_root(root)):

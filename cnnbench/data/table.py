@@ -14,6 +14,7 @@ from cnnbench.data.arrays import DatasetArrays, combine_hashes, hash_parts, surv
 from cnnbench.data.readers.digits import digits_path, read_digits
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import folder_facts, folder_fingerprint, read_folder
+from cnnbench.data.readers.npz import npz_facts, npz_fingerprint, read_npz
 from cnnbench.data.readers.published import (
     CIFAR10,
     CIFAR10_FILES,
@@ -325,6 +326,12 @@ DATASETS: Registry[DatasetRow] = Registry(
             read=_read_synthetic,
             facts=_synthetic_facts,
             fingerprint=_synthetic_fingerprint,
+            may_flip=True,
+        ),
+        "npz": DatasetRow(
+            read=lambda request: read_npz(request.root),
+            facts=npz_facts,
+            fingerprint=npz_fingerprint,
             may_flip=True,
         ),
         "csv": _table_row(read_csv),

@@ -84,6 +84,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = "    def forward(self, x):\n        x = super().forward(x)\n        return x, x\n"
     rows = "".join(f"{i % 4},{i},{i % 3}\n" for i in range(5, 35))
     (root / "table.csv").write_text(rows)
+    images = draw.integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(root / "images.npz", x=images, y=np.arange(60) % 3)
     (root / "mynet.py").write_text(code.replace("{act}", "ReLU") + several)
     (root / "other.py").write_text(code.replace("{act}", "Tanh"))
     train(root / "earlier", "num_epochs=1", "seed=7")
