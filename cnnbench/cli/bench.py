@@ -71,8 +71,10 @@ def _config_text(args: argparse.Namespace) -> str:
     composer = Composer(args.config_dir)
     settings = composer.parse(args.settings, sweeps=args.multirun)
     if args.multirun:
-        return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
-    return config_text(single_config(composer, settings))
+        return "---\n".join(
+            config_text(job.config, composer.groups) for job in expand(composer, settings).jobs
+        )
+    return config_text(single_config(composer, settings), composer.groups)
 
 
 def _shown(rows: Sequence[Mapping[str, Any]], output_format: str) -> str:

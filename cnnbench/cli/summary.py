@@ -9,6 +9,7 @@ from typing import Any
 from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
+from cnnbench.config.groups import Groups
 from cnnbench.errors import UsageError, shape_text
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import named_run
@@ -103,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
         config = single_config(composer, composer.parse(args.settings))
         label = f"{config.model.name} on {config.data.name}"
     if args.cfg:
-        print(config_text(config), end="")
+        print(config_text(config, Groups(args.config_dir)), end="")
         return 0
     found = api.summary(
         args.settings,

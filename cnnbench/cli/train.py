@@ -122,5 +122,7 @@ def _config_text(args: argparse.Namespace) -> str:
     settings = read_settings(composer, args.settings, args.config, sweeps=args.multirun)
     if args.multirun:
         _, _, settings = split_launcher(settings)
-        return "---\n".join(config_text(job.config) for job in expand(composer, settings).jobs)
-    return config_text(run_and_config(composer, settings)[1])
+        return "---\n".join(
+            config_text(job.config, composer.groups) for job in expand(composer, settings).jobs
+        )
+    return config_text(run_and_config(composer, settings)[1], composer.groups)

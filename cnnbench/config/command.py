@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.compose import Composer, read_file
+from cnnbench.config.groups import Groups, with_comments
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RunConfig, to_tree
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
@@ -91,6 +92,9 @@ def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
     return composer.compose(assignments)
 
 
+_LIST = "tag:yaml.org,2002:seq"
+
+
 def text_of(value: Any) -> str:
     """Return a value as it is written in a setting."""
     if isinstance(value, str):
@@ -100,8 +104,20 @@ def text_of(value: Any) -> str:
     return json.dumps(value)
 
 
-def config_text(config: RunConfig) -> str:
-    """Return a config as YAML, which ``--cfg`` prints and ``--config`` reads."""
+def config_text(config: RunConfig, groups: Groups) -> str:
+    """Return a config as YAML, which ``--cfg`` prints and ``--config`` reads.
+
+    Beside each key stands what the YAML of its choice says of it: meaning and range.
+    """
     import yaml
 
-    return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))
+    class Dumper(yaml.SafeDumper):
+        """Writes lists in one line, so that each key has one for its comment."""
+
+    Dumper.add_representer(  # type: ignore[no-untyped-call]
+        list, lambda dumper, value: dumper.represent_sequence(_LIST, value, flow_style=True)
+    )
+    tree = to_tree(config)
+    text = yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+    chosen = {group: str(tree[group]["name"]) for group in GROUPS}
+    return with_comments(str(text), groups.comments(chosen))

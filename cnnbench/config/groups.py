@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
@@ -75,6 +78,20 @@ class Groups:
         paths = (root / group / f"{choice}.yaml" for root in self._roots())
         return next(path for path in paths if path.is_file())
 
+    def comments(self, chosen: Mapping[str, str]) -> dict[str, str]:
+        """Return what the YAML says of each key, by its dotted name: its meaning and range.
+
+        Args:
+            chosen: by group the choice, whose own description stands at the group's ``name``.
+        """
+        found = _comments(conf_dir() / "train.yaml")
+        for group, choice in chosen.items():
+            with contextlib.suppress(StopIteration):  # of another package
+                own = _comments(self.file(group, choice))
+                found |= {f"{group}.{key}": text for key, text in own.items()}
+            found[f"{group}.name"] = self.choices(group).get(choice, "")
+        return found
+
     def naming(self, text: str) -> Path | None:
         """Return the first file of the user's directory that has a text, or None."""
         files = sorted(self.own.rglob("*.yaml")) if self.own is not None else ()
@@ -82,6 +99,33 @@ class Groups:
 
     def _roots(self) -> list[Path]:
         return [root for root in (conf_dir(), self.own) if root is not None]
+
+
+_LINE = re.compile(r"(?P<space> *)(?P<key>\w+):(?:.*?\s# (?P<comment>.*))?")
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """Return the comments beside the keys of a YAML file of at most two levels."""
+    found, group = {}, ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := _LINE.fullmatch(line) or _LINE.match(line):
+            key = match["key"]
+            group = group if match["space"] else key
+            if match["comment"]:
+                found[f"{group}.{key}" if match["space"] else key] = match["comment"]
+    return found
+
+
+def with_comments(text: str, comments: Mapping[str, str]) -> str:
+    """Return YAML of at most two levels with a comment beside each key that has one."""
+    lines, group = [], ""
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        key = match["key"] if match else ""
+        group = group if line.startswith(" ") else key
+        comment = comments.get(f"{group}.{key}" if line.startswith(" ") else key)
+        lines.append(f"{line}  # {comment}" if comment else line)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _description(path: Path) -> str:

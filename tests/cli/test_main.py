@@ -230,7 +230,10 @@ def test_the_printed_config_reads_back(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(out)
     again = ["train", "--cfg", "--config", str(tmp_path / "config.yaml")]
     assert run(*again) == (0, out, "")
-    assert run(*again, "seed=5") == (0, out.replace("seed: 4\n", "seed: 5\n"), "")
+    assert run(*again, "seed=5") == (0, out.replace("seed: 4  #", "seed: 5  #"), "")
+    assert "  lr: 0.001  # base learning rate, > 0" in out
+    assert "  width_multiplier: 0.0625  # " in out
+    assert "  name: alexnet  # AlexNet (2012)" in out
     # Another network does not keep the keys of the old one.
     _, other, _ = run(*again, "model=mlp")
     assert yaml.safe_load(other)["model"]["name"] == "mlp"
