@@ -130,6 +130,11 @@ def searched(config: RunConfig, _: Path) -> Any:
     return [location.paths for location in locations(row.published, data_root(root))]
 
 
+def named(config: RunConfig, _: Path) -> Any:
+    """The classes that are told apart."""
+    return describe_data(config).class_names
+
+
 def augmented(config: RunConfig, _: Path) -> Any:
     """A training batch after augmentation and mixing."""
     generator = torch.Generator().manual_seed(0)
@@ -305,6 +310,7 @@ ROWS: dict[str, Row] = {
             "val_fraction": ("0.3",),
         }.items()
     },
+    "data.split": Row(named, ("balanced",)),
     "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
         f"augment.{key}": Row(augmented, values)

@@ -102,7 +102,7 @@ def published_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read_small(name: str, **keywords: Any) -> DatasetArrays:
         if DATASETS[name].published is None:
             return read_dataset(name, **keywords)
-        facts = DATASETS[name].facts(None, {})
+        facts = DATASETS[name].facts(None, keywords["args"])
         shape = facts.in_channels, facts.image_size, facts.image_size
         draw = np.random.default_rng(0)
         train, test = (

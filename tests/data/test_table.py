@@ -56,6 +56,7 @@ def test_yaml_shows_every_key(name: str) -> None:
     owns = {
         "folder": {"in_channels", "split_by"},
         "synthetic": set(SYNTHETIC),
+        "emnist": {"split"},
         "csv": {"target", "header", "delimiter", "test_root"},
     }
     own = owns.get(name, set())
@@ -148,7 +149,7 @@ def test_fingerprints_differ() -> None:
     assert changed != fingerprint("synthetic", None, SYNTHETIC)
 
 
-def test_digits_are_never_flipped() -> None:
+def test_digits_and_letters_are_never_flipped() -> None:
     refused = set()
     for name in DATASETS:
         check_augment(name, flip=False)
@@ -156,7 +157,7 @@ def test_digits_are_never_flipped() -> None:
             check_augment(name, flip=True)
         except UsageError:
             refused.add(name)
-    assert refused == {"digits", "mnist"}
+    assert refused == {"digits", "mnist", "kmnist", "emnist"}
 
 
 def test_unknown_names_get_the_nearest() -> None:

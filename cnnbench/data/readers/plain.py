@@ -155,7 +155,7 @@ def check_size(count: int, layout: Layout, where: str) -> None:
         )
 
 
-def _flat_labels(labels: NDArray[Any], count: int, where: str) -> list[int] | list[str]:
+def _flat_labels(labels: NDArray[Any], count: int, where: str) -> list[Any]:
     """Return the label of each image, a number or a text."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -170,8 +170,7 @@ def _flat_labels(labels: NDArray[Any], count: int, where: str) -> list[int] | li
             "expected one for each image"
         )
     if labels.dtype.kind == "U":
-        texts: list[str] = labels.tolist()
-        return texts
+        return list(labels.tolist())
     is_whole = labels.dtype.kind in "biu" or (
         labels.dtype.kind == "f" and bool(np.equal(np.mod(labels, 1), 0).all())
     )
