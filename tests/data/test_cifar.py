@@ -95,7 +95,7 @@ def test_cifar100_takes_its_fine_labels(tmp_path: Path, packed: bool) -> None:
     pixels = arrays.train.images / 255
     assert arrays.mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))
     assert arrays.std == pytest.approx(pixels.std(axis=(0, 2, 3)))
-    with pytest.raises(DataError, match="train: damaged or another file"):
+    with pytest.raises(DataError, match="damaged or another file"):
         stored(replace(facts, file_md5=CIFAR100.file_md5))
     with pytest.raises(DataError, match="no list of fine_labels"):
         stored(facts, train=python2_batch(parts["train"]))
