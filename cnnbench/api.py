@@ -182,6 +182,7 @@ def evaluate(
     without_duplicates: bool = False,
     model_path: str | None = None,
     data_root: str | Path | None = None,
+    data_path: str | None = None,
 ) -> dict[str, Any]:
     """Return exact metrics of a run's selected weights on one split of its data.
 
@@ -194,6 +195,7 @@ def evaluate(
             ``num_duplicates`` in the result says how many.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
         data_root: where the data was moved to; its content has to be what was recorded.
+        data_path: ``FILE:NAME`` of data of your own, which no run may name itself.
 
     Returns:
         ``run``, ``model``, ``split``, ``accuracy`` (a fraction in [0, 1]), ``loss``,
@@ -225,6 +227,7 @@ def evaluate(
     from cnnbench.notices import notice
 
     more: Any = {"without_duplicates": without_duplicates, "data_root": data_root}
+    more["data_path"] = data_path
     opened = open_split(directory, split, model_path=model_path, **more)
     if robustness or without_duplicates:
         opened.network.check_images()

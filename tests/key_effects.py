@@ -310,6 +310,7 @@ ROWS: dict[str, Row] = {
             "val_fraction": ("0.3",),
         }.items()
     },
+    "data.path": Row(batches, ("{folder}/mydata.py:other",)),
     "data.split": Row(named, ("balanced",)),
     "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
@@ -400,6 +401,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
 CHOSEN: dict[str, tuple[str, ...]] = {
     "mse": ("data=diabetes", "model=linear", "data.image_size=1"),
     "csv": ("data.root={folder}/table.csv", "data.image_size=1"),
+    "data=custom": ("data.path={folder}/mydata.py:make",),
     "npz": ("data.root={folder}/images.npz",),
     "hours_to_pass": ("data.image_size=1", "data.batch_size=2"),
     "breast_cancer": ("data.image_size=1",),

@@ -61,6 +61,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("loss", "class_weights"): Literal["none", "balanced"],
     ("loss", "label_smoothing"): Probability,
+    ("data", "path"): Annotated[PathText, CONTENT],
     ("data", "target"): Count | str | None,
     ("data", "test_root"): Annotated[PathText | None, MOVABLE_CONTENT],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.data.arrays import DatasetArrays, combine_hashes, hash_parts, survey
+from cnnbench.data.readers.custom import custom_facts, custom_fingerprint, read_custom
 from cnnbench.data.readers.digits import digits_path, read_digits
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import folder_facts, folder_fingerprint, read_folder
@@ -361,6 +362,12 @@ DATASETS: Registry[DatasetRow] = Registry(
             read=_read_synthetic,
             facts=_synthetic_facts,
             fingerprint=_synthetic_fingerprint,
+            may_flip=True,
+        ),
+        "custom": DatasetRow(
+            read=lambda request: read_custom(request.root, request.args),
+            facts=custom_facts,
+            fingerprint=custom_fingerprint,
             may_flip=True,
         ),
         "npz": DatasetRow(

@@ -57,6 +57,7 @@ def test_yaml_shows_every_key(name: str) -> None:
         "folder": {"in_channels", "split_by"},
         "synthetic": set(SYNTHETIC),
         "emnist": {"split"},
+        "custom": {"path"},
         "csv": {"target", "header", "delimiter", "test_root"},
     }
     own = owns.get(name, set())
@@ -134,7 +135,7 @@ def test_synthetic_needs_a_picture_of_each_class() -> None:
         read_dataset("synthetic", root=None, args={**SYNTHETIC, "num_train": 5}, image_size=9)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"folder", "csv", "npz"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"folder", "csv", "npz", "custom"}))
 def test_facts_need_no_files(name: str) -> None:
     facts = describe(name, Path("/nonexistent"), SYNTHETIC)
     assert len(facts.class_names) == facts.num_classes
@@ -143,7 +144,7 @@ def test_facts_need_no_files(name: str) -> None:
 
 
 def test_fingerprints_differ() -> None:
-    names = sorted(set(DATASETS) - {"folder", "csv", "npz"})
+    names = sorted(set(DATASETS) - {"folder", "csv", "npz", "custom"})
     assert len({fingerprint(name, None, SYNTHETIC) for name in names}) == len(names)
     changed = fingerprint("synthetic", None, {**SYNTHETIC, "data_seed": 4})
     assert changed != fingerprint("synthetic", None, SYNTHETIC)
