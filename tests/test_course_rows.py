@@ -42,6 +42,7 @@ DATA = {
     "cifar100": ("data/test_cifar.py::test_cifar100_takes_its_fine_labels",),
     "kmnist": ("data/test_letters.py::test_kmnist_is_torchvisions",),
     "emnist": ("data/test_letters.py::test_emnist_is_torchvisions_set_upright",),
+    "custom": ("data/test_custom_data.py::test_a_training_and_a_test_part",),
     "npz": ("data/test_npz.py::test_axes_and_ranges_are_those_of_image_files",),
     "csv": ("data/test_rows.py::test_a_table_is_read",),
     "folder": ("data/test_folder.py::test_classes_and_order_are_those_of_image_folder",),
@@ -138,6 +139,10 @@ ROWS: dict[str, tuple[str, ...]] = {
         "data/test_rows.py::test_a_number_of_a_table",
         "data/test_rows.py::test_two_classes_of_an_own_table",
     ),
+    "a data set of one's own": (
+        "data/test_custom_data.py::test_a_training_and_a_test_part",
+        "data/test_custom_data.py::test_code_that_a_run_names_is_never_run",
+    ),
     "splits as loaders for one's own loop": (
         "training/test_loaded.py::test_each_iteration_is_an_epoch_of_a_run",
     ),
@@ -185,7 +190,6 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 OPEN = {
-    "a data set of one's own": "data=custom",
     "binary cross-entropy and the mean squared error, 1.3333": "the group loss",
     "printed: a Sequential at 229 pixels that gives 10 x 3 x 9 x 9": "its layers are to be found",
     "printed: 192.68 MB forward and backward at batch 10": "its network is to be found",

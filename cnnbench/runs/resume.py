@@ -26,8 +26,8 @@ def run_and_config(
     Raises:
         ConfigError: the config has mistakes.
         UsageError: it is no run, a setting may not change when a run is resumed, or the run is of
-            a network or data of one's own whose file the settings do not name; or without ``resume``, the
-            settings name a sweep.
+            a network or data of one's own whose file the settings do not name; or without
+            ``resume``, the settings name a sweep.
         CheckpointError: the run is damaged or foreign, or that file is not the recorded one.
     """
     path = next((s.values[0] for s in settings if s.key == "resume"), None)

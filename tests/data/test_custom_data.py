@@ -84,7 +84,7 @@ def test_a_training_and_a_test_part(tmp_path: Path, code: str) -> None:
         "it = x, y",
         "def it(): return x, y",
         "it = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))",
-        "class it:\n    def __len__(self): return 40\n    def __getitem__(self, i): return x[i], y[i]",
+        "class it:\n  def __len__(self): return 40\n  def __getitem__(self, i): return x[i], y[i]",
     ],
 )
 def test_a_fifth_tests_where_one_part_came(tmp_path: Path, code: str) -> None:
@@ -179,6 +179,7 @@ def test_code_that_a_run_names_is_never_run(
     code = f"open({str(marker)!r}, 'a').close()\nit = x, y\nother = x, y\n"
     path = write(tmp_path, code)
     words = ["data=custom", f"data.path={path}:it", "model=softmax", "num_epochs=1", "device=cpu"]
+    words += ["scheduler=constant"]
     assert cli(["train", *words, f"output_root={tmp_path / 'out'}"]) == 0
     assert marker.exists()
     run = next((tmp_path / "out").rglob("run.json")).parent
@@ -193,7 +194,8 @@ def test_code_that_a_run_names_is_never_run(
         (["train", f"resume={run}"], 2, "data.path=FILE:CLASS"),
         (["train", f"resume={run}", f"data.path={changed}"], 65, "not what this run was trained"),
         (["train", "--config", str(run / "config.yaml")], 2, "names code to run"),
-        (["compare", str(run), str(run), "--errors"], 2, "--data-path"),
+        (["compare", str(run), str(run), "--errors"], 2, "--data-path FILE:NAME"),
+        (["export", str(run), "--to", "torch"], 2, "--data-path FILE:NAME"),
     ):
         assert cli(command) == code, command
         assert message in capsys.readouterr().err, command
@@ -205,7 +207,10 @@ def test_code_that_a_run_names_is_never_run(
     assert cli(["evaluate", str(run), "--data-path", f"{path}:other"]) == 65
     assert cli(["evaluate", str(run), "--data-path", changed, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_images"] == 8
-    assert cli(["train", f"resume={run}", f"data.path={changed}", "extend_epochs=1"]) in (0, 2)
+    named = ["--data-path", changed]
+    assert cli(["compare", str(run), str(run), "--errors", *named]) == 0
+    assert cli(["export", str(run), "--to", "torch", *named]) == 0
+    assert cli(["train", f"resume={run}", f"data.path={changed}", "extend_epochs=1"]) == 0
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
