@@ -182,6 +182,7 @@ def evaluate(
     without_duplicates: bool = False,
     model_path: str | None = None,
     data_root: str | Path | None = None,
+    data_path: str | None = None,
 ) -> dict[str, Any]:
     """Return exact metrics of a run's selected weights on one split of its data.
 
@@ -194,6 +195,7 @@ def evaluate(
             ``num_duplicates`` in the result says how many.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
         data_root: where the data was moved to; its content has to be what was recorded.
+        data_path: ``FILE:NAME`` of data of your own, which no run may name itself.
 
     Returns:
         ``run``, ``model``, ``split``, ``accuracy`` (a fraction in [0, 1]), ``loss``,
@@ -225,6 +227,7 @@ def evaluate(
     from cnnbench.notices import notice
 
     more: Any = {"without_duplicates": without_duplicates, "data_root": data_root}
+    more["data_path"] = data_path
     opened = open_split(directory, split, model_path=model_path, **more)
     if robustness or without_duplicates:
         opened.network.check_images()
@@ -564,6 +567,7 @@ def compare_errors(
     *,
     plots: str | Path | None = None,
     model_path: str | None = None,
+    data_path: str | None = None,
 ) -> dict[str, Any]:
     """Compare two runs image by image on the test split that both have.
 
@@ -574,6 +578,7 @@ def compare_errors(
         run_b: another one, trained on the same data.
         plots: a directory for the images that only one gets right.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+        data_path: ``FILE:NAME`` of data of your own, likewise.
 
     Returns:
         ``runs``, ``split``, ``num_images``, ``both_right``, ``only_a_right``, ``only_b_right``,
@@ -600,7 +605,7 @@ def compare_errors(
     from cnnbench.notices import notice
 
     directory = expand_path(plots)
-    result, files = disagreement.compare_errors(a, b, directory, model_path)
+    result, files = disagreement.compare_errors(a, b, directory, model_path, data_path)
     for file in files:
         notice(str(file))
     return result
@@ -659,6 +664,7 @@ def export(
     to: str,
     output: str | Path | None = None,
     model_path: str | None = None,
+    data_path: str | None = None,
 ) -> dict[str, Any]:
     """Write a run's network, preprocessing included, as a file for other programs.
 
@@ -667,6 +673,7 @@ def export(
         to: ``onnx``, or ``torch`` for a program of `torch.export`.
         output: the file; by default the network's name in the run directory. It is replaced.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
+        data_path: ``FILE:NAME`` of data of your own, likewise.
 
     Returns:
         ``run``, ``to``, ``file``, ``num_bytes``, ``input`` (``dtype``, ``shape``),
@@ -693,7 +700,7 @@ def export(
     from cnnbench.analysis.export import export_run
 
     file = expand_path(output)
-    return export_run(directory, to, file, model_path)
+    return export_run(directory, to, file, model_path, data_path)
 
 
 def create_model(

@@ -217,3 +217,47 @@ def remove_litter(directory: Path, names: str) -> None:
         if ours.fullmatch(path.name):
             check_fence()
             path.unlink(missing_ok=True)
+
+
+_CODE_EXAMPLES = {"model.path": "./mynet.py:MyNet", "data.path": "./mydata.py:MyDataset"}
+
+
+def split_code_path(key: str, text: str) -> tuple[Path, str]:
+    """Return file and name of `FILE:NAME`.
+
+    Args:
+        key: ``model.path`` or ``data.path``, for messages.
+        text: what was given for it.
+
+    Raises:
+        UsageError: it is not of that form, or there is no such file.
+    """
+    file, _, name = text.rpartition(":")
+    if not (file and name.isidentifier()):
+        raise UsageError(f"{key}={text}: expected FILE:CLASS, such as {key}={_CODE_EXAMPLES[key]}")
+    path = expand_path(file)
+    if not path.is_file():
+        raise UsageError(f"{key}={text}: there is no file {path}")
+    return path, name
+
+
+def code_sha256(key: str, text: str) -> str:
+    """Return the SHA-256 of the file of `FILE:NAME`, without running it.
+
+    Raises:
+        UsageError: it is not of that form, or the file cannot be read.
+    """
+    path, _ = split_code_path(key, text)
+    return file_sha256(path, key)
+
+
+def read_code(path: Path) -> bytes:
+    """Return the bytes of a file of the user's code.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None

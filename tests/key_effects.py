@@ -130,6 +130,11 @@ def searched(config: RunConfig, _: Path) -> Any:
     return [location.paths for location in locations(row.published, data_root(root))]
 
 
+def named(config: RunConfig, _: Path) -> Any:
+    """The classes that are told apart."""
+    return describe_data(config).class_names
+
+
 def augmented(config: RunConfig, _: Path) -> Any:
     """A training batch after augmentation and mixing."""
     generator = torch.Generator().manual_seed(0)
@@ -305,6 +310,8 @@ ROWS: dict[str, Row] = {
             "val_fraction": ("0.3",),
         }.items()
     },
+    "data.path": Row(batches, ("{folder}/mydata.py:other",)),
+    "data.split": Row(named, ("balanced",)),
     "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
         f"augment.{key}": Row(augmented, values)
@@ -394,6 +401,8 @@ BESIDE: dict[str, tuple[str, ...]] = {
 CHOSEN: dict[str, tuple[str, ...]] = {
     "mse": ("data=diabetes", "model=linear", "data.image_size=1"),
     "csv": ("data.root={folder}/table.csv", "data.image_size=1"),
+    "data=custom": ("data.path={folder}/mydata.py:make",),
+    "npz": ("data.root={folder}/images.npz",),
     "hours_to_pass": ("data.image_size=1", "data.batch_size=2"),
     "breast_cancer": ("data.image_size=1",),
     "diabetes": ("data.image_size=1",),

@@ -38,7 +38,13 @@ DATA = {
         "data/test_published.py::test_fashion_mnist_agrees_with_torchvision",
     ),
     "mnist": ("data/test_published.py::test_published_constants_of_sets_that_are_not_at_hand",),
-    "cifar10": ("data/test_cifar10.py::test_both_layouts_of_both_pythons",),
+    "cifar10": ("data/test_cifar.py::test_both_layouts_of_both_pythons",),
+    "cifar100": ("data/test_cifar.py::test_cifar100_takes_its_fine_labels",),
+    "kmnist": ("data/test_letters.py::test_kmnist_is_torchvisions",),
+    "emnist": ("data/test_letters.py::test_emnist_is_torchvisions_set_upright",),
+    "custom": ("data/test_custom_data.py::test_a_training_and_a_test_part",),
+    "npz": ("data/test_npz.py::test_axes_and_ranges_are_those_of_image_files",),
+    "csv": ("data/test_rows.py::test_a_table_is_read",),
     "folder": ("data/test_folder.py::test_classes_and_order_are_those_of_image_folder",),
     "synthetic": ("data/test_table.py::test_synthetic_is_seeded_and_of_the_shape_asked_for",),
 }
@@ -129,6 +135,17 @@ ROWS: dict[str, tuple[str, ...]] = {
         "data/test_published.py::test_shipped_normalisation_is_that_of_the_training_pictures",
     ),
     "inputs in [0, 1]": ("data/test_transforms.py::test_plain_inputs_are_fractions",),
+    "rows of numbers: a table with a target column": (
+        "data/test_rows.py::test_a_number_of_a_table",
+        "data/test_rows.py::test_two_classes_of_an_own_table",
+    ),
+    "a data set of one's own": (
+        "data/test_custom_data.py::test_a_training_and_a_test_part",
+        "data/test_custom_data.py::test_code_that_a_run_names_is_never_run",
+    ),
+    "splits as loaders for one's own loop": (
+        "training/test_loaded.py::test_each_iteration_is_an_epoch_of_a_run",
+    ),
     "data show": ("cli/test_data.py::test_show_saves_a_row_of_pictures",),
     # 3. What a run does
     "numbers on screen, in files and in TensorBoard": (
@@ -173,7 +190,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 OPEN = {
-    "a data set of one's own": "data=custom",
+    "binary cross-entropy and the mean squared error, 1.3333": "the group loss",
     "printed: a Sequential at 229 pixels that gives 10 x 3 x 9 x 9": "its layers are to be found",
     "printed: 192.68 MB forward and backward at batch 10": "its network is to be found",
 }
@@ -198,7 +215,7 @@ def test_every_network_and_data_set_that_the_notes_name_has_a_row() -> None:
     """What is there beside them is ours: a small ResNet, one's own networks, torchvision's."""
     groups = Composer().groups
     assert {*groups.choices("model")} - {*NETWORKS} == {
-        *("small_resnet", "custom", "torchvision", "linear")
+        *("small_resnet", "linear", "custom", "torchvision")
     }
     assert {*NETWORKS} <= {*groups.choices("model")}
     assert groups.choices("data").keys() >= DATA.keys()

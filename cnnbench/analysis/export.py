@@ -84,7 +84,11 @@ class Export:
 
 
 def export_run(
-    run: RunDir, to: str, output: Path | None = None, model_path: str | None = None
+    run: RunDir,
+    to: str,
+    output: Path | None = None,
+    model_path: str | None = None,
+    data_path: str | None = None,
 ) -> dict[str, Any]:
     """Write a run's network to a file; `cnnbench.export` says what comes back.
 
@@ -93,6 +97,7 @@ def export_run(
         to: a key of `KINDS`.
         output: the file; None for one in the run directory, named after the network.
         model_path: as ``load_run`` takes it.
+        data_path: as ``open_split`` takes it.
 
     Raises:
         UsageError: as `export_network`, or ``output`` is a directory.
@@ -105,7 +110,7 @@ def export_run(
         raise UsageError(f"--output {file}: a directory; name the file")
     if to == "onnx":
         _check_extra()
-    network, images, source = _network_and_images(run, model_path)
+    network, images, source = _network_and_images(run, model_path, data_path)
     network.check_images()
     facts = {"run": run.path.name, "model": model, "data": run.config.data.name}
     kept = export_network(network, images, to, file, facts)
@@ -177,12 +182,14 @@ def _check_extra() -> None:
             ) from None
 
 
-def _network_and_images(run: RunDir, model_path: str | None) -> tuple[LoadedNetwork, Tensor, str]:
+def _network_and_images(
+    run: RunDir, model_path: str | None, data_path: str | None
+) -> tuple[LoadedNetwork, Tensor, str]:
     """Return a run's network, uint8 images of its size, and what they are."""
     count = max(BATCH_SIZES)
     try:
         # Of the training split: the test images are left unseen.
-        split = open_split(run, "train", "cpu", model_path)
+        split = open_split(run, "train", "cpu", model_path, data_path=data_path)
     except DataError as error:
         network = load_run(run, model_path)
         size = network.transform.image_size

@@ -83,11 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of two runs, which test images only one gets right: counts and McNemar's exact "
         "test; csv and json list them, --plots draws them; adds one to the test_reads of both",
     )
-    parser.add_argument(
-        "--model-path",
-        metavar="FILE:CLASS",
-        help="with --errors, the code of a network of your own",
-    )
+    for flag, what in (("--model-path", "a network"), ("--data-path", "data")):
+        text = f"with --errors, the code of {what} of your own"
+        parser.add_argument(flag, metavar="FILE:NAME", help=text)
 
 
 def epilog() -> str:
@@ -101,8 +99,10 @@ def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     if args.errors:
         return _errors(args)
-    if args.model_path is not None:
-        raise UsageError("--model-path: goes with --errors alone; a table runs no network")
+    for flag in ("model_path", "data_path"):
+        if getattr(args, flag) is not None:
+            flag = flag.replace("_", "-")
+            raise UsageError(f"--{flag}: goes with --errors alone; a table runs no code")
     found = api.comparison(
         args.paths,
         plots=args.plots,
@@ -132,7 +132,9 @@ def _errors(args: argparse.Namespace) -> int:
             raise UsageError(f"--{flag}: shapes a table of runs, and does not go with --errors")
     if len(args.paths) != 2:
         raise UsageError(f"--errors: {len(args.paths)} paths given; expected two runs")
-    result = api.compare_errors(*args.paths, plots=args.plots, model_path=args.model_path)
+    result = api.compare_errors(
+        *args.paths, plots=args.plots, model_path=args.model_path, data_path=args.data_path
+    )
     from cnnbench.analysis.compare.disagreement import errors_text
 
     print(errors_text(result, args.format), end="")

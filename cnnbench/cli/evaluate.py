@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE:CLASS",
         help="the code of a network of your own; a run's is never run",
     )
+    parser.add_argument(
+        "--data-path", metavar="FILE:NAME", help="the code of data of your own, likewise"
+    )
 
 
 def epilog() -> str:
@@ -79,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
             without_duplicates=args.without_duplicates,
             model_path=args.model_path,
             data_root=args.data_root,
+            data_path=args.data_path,
         )
         for run in args.runs
     ]

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE:CLASS",
         help="the code of a network of your own; a run's is never run",
     )
+    parser.add_argument(
+        "--data-path", metavar="FILE:NAME", help="the code of data of your own, likewise"
+    )
 
 
 def epilog() -> str:
@@ -45,7 +48,13 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    result = api.export(args.run, to=args.to, output=args.output, model_path=args.model_path)
+    result = api.export(
+        args.run,
+        to=args.to,
+        output=args.output,
+        model_path=args.model_path,
+        data_path=args.data_path,
+    )
     if args.format == "json":
         print(render_json(result), end="")
     elif args.format == "text":

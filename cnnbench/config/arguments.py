@@ -57,9 +57,11 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "num_test"): Count,
     ("data", "num_train"): Count,
     # Folders were divided by position before there was a choice.
+    ("data", "split"): Literal["letters", "balanced"],
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("loss", "class_weights"): Literal["none", "balanced"],
     ("loss", "label_smoothing"): Probability,
+    ("data", "path"): Annotated[PathText, CONTENT],
     ("data", "target"): Count | str | None,
     ("data", "test_root"): Annotated[PathText | None, MOVABLE_CONTENT],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],

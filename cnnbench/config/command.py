@@ -14,6 +14,9 @@ from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
 from cnnbench.errors import UsageError
 
+# What names a file of the user's own to be run, which a saved config may not do.
+CODE_KEYS = ("model.path", "data.path")
+
 
 def read_settings(
     composer: Composer,
@@ -48,12 +51,12 @@ def _over_file(file: str | Path, settings: Sequence[Setting]) -> list[Setting]:
         )
     # The sweep that a run belonged to is not one that it is repeated in.
     below = [setting for setting in read_file(file) if setting.key != "sweep.name"]
-    code = next((s.values[0] for s in below if s.key == "model.path"), None)
     merged = over(below, settings)
-    if code is not None and any(s.key == "model.path" and s in below for s in merged):
+    code = next((s for s in merged if s.key in CODE_KEYS and s in below), None)
+    if code is not None:
         raise UsageError(
-            f"{file}: names code to run, {code}; where you trust it, give it yourself: "
-            f"model.path={code}"
+            f"{file}: names code to run, {code.values[0]}; where you trust it, give it yourself: "
+            f"{code.key}={code.values[0]}"
         )
     return merged
 

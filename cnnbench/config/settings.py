@@ -56,7 +56,8 @@ def row_settings(
         tree: the recorded config, from a file: a key that is unknown counts as one that decides.
         effective: what the process that trained computed with, by the last part of the key;
             ``device_name`` is the device that was used.
-        files: the hashes of what the network was made from: ``path``, ``weights``.
+        files: the hashes of what the network was made from (``path``, ``weights``), and
+            data of the user's own (``data_path``).
 
     Returns:
         Values by the key that a person types: ``model``, not ``model.name``.
@@ -76,7 +77,12 @@ def row_settings(
     settings["device"] = effective.get("device_name", effective.get("device"))
     if settings["device.channels_last"] == "auto":  # older runs did not record the outcome
         settings["device.channels_last"] = effective.get("device") != "mps"
-    return settings | {f"model.{name}": str(digest)[:12] for name, digest in files.items()}
+    return settings | {_key_of_file(name): str(digest)[:12] for name, digest in files.items()}
+
+
+def _key_of_file(name: str) -> str:
+    """Return ``data.path`` for ``data_path``, and ``model.path`` for ``path``."""
+    return name.replace("_", ".", 1) if name.startswith("data_") else f"model.{name}"
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -115,7 +115,8 @@ def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_scaled(np.asarray(image)))
+        values = np.asarray(image)
+        return Image.fromarray(scale_to_bytes(values, values.min(), values.max()))
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         behind = Image.new("RGBA", layers.size, (background, background, background, 255))
@@ -125,13 +126,19 @@ def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     return image
 
 
-def _scaled(values: NDArray[Any]) -> Images:
-    """Return grey values of more than 8 bits as 8 bits, by the range that they use.
+def scale_to_bytes(values: NDArray[Any], low: float, high: float) -> Images:
+    """Return values of more than 8 bits as 8 bits, by the range that they use.
+
+    Args:
+        values: of any shape, numbers or truth values.
+        low: the least of all that belong together, perhaps of more than these.
+        high: the greatest.
 
     Raises:
         DataError: no usual range holds them.
     """
-    low, high = values.min(), values.max()
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f" and 0 <= low <= high <= 1:
         return np.asarray(np.rint(values * 255), dtype=np.uint8)
     limits = (255,) if values.dtype.kind == "f" else _FULL_SCALES
@@ -142,6 +149,8 @@ def _scaled(values: NDArray[Any]) -> Images:
         raise DataError(f"{kind} values from {low:g} to {high:g}; expected {expected}")
     if values.dtype.kind == "f":
         return np.asarray(np.rint(values), dtype=np.uint8)
+    if values.dtype == np.uint8 and full == 255:
+        return values
     exact = values.astype(np.int64) * 255
     return np.asarray((exact + full // 2) // full, dtype=np.uint8)
 

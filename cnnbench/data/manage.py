@@ -25,12 +25,16 @@ def where(name: str, root: Path | None) -> list[Row]:
 
     Raises:
         UsageError: there is no such data set.
-        DataError: ``folder`` without a folder.
+        DataError: ``folder`` without a folder, or a file's format without the file.
     """
     published = dataset_row(name).published
     if published is None:
         if name == "folder":
             return [_location("folder", required_root(root), "as it is")]
+        if name in ("csv", "npz"):
+            if root is None:
+                raise DataError(f"data={name}: name the file: data.root=FILE.{name}")
+            return [_location("file", root, "as it is" if root.is_file() else "absent")]
         return [_location("cnnbench", "", "needs no files")]
     rows = []
     for location in locations(published, data_root(root)):

@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.data.arrays import DatasetArrays, combine_hashes, hash_parts, survey
+from cnnbench.data.readers.custom import custom_facts, custom_fingerprint, read_custom
 from cnnbench.data.readers.digits import digits_path, read_digits
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import folder_facts, folder_fingerprint, read_folder
+from cnnbench.data.readers.npz import npz_facts, npz_fingerprint, read_npz
 from cnnbench.data.readers.published import (
     CIFAR10,
     CIFAR10_FILES,
+    CIFAR100,
+    CIFAR100_FILES,
     DIGITS,
+    EMNIST,
+    EMNIST_FILES,
     FASHION_MNIST,
     FASHION_MNIST_FILES,
+    KMNIST,
+    KMNIST_FILES,
     MNIST,
     MNIST_FILES,
 )
@@ -175,7 +183,7 @@ def check_augment(name: str, *, flip: bool, acts: bool = False) -> None:
         )
     if flip and not dataset_row(name).may_flip:
         raise UsageError(
-            f"augment.flip=true: data={name} shows digits, and a mirrored digit is none; "
+            f"augment.flip=true: data={name} shows digits or letters, and a mirrored one is none; "
             "use augment=crop or augment=shift_rotate"
         )
 
@@ -219,6 +227,14 @@ def _read_published(facts: Facts, published: Published, request: Request) -> Dat
         download=request.download,
         report=request.report,
     )
+
+
+def _emnist_split(args: Mapping[str, Any]) -> str:
+    return str(args.get("split", "letters"))
+
+
+def _emnist_facts(_: Path | None, args: Mapping[str, Any]) -> Facts:
+    return EMNIST[_emnist_split(args)]
 
 
 def _read_digits(_: Request) -> DatasetArrays:
@@ -315,6 +331,27 @@ DATASETS: Registry[DatasetRow] = Registry(
             CIFAR10_FILES,
             may_flip=True,
         ),
+        "cifar100": _published_row(
+            CIFAR100,
+            CIFAR100_FILES,
+            may_flip=True,
+        ),
+        "kmnist": _published_row(
+            KMNIST,
+            KMNIST_FILES,
+            may_flip=False,
+        ),
+        "emnist": DatasetRow(
+            read=lambda request: _read_published(
+                _emnist_facts(request.root, request.args), EMNIST_FILES, request
+            ),
+            facts=_emnist_facts,
+            fingerprint=lambda root, args: _hash_text(
+                [*(file.md5 for file in EMNIST_FILES.files), _emnist_split(args)]
+            ),
+            may_flip=False,
+            published=EMNIST_FILES,
+        ),
         "folder": DatasetRow(
             read=_read_folder,
             facts=folder_facts,
@@ -325,6 +362,18 @@ DATASETS: Registry[DatasetRow] = Registry(
             read=_read_synthetic,
             facts=_synthetic_facts,
             fingerprint=_synthetic_fingerprint,
+            may_flip=True,
+        ),
+        "custom": DatasetRow(
+            read=lambda request: read_custom(request.root, request.args),
+            facts=custom_facts,
+            fingerprint=custom_fingerprint,
+            may_flip=True,
+        ),
+        "npz": DatasetRow(
+            read=lambda request: read_npz(request.root),
+            facts=npz_facts,
+            fingerprint=npz_fingerprint,
             may_flip=True,
         ),
         "csv": _table_row(read_csv),

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from cnnbench.errors import UsageError, error_text, user_code_error
+from cnnbench.files import code_sha256
 from cnnbench.geometry.trace import Geometry, analyze
 from cnnbench.models import create_model, is_plugin
-from cnnbench.models.custom import code_sha256, load_custom
+from cnnbench.models.custom import load_custom
 from cnnbench.models.foreign import AUX_WEIGHT, forward_line, images_that_fit, try_step
 
 
@@ -96,7 +97,7 @@ def measure_network(
     Raises:
         UsageError: an argument is impossible, or the images are too small.
     """
-    digest = code_sha256(args["path"]) if name == "custom" else None
+    digest = code_sha256("model.path", args["path"]) if name == "custom" else None
     return _measure(name, json.dumps(_plain(args)), digest, in_channels, num_classes, image_size)
 
 

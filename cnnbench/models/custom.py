@@ -7,15 +7,11 @@ keyboard: a settings argument or a flag, never a checkpoint or a recorded config
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,15 +22,13 @@ from cnnbench.errors import (
     UsageError,
     error_text,
     expected_names,
-    mark_user_code,
     user_code_error,
 )
-from cnnbench.files import expand_path, file_sha256, read_regular
+from cnnbench.files import read_code, split_code_path
 from cnnbench.models.foreign import check_rows, forward_line, with_first_output
-from cnnbench.models.import_time import check_import
+from cnnbench.user_code import run_user_file
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
-_EXAMPLE = "model.path=./mynet.py:MyNet"
 
 
 @dataclass(frozen=True)
@@ -55,31 +49,6 @@ class CustomNetwork:
     lacking: tuple[str, ...] = ()
 
 
-def split_path(text: str) -> tuple[Path, str]:
-    """Return file and class of `FILE:CLASS`.
-
-    Raises:
-        UsageError: it is not of that form, or there is no such file.
-    """
-    file, _, name = text.rpartition(":")
-    if not (file and name.isidentifier()):
-        raise UsageError(f"model.path={text}: expected FILE:CLASS, such as {_EXAMPLE}")
-    path = expand_path(file)
-    if not path.is_file():
-        raise UsageError(f"model.path={text}: there is no file {path}")
-    return path, name
-
-
-def code_sha256(text: str) -> str:
-    """Return the SHA-256 of the file of `FILE:CLASS`, without running it.
-
-    Raises:
-        UsageError: it is not of that form, or the file cannot be read.
-    """
-    path, _ = split_path(text)
-    return file_sha256(path, "model.path")
-
-
 def load_custom(text: str) -> CustomNetwork:
     """Run a file, once in a process, and return the network in it.
 
@@ -89,10 +58,8 @@ def load_custom(text: str) -> CustomNetwork:
     Raises:
         UsageError: the file is missing, trains or fails when it is run, or has no such network.
     """
-    path, name = split_path(text)
-    content = _read(path)
-    digest = hashlib.sha256(content).hexdigest()
-    module = _run_file(path, content, digest)
+    path, name = split_code_path("model.path", text)
+    module, digest = run_user_file(path, read_code(path))
     network = getattr(module, name, None)
     label = f"model.path={text}"
     if network is None:
@@ -238,35 +205,3 @@ def _check_output(num_classes: int, module: nn.Module, args: Sequence[Any], outp
 
 def _is_network(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, nn.Module)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-@cache
-def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
-    """Run a file once per content, under a module name of its own."""
-    name = f"cnnbench_custom_{digest[:16]}"
-    spec = importlib.util.spec_from_loader(name, loader=None, origin=str(path))
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(path)
-    check_import(content, path)
-    # Dataclasses and pickling of loader workers look a module up by its name.
-    sys.modules[name] = module
-    mark_user_code(path.parent)
-    try:
-        exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 - the user's own file
-    except KeyboardInterrupt:
-        del sys.modules[name]
-        raise
-    except BaseException as error:  # whatever the user's own file raises
-        del sys.modules[name]
-        raise UsageError(
-            f"{path} cannot be run: {user_code_error(error) or error_text(error)}"
-        ) from error
-    return module

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.files import read_regular
+from cnnbench.files import code_sha256, read_regular
 from cnnbench.losses import CROSS_ENTROPY, LOSSES, Loss
 from cnnbench.models import known_models
 from cnnbench.models.build import arguments_of, build_meta, create
-from cnnbench.models.custom import code_sha256, load_custom
+from cnnbench.models.custom import load_custom
 from cnnbench.runs.checkpoint import Checkpoints, read_tensors
 from cnnbench.runs.directory import RunDir
 
@@ -248,7 +248,7 @@ def recorded_args(facts: Mapping[str, Any], source: Path, model_path: str | None
             "Code that a run names is not run; name it yourself: --model-path FILE:CLASS"
         )
     try:
-        digest = code_sha256(model_path)
+        digest = code_sha256("model.path", model_path)
         if digest != recorded:
             raise CheckpointError(
                 f"--model-path {model_path}: not the file this run was trained with "

@@ -31,6 +31,8 @@ _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "device.num_threads": lambda process: process.effective.get("num_threads"),
     "model.path": lambda process: _short(process.model_files.get("path")),
     "files that model.path imports": lambda process: _short(process.model_files.get("helpers")),
+    "data.path": lambda process: _short(process.model_files.get("data_path")),
+    "files that data.path imports": lambda process: _short(process.model_files.get("data_helpers")),
     "model.weights": lambda process: _short(process.model_files.get("weights")),
 }
 
@@ -181,7 +183,8 @@ def model_files(config: RunConfig) -> dict[str, str]:
 
     Returns:
         ``path``: of the file of a custom network, with its class; ``helpers``: of the files of the
-        user's own that it imports, where there are any; ``weights``: of ``model.weights``.
+        user's own that it imports, where there are any; ``data_path`` and ``data_helpers``:
+        likewise of data of the user's own; ``weights``: of ``model.weights``.
 
     Raises:
         UsageError: such a file is missing.
@@ -201,14 +204,17 @@ def _model_files(config: RunConfig, *, is_lenient: bool) -> dict[str, str]:
 
 
 def _add_code(config: RunConfig, files: dict[str, str]) -> None:
-    path = config.model.args.get("path")
-    if path is None:
-        return
-    file, _, name = path.rpartition(":")
-    files["path"] = f"{file_sha256(Path(file), 'model.path')}:{name}"
-    helpers = sorted(file_sha256(helper, "model.path") for helper in _imported(Path(file)))
-    if helpers:
-        files["helpers"] = hashlib.sha256("".join(helpers).encode()).hexdigest()
+    for node, key, prefix in (
+        (config.model, "model.path", ""),
+        (config.data, "data.path", "data_"),
+    ):
+        if (path := node.args.get("path")) is None:
+            continue
+        file, _, name = path.rpartition(":")
+        files[f"{prefix}path"] = f"{file_sha256(Path(file), key)}:{name}"
+        helpers = sorted(file_sha256(helper, key) for helper in _imported(Path(file)))
+        if helpers:
+            files[f"{prefix}helpers"] = hashlib.sha256("".join(helpers).encode()).hexdigest()
 
 
 def _add_weights(config: RunConfig, files: dict[str, str]) -> None:

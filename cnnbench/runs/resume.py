@@ -9,8 +9,8 @@ from cnnbench.config.command import over, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig, resumable_keys, role_of, to_tree
 from cnnbench.config.settings import Setting, settings_of
-from cnnbench.errors import CheckpointError, UsageError
-from cnnbench.files import expand_path, file_sha256
+from cnnbench.errors import UsageError
+from cnnbench.runs.code import check_code
 from cnnbench.runs.directory import RunDir, open_run
 
 
@@ -26,8 +26,8 @@ def run_and_config(
     Raises:
         ConfigError: the config has mistakes.
         UsageError: it is no run, a setting may not change when a run is resumed, or the run is of
-            a custom network whose file the settings do not name; or without ``resume``, the
-            settings name a sweep.
+            a network or data of one's own whose file the settings do not name; or without
+            ``resume``, the settings name a sweep.
         CheckpointError: the run is damaged or foreign, or that file is not the recorded one.
     """
     path = next((s.values[0] for s in settings if s.key == "resume"), None)
@@ -62,18 +62,20 @@ def how_to_train_longer(run: RunDir) -> str:
 
 
 def _check_code(run: RunDir, settings: Sequence[Setting]) -> tuple[str, ...]:
-    """Return the keys by which a custom network's code is named again, checked to be the same."""
-    config = run.config
-    if config.model.name != "custom":
-        return ()
-    recorded = run.record.provenance.model_files.get("path")
-    named = next((s.values[0] for s in settings if s.key == "model.path"), None)
-    if named is None:
-        raise UsageError(
-            f"{run.path}: a network of someone's own ({config.model.args['path']}). Code that a "
-            "run names is not run; name it yourself: model.path=FILE:CLASS"
-        )
-    file, _, name = str(named).rpartition(":")
-    if f"{file_sha256(expand_path(file), 'model.path')}:{name}" != recorded:
-        raise CheckpointError(f"model.path={named}: not what this run was trained with")
-    return ("model.path",)
+    """Return the keys by which code of the user's own is named again, checked to be the same."""
+    keys = []
+    for key, node, what in (
+        ("model.path", run.config.model, "a network"),
+        ("data.path", run.config.data, "data"),
+    ):
+        if node.name != "custom":
+            continue
+        named = next((s.values[0] for s in settings if s.key == key), None)
+        if named is None:
+            raise UsageError(
+                f"{run.path}: {what} of someone's own ({node.args['path']}). Code that a run "
+                f"names is not run; name it yourself: {key}=FILE:CLASS"
+            )
+        check_code(run, key, str(named))
+        keys.append(key)
+    return tuple(keys)

@@ -84,6 +84,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     several = "    def forward(self, x):\n        x = super().forward(x)\n        return x, x\n"
     rows = "".join(f"{i % 4},{i},{i % 3}\n" for i in range(5, 35))
     (root / "table.csv").write_text(rows)
+    images = draw.integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(root / "images.npz", x=images, y=np.arange(60) % 3)
+    (root / "mydata.py").write_text(
+        "import numpy as np\n"
+        "x = np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.uint8)\n"
+        "def other(root=None): return (x if root is None else x // 2)[::-1], np.arange(60) % 3\n"
+        "def make(root=None): return x if root is None else x // 2, np.arange(60) % 3\n"
+    )
     (root / "mynet.py").write_text(code.replace("{act}", "ReLU") + several)
     (root / "other.py").write_text(code.replace("{act}", "Tanh"))
     train(root / "earlier", "num_epochs=1", "seed=7")
@@ -100,7 +108,7 @@ def published_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read_small(name: str, **keywords: Any) -> DatasetArrays:
         if DATASETS[name].published is None:
             return read_dataset(name, **keywords)
-        facts = DATASETS[name].facts(None, {})
+        facts = DATASETS[name].facts(None, keywords["args"])
         shape = facts.in_channels, facts.image_size, facts.image_size
         draw = np.random.default_rng(0)
         train, test = (
@@ -125,7 +133,8 @@ def settings_for(key: str, choice: str) -> list[str]:
         for s in ROWS[key].beside
         if not s.startswith(f"{group}.") or s.partition("=")[0].partition(".")[2] in keys
     ]
-    settings = [*BESIDE[group], *own, *CHOSEN.get(choice, ()), *beside]
+    chosen = CHOSEN.get(f"{group}={choice}", CHOSEN.get(choice, ()))
+    settings = [*BESIDE[group], *own, *chosen, *beside]
     if ROWS[key].observe is beginning and "width_multiplier" in shipped(group, choice):
         settings.append(NARROW)
     return [s for s in settings if key != "model.image_size" or "image_size" not in s]

@@ -8,12 +8,13 @@ import pickle
 import struct
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cnnbench.data.arrays import ImageArrays, hash_parts
-from cnnbench.data.readers.cifar10 import BATCHES, FOLDER, decode_cifar10
+from cnnbench.data.readers.cifar import CIFAR10_BATCHES, Batches, decode_cifar
 from cnnbench.data.readers.idx import decode_idx
 from cnnbench.data.readers.sources import Facts, Published, PublishedFile
 
@@ -90,26 +91,26 @@ CIFAR_PUBLISHED = Published(
     folder="",
     files=(PublishedFile("cifar-10-python.tar.gz", "0" * 32, 10**9),),
     mirrors=(),
-    layouts=(tuple(f"{FOLDER}/{name}" for name in BATCHES), ("cifar-10-python.tar.gz",)),
-    decode=decode_cifar10,
+    layouts=CIFAR10_BATCHES.layouts,
+    decode=partial(decode_cifar, CIFAR10_BATCHES),
 )
 
 
 def cifar_arrays(per_class_train: int = 10, per_class_test: int = 2) -> dict[str, ImageArrays]:
     draw = np.random.default_rng(1)
     batches = {}
-    for name in BATCHES:
+    for name in CIFAR10_BATCHES.names:
         count = 2 * per_class_train if name != "test_batch" else 10 * per_class_test
         images = draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
         batches[name] = ImageArrays(images, np.arange(count, dtype=np.int64) % 10)
     return batches
 
 
-def python3_batch(batch: ImageArrays) -> bytes:
+def python3_batch(batch: ImageArrays, *, key: bytes = b"labels") -> bytes:
     return pickle.dumps(
         {
             "data": batch.images.reshape(len(batch), -1),
-            "labels": batch.targets.tolist(),
+            key.decode(): batch.targets.tolist(),
             "batch_label": "a batch",
             "filenames": [f"{i}.png" for i in range(len(batch))],
         },
@@ -117,7 +118,7 @@ def python3_batch(batch: ImageArrays) -> bytes:
     )
 
 
-def python2_batch(batch: ImageArrays, *, fortran: bool = False) -> bytes:
+def python2_batch(batch: ImageArrays, *, fortran: bool = False, key: bytes = b"labels") -> bytes:
     """Write what Python 2's cPickle wrote: strings of bytes, numpy's old names."""
 
     def text(value: bytes) -> bytes:
@@ -138,18 +139,20 @@ def python2_batch(batch: ImageArrays, *, fortran: bool = False) -> bytes:
     array += b"(" + integer(1) + shape + dtype + (b"\x88" if fortran else b"\x89")
     array += text(raw) + b"tb"
     labels = b"](" + b"".join(integer(label) for label in batch.targets.tolist()) + b"e"
-    body = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + labels
+    body = text(b"batch_label") + text(b"training batch 1 of 5") + text(key) + labels
     return b"\x80\x02}(" + body + text(b"data") + array + b"u."
 
 
-def write_cifar(root: Path, files: dict[str, bytes], *, packed: bool = False) -> None:
-    folder = root / FOLDER
+def write_cifar(
+    root: Path, files: dict[str, bytes], *, packed: bool = False, batches: Batches = CIFAR10_BATCHES
+) -> None:
+    folder = root / batches.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
     if packed:
-        with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
-            archive.add(folder, FOLDER)
+        with tarfile.open(root / batches.archive, "w:gz") as archive:
+            archive.add(folder, batches.folder)
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()

@@ -56,6 +56,8 @@ def test_yaml_shows_every_key(name: str) -> None:
     owns = {
         "folder": {"in_channels", "split_by"},
         "synthetic": set(SYNTHETIC),
+        "emnist": {"split"},
+        "custom": {"path"},
         "csv": {"target", "header", "delimiter", "test_root"},
     }
     own = owns.get(name, set())
@@ -133,7 +135,7 @@ def test_synthetic_needs_a_picture_of_each_class() -> None:
         read_dataset("synthetic", root=None, args={**SYNTHETIC, "num_train": 5}, image_size=9)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"folder", "csv"}))
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"folder", "csv", "npz", "custom"}))
 def test_facts_need_no_files(name: str) -> None:
     facts = describe(name, Path("/nonexistent"), SYNTHETIC)
     assert len(facts.class_names) == facts.num_classes
@@ -142,13 +144,13 @@ def test_facts_need_no_files(name: str) -> None:
 
 
 def test_fingerprints_differ() -> None:
-    names = sorted(set(DATASETS) - {"folder", "csv"})
+    names = sorted(set(DATASETS) - {"folder", "csv", "npz", "custom"})
     assert len({fingerprint(name, None, SYNTHETIC) for name in names}) == len(names)
     changed = fingerprint("synthetic", None, {**SYNTHETIC, "data_seed": 4})
     assert changed != fingerprint("synthetic", None, SYNTHETIC)
 
 
-def test_digits_are_never_flipped() -> None:
+def test_digits_and_letters_are_never_flipped() -> None:
     refused = set()
     for name in DATASETS:
         check_augment(name, flip=False)
@@ -156,7 +158,7 @@ def test_digits_are_never_flipped() -> None:
             check_augment(name, flip=True)
         except UsageError:
             refused.add(name)
-    assert refused == {"digits", "mnist"}
+    assert refused == {"digits", "mnist", "kmnist", "emnist"}
 
 
 def test_unknown_names_get_the_nearest() -> None:

@@ -63,6 +63,9 @@ def files_of(net: Path) -> dict[str, str]:
             args = {"path": f"{net}:Net"}  # noqa: RUF012
             weights = None
 
+        class data:
+            args: dict[str, str] = {}  # noqa: RUF012
+
     return model_files(Config)  # type: ignore[arg-type]
 
 

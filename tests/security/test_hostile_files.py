@@ -28,7 +28,7 @@ from tiny import tiny, train
 
 from cnnbench.cli.main import VERBS
 from cnnbench.cli.main import run as cli
-from cnnbench.data.readers.cifar10 import read_batch
+from cnnbench.data.readers.cifar import read_batch
 from cnnbench.errors import DataError
 
 READERS = ("evaluate", "predict", "resume", "weights")

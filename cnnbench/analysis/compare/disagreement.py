@@ -21,7 +21,11 @@ _LETTERS = ("A", "B")
 
 
 def compare_errors(
-    run_a: RunDir, run_b: RunDir, plots: Path | None = None, model_path: str | None = None
+    run_a: RunDir,
+    run_b: RunDir,
+    plots: Path | None = None,
+    model_path: str | None = None,
+    data_path: str | None = None,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Compare two runs image by image on the test split that both have.
 
@@ -30,6 +34,7 @@ def compare_errors(
         run_b: another one, trained on the same data.
         plots: where the images that only one gets right are drawn; made where it is missing.
         model_path: ``FILE:CLASS`` of a custom network, whose code no run may name itself.
+        data_path: as ``open_split`` takes it.
 
     Returns:
         A dictionary of ``runs``, ``split``, ``num_images``, ``both_right``, ``only_a_right``,
@@ -43,7 +48,10 @@ def compare_errors(
         DataError: the data is missing or damaged, or not the data they were trained on.
         DiskError: a file cannot be written.
     """
-    opened = [open_split(run, "test", model_path=model_path) for run in (run_a, run_b)]
+    opened = [
+        open_split(run, "test", model_path=model_path, data_path=data_path)
+        for run in (run_a, run_b)
+    ]
     _check_same_images(opened)
     measured = [measure(split) for split in opened]
     a_right, b_right = (found.correct for found in measured)

@@ -31,6 +31,7 @@ from cnnbench.metrics import (
     top_k_correct,
 )
 from cnnbench.notices import notice, warn
+from cnnbench.runs.code import with_named_data
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.runs.predictions import FILE_NAME, Outputs
@@ -137,6 +138,7 @@ def open_split(
     *,
     without_duplicates: bool = False,
     data_root: str | Path | None = None,
+    data_path: str | None = None,
 ) -> OpenSplit:
     """Load a run's network, and the data it was trained on.
 
@@ -148,6 +150,7 @@ def open_split(
         without_duplicates: leave out the images that are also, up to small damage, among those
             that training or choosing has seen.
         data_root: where the data is now, in place of the recorded ``data.root``.
+        data_path: ``FILE:NAME`` of data of the user's own, whose code no run may name itself.
 
     Raises:
         UsageError: the split is empty.
@@ -155,7 +158,7 @@ def open_split(
         DataError: its data is missing or damaged, or not the data it was trained on.
     """
     network = load_run(run, model_path)
-    config, record = run.config, run.record
+    config, record = with_named_data(run, data_path), run.record
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=str(expand_path(data_root))))
     device = resolve_device(device_name)

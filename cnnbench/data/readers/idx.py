@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -22,16 +24,44 @@ from cnnbench.data.readers.sources import Facts, check_file
 from cnnbench.errors import DataError
 
 _UNSIGNED_BYTE = 8
+# No packed file of these sets comes near.
+_MAX_PACKED_BYTES = 64 * 1024**2
+# Of EMNIST's splits, by their number of classes: name and first label.
+_EMNIST_SPLITS = {26: ("letters", 1), 47: ("balanced", 0)}
 _HOLDS = {1: "labels", 3: "images"}
 
 
-def read_idx(path: Path, shape: tuple[int, ...], facts: Facts | None = None) -> NDArray[np.uint8]:
+@contextmanager
+def _opened(path: Path, archive: Path | None) -> Iterator[BinaryIO]:
+    """Open a file, or the member of a ZIP archive below which its path lies."""
+    if archive is None:
+        with open(path, "rb") as raw:
+            yield raw
+        return
+    try:
+        member = path.relative_to(archive).as_posix()
+        with zipfile.ZipFile(archive) as packed, packed.open(member) as raw:
+            yield cast(BinaryIO, raw)
+    except KeyError:
+        raise DataError(f"{archive}: lacks {member}") from None
+    # What is damaged, encrypted or packed in a way that Python does not know.
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: damaged or unreadable: {error}") from None
+
+
+def read_idx(
+    path: Path,
+    shape: tuple[int, ...],
+    facts: Facts | None = None,
+    archive: Path | None = None,
+) -> NDArray[np.uint8]:
     """Read one file whose shape is known beforehand; memory is taken once its header agrees.
 
     Args:
         path: the file; one whose name ends in ``.gz`` is decompressed.
         shape: the expected dimensions.
         facts: what may be known of the file's bytes.
+        archive: the ZIP archive that holds it, if one does; ``path`` lies below its own.
 
     Returns:
         The values, writable.
@@ -40,10 +70,13 @@ def read_idx(path: Path, shape: tuple[int, ...], facts: Facts | None = None) -> 
         DataError: the file is missing, damaged, or another one than expected.
     """
     try:
-        with open(path, "rb") as raw:
+        with _opened(path, archive) as raw:
             if path.suffix != ".gz":
                 return _read_stream(raw, path, shape, facts)
             _check_gzip(raw, path)
+            if facts is not None and path.name in facts.file_md5:
+                check_file(facts, path.name, str(path), raw.read(_MAX_PACKED_BYTES))
+                raw.seek(0)
             with gzip.GzipFile(fileobj=raw) as file:
                 return _read_stream(cast(BinaryIO, file), path, shape, facts)
     except EOFError as error:
@@ -106,8 +139,53 @@ def _fill(file: BinaryIO, values: NDArray[np.uint8]) -> int:
     return done
 
 
-def decode_idx(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, ImageArrays]:
+def _emnist_names(split: str) -> tuple[str, ...]:
+    return tuple(
+        f"emnist-{split}-{part}-{kind}-ubyte"
+        for part in ("train", "test")
+        for kind in ("images-idx3", "labels-idx1")
+    )
+
+
+EMNIST_NAMES = tuple(name for split, _ in _EMNIST_SPLITS.values() for name in _emnist_names(split))
+
+
+def decode_emnist(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, ImageArrays]:
+    """Read one split of EMNIST, whose images lie on their sides (Cohen et al., 2017).
+
+    Args:
+        paths: the files of all splits, or the one archive that holds them.
+        facts: those of the split.
+
+    Raises:
+        DataError: a file is missing, damaged, or another one than expected.
+    """
+    split, first = _EMNIST_SPLITS[facts.num_classes]
+    names = _emnist_names(split)
+    archive = paths[0] if len(paths) == 1 else None
+    if archive is not None:
+        files = [archive / "gzip" / f"{name}.gz" for name in names]
+    else:
+        by_name = {path.name.removesuffix(".gz"): path for path in paths}
+        files = [by_name[name] for name in names]
+    return tuple(  # type: ignore[return-value]
+        ImageArrays(
+            np.ascontiguousarray(part.images.swapaxes(2, 3)),
+            part.targets - first,
+        )
+        for part in decode_idx(files, facts, archive)
+    )
+
+
+def decode_idx(
+    paths: Sequence[Path], facts: Facts, archive: Path | None = None
+) -> tuple[ImageArrays, ImageArrays]:
     """Read the four files: train images, train labels, test images, test labels.
+
+    Args:
+        paths: the files.
+        facts: what they must hold.
+        archive: as ``read_idx`` takes it.
 
     Raises:
         DataError: a file is missing, damaged, or another one than expected.
@@ -119,7 +197,7 @@ def decode_idx(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, ImageA
         (paths[2], paths[3], facts.test_counts),
     ):
         num_images = sum(counts)
-        labels = read_idx(labels_path, (num_images,), facts)
-        images = read_idx(images_path, (num_images, size, size), facts)
+        labels = read_idx(labels_path, (num_images,), facts, archive)
+        images = read_idx(images_path, (num_images, size, size), facts, archive)
         parts.append(ImageArrays(images[:, None], labels.astype(np.int64)))
     return parts[0], parts[1]

@@ -2,13 +2,17 @@
 
 MD5 sums and addresses are those of torchvision's lists; those of MNIST's unpacked files stand in
 many public scripts. For Fashion-MNIST, whose mirror there has no encryption, its authors' own
-repository comes first. Means and standard deviations are those of the whole training part.
+repository comes first. Means and standard deviations are those of the
+whole training part; where none stand here, they are computed from it when it is read.
 """
 
 from __future__ import annotations
 
-from cnnbench.data.readers.cifar10 import BATCHES, FOLDER, decode_cifar10
-from cnnbench.data.readers.idx import decode_idx
+import string
+from functools import partial
+
+from cnnbench.data.readers.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, decode_cifar
+from cnnbench.data.readers.idx import EMNIST_NAMES, decode_emnist, decode_idx
 from cnnbench.data.readers.sources import Facts, Published, PublishedFile
 
 _IDX_NAMES = (
@@ -135,6 +139,64 @@ MNIST_FILES = Published(
     decode=decode_idx,
 )
 
+_KMNIST_MD5 = (
+    "bdb82020997e1d708af4cf47b453dcf7",
+    "e144d726b3acfaa3e44228e80efcd344",
+    "5c965bf0a639b31b8f53240b1b52f4d7",
+    "7320c461ea6c1c855c0b718fb2a4b134",
+)
+KMNIST = Facts(
+    num_classes=10,
+    in_channels=1,
+    image_size=28,
+    class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    train_counts=(6000,) * 10,
+    test_counts=(1000,) * 10,
+    # Its authors give sums of the packed files alone.
+    file_md5={f"{name}.gz": md5 for name, md5 in zip(_IDX_NAMES, _KMNIST_MD5, strict=True)},
+)
+KMNIST_FILES = Published(
+    folder="KMNIST/raw",
+    files=_idx_files(
+        *zip(_KMNIST_MD5, (18_165_135, 29_497, 3_041_136, 5_120), strict=True),
+    ),
+    mirrors=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+    layouts=_idx_layouts("KMNIST/raw"),
+    decode=decode_idx,
+)
+
+# Where a small letter looks like its capital, "balanced" has one class for both.
+_UNLIKE_CAPITALS = "abdefghnqrt"
+EMNIST = {
+    "letters": Facts(
+        num_classes=26,
+        in_channels=1,
+        image_size=28,
+        class_names=tuple(string.ascii_lowercase),
+        train_counts=(4800,) * 26,
+        test_counts=(800,) * 26,
+    ),
+    "balanced": Facts(
+        num_classes=47,
+        in_channels=1,
+        image_size=28,
+        class_names=(*_DIGIT_NAMES, *string.ascii_uppercase, *_UNLIKE_CAPITALS),
+        train_counts=(2400,) * 47,
+        test_counts=(400,) * 47,
+    ),
+}
+EMNIST_FILES = Published(
+    folder="EMNIST/raw",
+    files=(PublishedFile("gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e", 561_753_746),),
+    mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",),
+    layouts=(
+        tuple(f"EMNIST/raw/{name}" for name in EMNIST_NAMES),
+        tuple(f"EMNIST/raw/{name}.gz" for name in EMNIST_NAMES),
+        ("EMNIST/raw/gzip.zip",),
+    ),
+    decode=decode_emnist,
+)
+
 CIFAR10 = Facts(
     num_classes=10,
     in_channels=3,
@@ -157,7 +219,7 @@ CIFAR10 = Facts(
     test_counts=(1000,) * 10,
     file_md5=dict(
         zip(
-            BATCHES,
+            CIFAR10_BATCHES.names,
             (
                 "c99cafc152244af753f735de768cd75f",
                 "d4bba439e000b95fd0a9bffe97cbabec",
@@ -173,9 +235,42 @@ CIFAR10 = Facts(
 CIFAR10_FILES = Published(
     folder="",
     files=(
-        PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071),
+        PublishedFile(CIFAR10_BATCHES.archive, "c58f30108f718f92721af3b95e74349a", 170_498_071),
     ),
     mirrors=("https://www.cs.toronto.edu/~kriz/",),
-    layouts=(tuple(f"{FOLDER}/{name}" for name in BATCHES), ("cifar-10-python.tar.gz",)),
-    decode=decode_cifar10,
+    layouts=CIFAR10_BATCHES.layouts,
+    decode=partial(decode_cifar, CIFAR10_BATCHES),
+)
+
+_CIFAR100_NAMES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
+    "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster "
+    "house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+    "motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
+    "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket "
+    "rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip "
+    "turtle wardrobe whale willow_tree wolf woman worm "
+)
+CIFAR100 = Facts(
+    num_classes=100,
+    in_channels=3,
+    image_size=32,
+    class_names=tuple(_CIFAR100_NAMES.split()),
+    train_counts=(500,) * 100,
+    test_counts=(100,) * 100,
+    file_md5={
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    },
+)
+CIFAR100_FILES = Published(
+    folder="",
+    files=(
+        PublishedFile(CIFAR100_BATCHES.archive, "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
+    ),
+    mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    layouts=CIFAR100_BATCHES.layouts,
+    decode=partial(decode_cifar, CIFAR100_BATCHES),
 )

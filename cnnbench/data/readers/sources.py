@@ -19,6 +19,7 @@ from cnnbench.data.arrays import (
     ImageArrays,
     combine_hashes,
     hash_parts,
+    survey,
 )
 from cnnbench.data.readers.download import Report, download_files
 from cnnbench.errors import DataError
@@ -79,7 +80,7 @@ class Facts:
         train_counts: training images of each class; empty where unknown.
         test_counts: likewise.
         part_sha256: of train images, train targets, test images and test targets, where known.
-        file_md5: of the unpacked files by name, where known.
+        file_md5: of the files by name, where known; unpacked, or else packed as ``NAME.gz``.
         is_number: whether the target is a number, which ``class_names`` names; else a class.
         columns: of a table, the name of each column of numbers.
     """
@@ -232,14 +233,16 @@ def read_location(
     same = location.paths if len(location.paths) == len(_PARTS) else [location.paths[0].parent] * 4
     sha256 = verify(train, test, facts, [str(path) for path in same])
     warnings = [f"passed over: {problem}" for problem in damaged]
-    assert facts.mean is not None
-    assert facts.std is not None
+    mean, std = facts.mean, facts.std
+    if mean is None or std is None:
+        seen = survey(train)
+        mean, std = seen.mean, seen.std
     return DatasetArrays(
         train=train,
         test=test,
         class_names=facts.class_names,
-        mean=facts.mean,
-        std=facts.std,
+        mean=mean,
+        std=std,
         sha256=sha256,
         source=f"{location.label} {location.paths[0].parent}",
         warnings=tuple(warnings),
@@ -288,11 +291,11 @@ def verify(train: ImageArrays, test: ImageArrays, facts: Facts, where: Sequence[
 
 
 def check_file(facts: Facts, name: str, where: str, *pieces: bytes | memoryview) -> None:
-    """Compare an unpacked file with its publisher's, where that one's MD5 is known.
+    """Compare a file with its publisher's, where that one's MD5 is known.
 
     Args:
         facts: what is expected.
-        name: the file's name, without ``.gz``.
+        name: the file's name; of unpacked bytes without ``.gz``.
         where: what to name in the message.
         pieces: its bytes, in order.
 
@@ -307,7 +310,7 @@ def check_file(facts: Facts, name: str, where: str, *pieces: bytes | memoryview)
         md5.update(piece)
     if md5.hexdigest() != known:
         raise DataError(
-            f"{where}: damaged or another file: its unpacked bytes have MD5 {md5.hexdigest()}, "
+            f"{where}: damaged or another file: its bytes have MD5 {md5.hexdigest()}, "
             f"expected {known}"
         )
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 as published: pickles, read without running anything (Krizhevsky, 2009).
+"""CIFAR-10 and CIFAR-100 as published: pickles, read without running anything (Krizhevsky, 2009).
 
 A pickle is a program. Three guards stand before these: their opcodes are checked against those that
 such files hold, before any is carried out; ``find_class`` gives out recording stubs of our own and
@@ -14,6 +14,7 @@ import pickletools
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -23,10 +24,59 @@ from cnnbench.data.arrays import ImageArrays
 from cnnbench.data.readers.sources import Facts, check_file
 from cnnbench.errors import DataError
 
-FOLDER = "cifar-10-batches-py"
-TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-TEST_BATCH = "test_batch"
-BATCHES = (*TRAIN_BATCHES, TEST_BATCH)
+
+@dataclass(frozen=True)
+class Batches:
+    """How one of the two data sets is laid out.
+
+    Attributes:
+        title: as its authors call it.
+        folder: of its files, in the archive too.
+        archive: the archive's name.
+        train: the files of the training images, with the same number in each.
+        test: that of the test images.
+        labels: the key of the labels.
+        num_classes: labels lie from 0 to below it.
+    """
+
+    title: str
+    folder: str
+    archive: str
+    train: tuple[str, ...]
+    test: str
+    labels: str
+    num_classes: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All files."""
+        return (*self.train, self.test)
+
+    @property
+    def layouts(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of the unpacked files, and that of the archive."""
+        return (tuple(f"{self.folder}/{name}" for name in self.names), (self.archive,))
+
+
+CIFAR10_BATCHES = Batches(
+    title="CIFAR-10",
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+    test="test_batch",
+    labels="labels",
+    num_classes=10,
+)
+# The file "meta" has the classes' names, which are constants here, and is not read.
+CIFAR100_BATCHES = Batches(
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    train=("train",),
+    test="test",
+    labels="fine_labels",
+    num_classes=100,
+)
 
 # What Python 2 and 3 write for a dict of strings, lists and arrays, up to protocol 2.
 _VALUES = {
@@ -84,27 +134,30 @@ _STUBS: dict[tuple[str, str], Any] = {
 
 
 class _StubUnpickler(pickle.Unpickler):
-    """Gives out stubs for the names that CIFAR-10's files hold, and refuses all others."""
+    """Gives out stubs for the names that CIFAR's files hold, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STUBS[module, name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"asks for {module}.{name}, which no CIFAR-10 file does: it may be malicious"
+                f"asks for {module}.{name}, which no CIFAR file does: it may be malicious"
             ) from None
 
     def persistent_load(self, pid: Any) -> NoReturn:
         raise pickle.UnpicklingError("refers to an object outside the file")
 
 
-def read_batch(data: bytes, where: str, num_images: int) -> ImageArrays:
+def read_batch(
+    data: bytes, where: str, num_images: int, batches: Batches = CIFAR10_BATCHES
+) -> ImageArrays:
     """Read one batch file.
 
     Args:
         data: the file's bytes.
         where: its name, for messages.
         num_images: how many images it must hold.
+        batches: of which data set it is.
 
     Returns:
         The images, (num_images, 3, 32, 32), as a view of a fresh array.
@@ -118,15 +171,16 @@ def read_batch(data: bytes, where: str, num_images: int) -> ImageArrays:
     # A damaged pickle can raise nearly anything; none of our own code runs in here.
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise DataError(f"{where}: not a CIFAR-10 batch, or damaged: {reason}") from error
+        raise DataError(f"{where}: not a {batches.title} batch, or damaged: {reason}") from error
     if not isinstance(batch, dict):
-        raise DataError(f"{where}: not a CIFAR-10 batch: no dict")
+        raise DataError(f"{where}: not a {batches.title} batch: no dict")
     fields = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
-    labels = fields.get("labels")
+    labels = fields.get(batches.labels)
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError(f"{where}: not a CIFAR-10 batch: it has no list of labels")
-    if len(labels) != num_images or not all(0 <= label < 10 for label in labels):
-        raise DataError(f"{where}: damaged: expected {num_images} labels from 0 to 9")
+        raise DataError(f"{where}: not a {batches.title} batch: it has no list of {batches.labels}")
+    last = batches.num_classes - 1
+    if len(labels) != num_images or not all(0 <= label <= last for label in labels):
+        raise DataError(f"{where}: damaged: expected {num_images} labels from 0 to {last}")
     pixels = _pixels(fields.get("data"), where, (num_images, 3 * 32 * 32))
     return ImageArrays(pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64))
 
@@ -136,12 +190,12 @@ def _check_opcodes(data: bytes) -> None:
     for opcode, arg, _ in pickletools.genops(data):
         structures += opcode.name in _STRUCTURES
         if opcode.name not in _ALLOWED:
-            raise pickle.UnpicklingError(f"holds {opcode.name}, which no CIFAR-10 file does")
+            raise pickle.UnpicklingError(f"holds {opcode.name}, which no CIFAR file does")
         # The memo is a table as long as its highest number, whatever the file's own length.
         if opcode.name == "LONG_BINPUT" and cast(int, arg) > len(data):
             raise pickle.UnpicklingError("numbers an object beyond its own length")
         if structures > _MAX_STRUCTURES:
-            raise pickle.UnpicklingError("holds more objects than a CIFAR-10 file does")
+            raise pickle.UnpicklingError("holds more objects than a CIFAR file does")
 
 
 def _pixels(array: Any, where: str, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -159,28 +213,37 @@ def _pixels(array: Any, where: str, shape: tuple[int, int]) -> np.ndarray[Any, n
     return np.array(order, order="C")
 
 
-def decode_cifar10(paths: Sequence[Path], facts: Facts) -> tuple[ImageArrays, ImageArrays]:
-    """Read the six unpacked batches, or the archive that holds them.
+def decode_cifar(
+    batches: Batches, paths: Sequence[Path], facts: Facts
+) -> tuple[ImageArrays, ImageArrays]:
+    """Read the unpacked batches, or the archive that holds them.
 
     Raises:
         DataError: a file is missing or damaged.
     """
-    counts = {name: sum(facts.train_counts) // len(TRAIN_BATCHES) for name in TRAIN_BATCHES}
-    counts[TEST_BATCH] = sum(facts.test_counts)
+    counts = {n: sum(facts.train_counts) // len(batches.train) for n in batches.train}
+    counts[batches.test] = sum(facts.test_counts)
     limits = {n: c * (3072 + _EXTRA_BYTES_PER_IMAGE) + _EXTRA_BYTES for n, c in counts.items()}
-    files = _from_archive(paths[0], limits) if len(paths) == 1 else _from_folder(paths, limits)
+    read = _from_archive if len(paths) == 1 else _from_folder
+    files = read(batches, paths, limits)
     parts = {}
     for name, data, where in files:
-        parts[name] = read_batch(data, where, counts[name])
+        parts[name] = read_batch(data, where, counts[name], batches)
         check_file(facts, name, where, data)
-    if missing := [name for name in BATCHES if name not in parts]:
+    if missing := [name for name in batches.names if name not in parts]:
         raise DataError(f"{paths[0]}: lacks {', '.join(missing)}")
-    train = [parts[name] for name in TRAIN_BATCHES]
+    train = [parts[name] for name in batches.train]
+    if len(train) == 1:
+        return train[0], parts[batches.test]
     images = np.concatenate([part.images for part in train])
-    return ImageArrays(images, np.concatenate([part.targets for part in train])), parts[TEST_BATCH]
+    return ImageArrays(images, np.concatenate([part.targets for part in train])), parts[
+        batches.test
+    ]
 
 
-def _from_folder(paths: Sequence[Path], limits: dict[str, int]) -> Iterator[tuple[str, bytes, str]]:
+def _from_folder(
+    batches: Batches, paths: Sequence[Path], limits: dict[str, int]
+) -> Iterator[tuple[str, bytes, str]]:
     for path in paths:
         try:
             with open(path, "rb") as file:
@@ -188,7 +251,7 @@ def _from_folder(paths: Sequence[Path], limits: dict[str, int]) -> Iterator[tupl
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         if len(data) > limits[path.name]:
-            raise DataError(f"{path}: larger than a CIFAR-10 batch can be")
+            raise DataError(f"{path}: larger than a {batches.title} batch can be")
         yield path.name, data, str(path)
 
 
@@ -202,21 +265,26 @@ class _Limited(io.RawIOBase):
         data = self._file.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
-            raise DataError("more data than CIFAR-10 has")
+            raise DataError("more data than it can have")
         return data
 
 
-def _from_archive(path: Path, limits: dict[str, int]) -> Iterator[tuple[str, bytes, str]]:
+def _from_archive(
+    batches: Batches, paths: Sequence[Path], limits: dict[str, int]
+) -> Iterator[tuple[str, bytes, str]]:
+    path = paths[0]
     try:
         with gzip.open(path, "rb") as packed:
             stream = _Limited(cast(BinaryIO, packed), sum(limits.values()) + 2 * 1024**2)
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
                 for member in archive:
                     folder, _, name = member.name.rpartition("/")
-                    if folder != FOLDER or name not in limits or not member.isreg():
+                    if folder != batches.folder or name not in limits or not member.isreg():
                         continue
                     if member.size > limits[name]:
-                        raise DataError(f"{member.name}: larger than a CIFAR-10 batch can be")
+                        raise DataError(
+                            f"{member.name}: larger than a {batches.title} batch can be"
+                        )
                     file = archive.extractfile(member)
                     assert file is not None
                     yield name, file.read(), f"{path}: {member.name}"
@@ -228,4 +296,4 @@ def _from_archive(path: Path, limits: dict[str, int]) -> Iterator[tuple[str, byt
     except EOFError as error:
         raise DataError(f"{path}: truncated: the compressed data ends early") from error
     except (OSError, zlib.error, tarfile.TarError, ValueError) as error:
-        raise DataError(f"{path}: not the CIFAR-10 archive, or damaged: {error}") from error
+        raise DataError(f"{path}: not the {batches.title} archive, or damaged: {error}") from error

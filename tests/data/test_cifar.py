@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbench.data import read_dataset
-from cnnbench.data.readers.cifar10 import BATCHES, FOLDER, read_batch
-from cnnbench.data.readers.published import CIFAR10
+from cnnbench.data.arrays import ImageArrays
+from cnnbench.data.readers.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, read_batch
+from cnnbench.data.readers.published import CIFAR10, CIFAR100, CIFAR100_FILES
 from cnnbench.data.readers.sources import Facts, read_published
 from cnnbench.errors import DataError
 
@@ -31,6 +32,7 @@ from .files import (
     write_cifar,
 )
 
+BATCHES, FOLDER = CIFAR10_BATCHES.names, CIFAR10_BATCHES.folder
 BATCH = cifar_arrays()["test_batch"]
 
 
@@ -65,6 +67,43 @@ def test_a_changed_pixel_is_noticed_by_the_sum_of_its_batch(
     write_cifar(tmp_path, {**files, name: python2_batch(batches[name])}, packed=packed)
     with pytest.raises(DataError, match=f"{name}.*damaged or another file.*{sums[name]}"):
         read_small(tmp_path, known)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cifar100_takes_its_fine_labels(tmp_path: Path, packed: bool) -> None:
+    draw = np.random.default_rng(2)
+    parts = {
+        name: ImageArrays(
+            draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
+            np.arange(count, dtype=np.int64)[::-1] % 100,
+        )
+        for name, count in (("train", 200), ("test", 100))
+    }
+    facts = replace(CIFAR100, train_counts=(2,) * 100, test_counts=(1,) * 100, file_md5={})
+
+    def stored(facts: Facts, **files: bytes):
+        sound = {name: python2_batch(part, key=b"fine_labels") for name, part in parts.items()}
+        write_cifar(tmp_path, {**sound, **files}, packed=packed, batches=CIFAR100_BATCHES)
+        return read_published(
+            "cifar100", facts, CIFAR100_FILES, root=tmp_path, download=False, report=print
+        )
+
+    arrays = stored(facts)
+    for ours, theirs in ((arrays.train, parts["train"]), (arrays.test, parts["test"])):
+        assert np.array_equal(ours.images, theirs.images)
+        assert np.array_equal(ours.targets, theirs.targets)
+    pixels = arrays.train.images / 255
+    assert arrays.mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))
+    assert arrays.std == pytest.approx(pixels.std(axis=(0, 2, 3)))
+    with pytest.raises(DataError, match="damaged or another file"):
+        stored(replace(facts, file_md5=CIFAR100.file_md5))
+    with pytest.raises(DataError, match="no list of fine_labels"):
+        stored(facts, train=python2_batch(parts["train"]))
+    canary = tmp_path / "canary"
+    evil = pickle.dumps({"fine_labels": Canary(canary)}, protocol=2)
+    with pytest.raises(DataError, match=r"not a CIFAR-100 batch.*mkdir"):
+        stored(facts, train=evil)
+    assert not canary.exists()
 
 
 def test_the_stream_is_what_pickle_itself_reads() -> None:

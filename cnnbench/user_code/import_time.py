@@ -30,8 +30,8 @@ def check_import(content: bytes, path: Path) -> None:
         if isinstance(node, ast.Call) and (_is_backward(node) or _called(node) in training):
             raise UsageError(
                 f"{path}, line {node.lineno}: the file trains when it is imported "
-                f"({ast.unparse(node.func)}), and it is imported for its network alone; put what "
-                'trains below  if __name__ == "__main__":'
+                f"({ast.unparse(node.func)}), and it is imported for its network or "
+                'data alone; put what trains below  if __name__ == "__main__":'
             )
 
 
