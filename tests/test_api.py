@@ -22,7 +22,7 @@ SMALL_RUN = ("model=lenet", "data=digits", "debug=smoke", "device=cpu", "device.
 
 
 def test_the_package_and_the_api_have_the_same_names() -> None:
-    assert set(cnnbench.__all__) == {*api.__all__, "__version__"}
+    assert set(cnnbench.__all__) == {*api.__all__, "Run", "Sweep", "__version__"}
     assert all(getattr(cnnbench, name) is getattr(api, name) for name in FUNCTIONS)
     with pytest.raises(AttributeError):
         _ = cnnbench.trian  # type: ignore[attr-defined]
