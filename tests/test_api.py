@@ -16,6 +16,7 @@ import cnnbench
 from cnnbench import api
 from cnnbench.analysis import bench_jobs
 from cnnbench.cli.main import VERBS
+from cnnbench.errors import UsageError
 
 FUNCTIONS = list(api.__all__)
 SMALL_RUN = ("model=lenet", "data=digits", "debug=smoke", "device=cpu", "device.num_threads=1")
@@ -47,6 +48,17 @@ def test_every_function_is_documented(name: str) -> None:
     for parameter in inspect.signature(function).parameters.values():
         assert f"\n    {parameter.name}: " in text, parameter.name
         assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_models_are_listed_and_built_with_other_weights() -> None:
+    names = cnnbench.list_models()
+    assert {"lenet", "resnet18", "vgg11"} <= set(names)
+    assert "custom" not in names
+    assert cnnbench.list_models("no such*") == []
+    weight = next(cnnbench.create_model("lenet", init="constant").parameters())
+    assert torch.equal(weight, torch.ones_like(weight))
+    with pytest.raises(UsageError, match="kaiming_normal"):
+        cnnbench.create_model("lenet", init="kaiming")
 
 
 @pytest.fixture(scope="module")

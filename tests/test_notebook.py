@@ -44,7 +44,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
     root: Path = tmp_path_factory.mktemp("notebook")
     client = Client(notebook, timeout=120, resources={"metadata": {"path": str(root)}})
     client.updates = []
-    client.execute()
+    with pytest.MonkeyPatch.context() as patch:
+        # The kernel's own files stay out of the home directory.
+        for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(root / name))
+        client.execute()
     nbformat.validate(notebook)
     return notebook, client.updates
 
