@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from cnnbench.rendering.text import cell_text
 _MAX_ROWS = 200
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 22, 24
+_LARGEST = 1e100
 # SVG has other names for the lines of `line_look`.
 _DASHES = {"-": "", "--": "6 3", "-.": "6 3 1 3", ":": "1 3"}
 
@@ -53,13 +53,15 @@ def svg_curves(title: str, curves: Mapping[str, Points]) -> str:
 
     Args:
         title: above them.
-        curves: by name, points (epoch, value) in order; values that are not finite are left out.
+        curves: by name, points (epoch, value) in order; numbers that no training gives are left
+            out.
 
     Returns:
         Nothing where there is no point.
     """
     lines = {
-        name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in curves.items()
+        name: [(x, y) for x, y in points if abs(x) < _LARGEST and abs(y) < _LARGEST]
+        for name, points in curves.items()
     }
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -108,7 +110,8 @@ def svg_curves(title: str, curves: Mapping[str, Points]) -> str:
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     """Return the ends of an axis, which are never the same."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    margin = max(0.5, abs(low) / 100)
+    return (low, high) if high > low else (low - margin, high + margin)
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

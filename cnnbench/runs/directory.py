@@ -264,7 +264,7 @@ def sweep_jobs(root: Path) -> list[tuple[str, list[str]]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     # A run lies in its sweep, whatever a stranger's record says.
-    return [(name, overrides) for name, overrides in jobs if Path(name).name == name]
+    return [job for job in jobs if Path(job[0]).name == job[0] and job[0] not in ("", "..")]
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:

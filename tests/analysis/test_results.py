@@ -86,7 +86,7 @@ def test_a_sweep_has_its_runs_in_order(tmp_path: Path) -> None:
         {"overrides": ["seed=1", "model=lenet"], "run": runs[1].name},
         {"overrides": ["seed=0", "model=lenet"], "run": runs[0].name},
         {"overrides": ["seed=2", "model=lenet"], "run": "not-begun"},
-        {"overrides": [], "run": f"../{names[0]}"},
+        *({"overrides": [], "run": run} for run in (f"../{names[0]}", "..", "", ".", "/")),
     ]
     (root / "sweep.json").write_text(json.dumps({"jobs": jobs}))
     sweep = Sweep(root)

@@ -27,7 +27,13 @@ def test_a_long_table_says_how_much_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "points", [[(1, 0.5)], [(1, 0.5), (2, 0.5)], [(1, -2.0), (2, float("nan")), (3, 1e9)]]
+    "points",
+    [
+        [(1, 0.5)],
+        [(1, 0.5), (2, 0.5)],
+        [(1, -2.0), (2, float("nan")), (3, 1e9)],
+        [(1, 1e99), (2, 1e99), (10**400, 0.5), (3, float("inf"))],
+    ],
 )
 def test_curves_lie_in_their_image(points: list[tuple[float, float]]) -> None:
     text = svg_curves(EVIL, {EVIL: points, "other": [(1, 0.1)], "none": []})
