@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_every_function_is_documented(name: str) -> None:
     for parameter in inspect.signature(function).parameters.values():
         assert f"\n    {parameter.name}: " in text, parameter.name
         assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_every_result_is_shown_by_a_notebook() -> None:
+    """Plain dicts, and lists of them, are not; `cnnbench.analysis.results` has what is."""
+    for name in FUNCTIONS:
+        returned = str(inspect.signature(getattr(api, name)).return_annotation)
+        assert not re.match(r"(dict|list)\[(?!str)", returned), name
 
 
 def test_models_are_listed_and_built_with_other_weights() -> None:
