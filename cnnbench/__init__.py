@@ -8,7 +8,8 @@ the command of its name does. They load torch when they are first called, so tha
 from __future__ import annotations
 
 from cnnbench import api
+from cnnbench.analysis.results import Run, Sweep
 from cnnbench.api import *  # noqa: F403
 from cnnbench.version import __version__
 
-__all__ = [*api.__all__, "__version__"]
+__all__ = [*api.__all__, "Run", "Sweep", "__version__"]

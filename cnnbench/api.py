@@ -10,14 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cnnbench.errors import UsageError, expected_names
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from cnnbench.analysis.compare.tables import Comparison
+    from cnnbench.analysis.results import Result, Rows, Run, Sweep
+    from cnnbench.config.compose import Composer
+    from cnnbench.config.settings import Setting
     from cnnbench.training.loaded import LoadedData
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "features",
     "export",
     "create_model",
+    "list_models",
     "load_data",
 ]
 SPLITS = ("test", "val", "train")
@@ -43,21 +47,28 @@ BENCH_SECONDS = 2.0
 
 
 def train(
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     *,
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
-) -> Path:
-    """Train one network, or resume a run; of several threads, one trains and the others wait.
+    **keys: Any,
+) -> Run | Sweep:
+    """Train one network, resume a run, or train every job of a sweep that is not done yet.
+
+    Of several threads, one trains and the others wait. The jobs of a sweep train in processes of
+    their own, whose failures are said and counted.
 
     Args:
-        settings: as on the command line, each ``key=value``. ``resume=RUN`` resumes a run; one
-            that is finished is left as it is.
+        settings: as on the command line, each ``key=value``, or one text of them. ``resume=RUN``
+            resumes a run; one that is finished is left as it is.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
+        keys: further settings, two underscores for a dot: ``optimizer__lr=.01``. A list sweeps
+            over its values, as ``a,b`` does in a text; a tuple is one value, a list's.
 
     Returns:
-        The run directory.
+        The run directory, a `Path` that also has ``test_accuracy``, ``results`` and ``metrics``;
+        of a sweep its directory, a `Path` with ``runs``, ``results`` and ``num_failed``.
 
     Raises:
         UsageError: a setting is wrong, or the config does not fit this machine.
@@ -73,37 +84,54 @@ def train(
         lenet on digits: 1 x 28 x 28, 61,706 parameters, 416,520 MACs
         ...
         test accuracy ...
-        >>> (run / "run.json").exists()
-        True
+        >>> (run / "run.json").exists(), run.test_accuracy == run.results["test/accuracy"]
+        (True, True)
     """
     import time
 
     since = time.monotonic()  # max_seconds counts what follows
-    from cnnbench.config.command import read_settings
+    from cnnbench.config.command import is_sweep, read_settings
     from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    read = read_settings(composer, settings, config, keys=keys)
+    if is_sweep(read):
+        return _train_jobs(composer, read)[0]
+    return train_run(composer, read, since)
+
+
+def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
+    """Do what `train` does, of one run alone.
+
+    Args:
+        composer: knows the groups.
+        read: settings; a list of choices is a mistake here.
+        since: when what ``max_seconds`` counts began, by ``time.monotonic``.
+    """
+    from cnnbench.analysis.results import Run
     from cnnbench.notices import notice, say_torch_loads
     from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
-    composer = Composer(config_dir)
-    run, composed = run_and_config(composer, read_settings(composer, settings, config))
+    run, composed = run_and_config(composer, read)
     if run is not None and run.record.status == "done" and composed.extend_epochs is None:
         notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
-        return run.path
+        return Run(run.path)
     say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
     from cnnbench.training import launch
 
     if run is None:
-        return launch.start(composed, sys.argv, since).path
+        return Run(launch.start(composed, sys.argv, since).path)
     launch.resume(composed, run, sys.argv, since)
-    return run.path
+    return Run(run.path)
 
 
 def train_sweep(
-    settings: Sequence[str],
+    settings: str | Sequence[str] = (),
     *,
     config: str | Path | None = None,
     config_dir: str | Path | None = None,
-) -> tuple[Path, int]:
+    **keys: Any,
+) -> tuple[Sweep, int]:
     """Train every job of a sweep that is not done yet, each in a process of its own.
 
     Args:
@@ -111,6 +139,7 @@ def train_sweep(
             ``hydra.launcher.slots`` says how many run at once.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
+        keys: further settings, as `train` takes them.
 
     Returns:
         The sweep's directory, and how many of its jobs failed.
@@ -132,19 +161,26 @@ def train_sweep(
     """
     from cnnbench.config.command import read_settings
     from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    read = read_settings(composer, settings, config, sweeps=True, keys=keys)
+    return _train_jobs(composer, read)
+
+
+def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
+    from cnnbench.analysis.results import Sweep
     from cnnbench.config.launcher import split_launcher
     from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
     from cnnbench.sweeps.launchers import check_launcher
     from cnnbench.sweeps.run import launch_sweep
 
-    composer = Composer(config_dir)
-    read = read_settings(composer, settings, config, sweeps=True)
     launcher, how, ours = split_launcher(read)
     check_launcher(launcher)
     sweep = expand(composer, ours)
     say_torch_loads(f"{len(sweep.jobs)} jobs")
-    return launch_sweep(sweep, sys.argv, launcher, how)
+    root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
+    return Sweep(root), num_failed
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
@@ -183,7 +219,7 @@ def evaluate(
     model_path: str | None = None,
     data_root: str | Path | None = None,
     data_path: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Return exact metrics of a run's selected weights on one split of its data.
 
     Args:
@@ -224,6 +260,7 @@ def evaluate(
 
     directory = open_run(run)
     from cnnbench.analysis.evaluate.measure import measure, measure_numbers, open_split
+    from cnnbench.analysis.results import Result
     from cnnbench.notices import notice
 
     more: Any = {"without_duplicates": without_duplicates, "data_root": data_root}
@@ -234,7 +271,7 @@ def evaluate(
     if opened.network.loss.is_number:
         if plots:
             raise UsageError("--plots: draws classes, and this run predicts a number")
-        return measure_numbers(opened)
+        return Result(measure_numbers(opened))
     measured = measure(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
@@ -242,11 +279,11 @@ def evaluate(
         for file in plot_evaluation(measured, opened.images, directory.path / "plots"):
             notice(str(file))
     if not robustness:
-        return measured.result
+        return Result(measured.result)
     from cnnbench.analysis.evaluate.robustness import measure_robustness
 
     rows = measure_robustness(opened, measured.result["accuracy"])
-    result = {**measured.result, "robustness": rows}
+    result = Result({**measured.result, "robustness": rows})
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_robustness_of
 
@@ -257,12 +294,12 @@ def evaluate(
 
 def predict(
     run: str | Path,
-    images: Sequence[str | Path] | str | Path | Tensor,
+    images: Any,
     *,
     top: int = 3,
     invert: bool | str = False,
     model_path: str | None = None,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Return the classes that a run sees in images.
 
     Every image is cropped to its largest centred square and resized to what the network takes. A
@@ -270,8 +307,10 @@ def predict(
 
     Args:
         run: a run directory; its data set is not needed.
-        images: image files of any size, folders of them, or a uint8 tensor (N, C, H, W); for a run
-            on rows of numbers CSV files, or a tensor (N, columns).
+        images: image files of any size, folders of them, or a list of these; Pillow images, or
+            arrays and tensors (H, W), (H, W, C), (C, H, W), (N, H, W), (N, C, H, W) or
+            (N, H, W, C), or a list of these, whose values are whole numbers from 0 to 255, or
+            fractions from 0 to 1. For a run on rows of numbers CSV files, or an array (N, columns).
         top: how many of the likeliest classes to list, at least 1.
         invert: True for images whose dark and light are the other way round than in training,
             such as ink on paper for a network of white digits; ``"auto"`` inverts only images
@@ -284,7 +323,7 @@ def predict(
         where a number is predicted it alone, under the target's name.
 
     Raises:
-        UsageError: it is no run, ``top`` is below 1, or the tensor is of another type or shape.
+        UsageError: it is no run, ``top`` is below 1, or the images are of another type or shape.
         CheckpointError: the run is damaged or foreign.
         DataError: a path does not exist, or none of the files is an image.
 
@@ -292,7 +331,7 @@ def predict(
         >>> [row] = cnnbench.predict(run, "digit.png", top=2)
         >>> len(row["top"]), row["top"][0]["class"] == row["class"]
         (2, True)
-        >>> len(cnnbench.predict(run, torch.zeros(5, 1, 8, 8, dtype=torch.uint8)))
+        >>> len(cnnbench.predict(run, torch.zeros(5, 8, 8)))
         5
     """
     if top < 1:
@@ -300,17 +339,17 @@ def predict(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
-    from cnnbench.analysis.predict import INVERT, predict_files, predict_tensors
+    from cnnbench.analysis.predict import INVERT, predict_files, predict_objects
+    from cnnbench.analysis.results import Rows
 
     how: Any = {False: "never", True: "always"}[invert] if isinstance(invert, bool) else invert
     if how not in INVERT:
         raise UsageError(f"invert={invert!r}: expected False, True or 'auto'")
 
-    if isinstance(images, (str, Path)):
-        images = [images]
-    if isinstance(images, Sequence):
-        return predict_files(directory, images, top, model_path, how)
-    return predict_tensors(directory, images, top, model_path, how)
+    paths = [images] if isinstance(images, (str, Path)) else images
+    is_files = isinstance(paths, Sequence) and all(isinstance(p, (str, Path)) for p in paths)
+    given = predict_files if is_files else predict_objects
+    return Rows(given(directory, paths, top, model_path, how))
 
 
 def summary(
@@ -322,11 +361,12 @@ def summary(
     blocks: Sequence[str] = (),
     model_path: str | None = None,
     config_dir: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Return layers, totals and warnings of a network for one image; nothing runs.
 
     Args:
-        network: any module, which is left exactly as it was; a run directory; or settings.
+        network: any module, which is left exactly as it was; a run directory; or settings, also
+            as one text.
         input_shape: (C, H, W) without the batch dimension, for a module and only for one.
         depth: fold layers into the modules that many levels down, at least 1.
         against: a second network beside it: a network's name, a run, or settings in one text.
@@ -342,7 +382,8 @@ def summary(
         ``num_params``, ``macs``, ``receptive_field``, ``stride``, ``macs_share``, ``params_share``)
         and ``warnings``, sentences. With ``against`` ``networks`` (two labels), ``totals``
         (``total``, ``first``, ``second``, ``difference``, ``ratio``) and ``summaries``. With
-        ``blocks`` only ``blocks``: of each the costs, and their ratios to the first one's.
+        ``blocks`` only ``blocks``: of each the costs, and their ratios to the first one's. It is
+        printed, and shown in a notebook, as a table.
 
     Raises:
         UsageError: ``depth`` is below 1, the network does not take such an image, a setting is
@@ -357,30 +398,33 @@ def summary(
         ['lenet on mnist', 'mlp on mnist']
     """
     from cnnbench.analysis import summary as subjects
+    from cnnbench.analysis.summary_text import blocks_result, networks_result, summary_result
     from cnnbench.config.compose import Composer
+    from cnnbench.config.settings import words
     from cnnbench.geometry.summary import summarize
 
     if blocks:
-        return subjects.side_by_side_blocks(blocks)
+        return blocks_result(subjects.side_by_side_blocks(blocks))
     composer = Composer(config_dir)
     if isinstance(network, (str, Path, Sequence)):
         if input_shape is not None:
             raise UsageError("input_shape: a run or a config has its own")
-        words = [str(network)] if isinstance(network, (str, Path)) else network
-        first, settings = subjects.subject_of(composer, words, model_path)
+        is_run = isinstance(network, Path) or (
+            isinstance(network, str) and ("=" not in network or Path(network).is_dir())
+        )
+        names = [str(network)] if is_run else words(cast(Sequence[str], network))
+        first, settings = subjects.subject_of(composer, names, model_path)
     else:
         if input_shape is None:
             raise UsageError("input_shape: (C, H, W) of the images that the module takes")
         first, settings = subjects.subject_of_module(network, input_shape), []
     if against is None:
-        return summarize(first.module, first.input_shape, depth=depth)
+        return summary_result(first.label, summarize(first.module, first.input_shape, depth=depth))
     other = subjects.other_subject(composer, against, settings, model_path)
-    return subjects.side_by_side(first, other, depth)
+    return networks_result(subjects.side_by_side(first, other, depth))
 
 
-def tensors(
-    run: str | Path, pattern: str = "*", *, model_path: str | None = None
-) -> list[dict[str, Any]]:
+def tensors(run: str | Path, pattern: str = "*", *, model_path: str | None = None) -> Rows:
     """Return what the tensors of a run's selected weights hold.
 
     Args:
@@ -403,17 +447,18 @@ def tensors(
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)
+    from cnnbench.analysis.results import Rows
     from cnnbench.analysis.summary import run_tensors
 
-    return run_tensors(directory, pattern, model_path)
+    return Rows(run_tensors(directory, pattern, model_path))
 
 
 def bench(
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     *,
     seconds: float = BENCH_SECONDS,
     config_dir: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Measure how fast a config runs on this machine; nothing is written that stays.
 
     Args:
@@ -446,16 +491,17 @@ def bench(
     composer = Composer(config_dir)
     config = single_config(composer, composer.parse(settings))
     from cnnbench.analysis.bench_jobs import measure_one
+    from cnnbench.analysis.results import Result
 
-    return measure_one(config, seconds)
+    return Result(measure_one(config, seconds))
 
 
 def bench_sweep(
-    settings: Sequence[str],
+    settings: str | Sequence[str],
     *,
     seconds: float = BENCH_SECONDS,
     config_dir: str | Path | None = None,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Measure every job of a sweep, each in a process of its own.
 
     Args:
@@ -481,9 +527,10 @@ def bench_sweep(
     composer = Composer(config_dir)
     jobs = expand(composer, composer.parse(settings, sweeps=True)).jobs
     from cnnbench.analysis.bench_jobs import measure_jobs
+    from cnnbench.analysis.results import Rows
 
     named = [(" ".join(job.overrides) or job.config.model.name, job.config) for job in jobs]
-    return measure_jobs(named, seconds)
+    return Rows(measure_jobs(named, seconds))
 
 
 def compare(
@@ -497,7 +544,7 @@ def compare(
     margin: float | None = None,
     plots: str | Path | None = None,
     html: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Compare trained runs; those that differ in their seed alone are one row.
 
     Args:
@@ -515,6 +562,7 @@ def compare(
         ``rows``, each with ``model``, ``n``, the settings that differ, metrics as
         ``{"mean", "std"}``, and its ``verdict``; ``tables`` (``title``, ``conclusion``,
         ``margin``, ``notes``); ``left_out``, runs with a reason; ``baseline``, the row's number.
+        ``to_dataframe()`` has a line for each row, as ``--format csv``; it prints as a table.
 
     Raises:
         UsageError: a path holds no run, or a column, a condition or the baseline is wrong.
@@ -525,11 +573,11 @@ def compare(
         >>> row["model"], row["n"]
         ('lenet', 1)
     """
-    from cnnbench.analysis.compare.formats import to_dict
+    from cnnbench.analysis.results import comparison_result
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
     judging = {"baseline": baseline, "margin": margin}
-    return to_dict(comparison(paths, plots=plots, html=html, **selection, **judging))
+    return comparison_result(comparison(paths, plots=plots, html=html, **selection, **judging))
 
 
 def comparison(
@@ -568,7 +616,7 @@ def compare_errors(
     plots: str | Path | None = None,
     model_path: str | None = None,
     data_path: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Compare two runs image by image on the test split that both have.
 
     Adds one to the ``test_reads`` of both.
@@ -602,13 +650,14 @@ def compare_errors(
 
     a, b = open_run(run_a), open_run(run_b)
     from cnnbench.analysis.compare import disagreement
+    from cnnbench.analysis.results import Result
     from cnnbench.notices import notice
 
     directory = expand_path(plots)
     result, files = disagreement.compare_errors(a, b, directory, model_path, data_path)
     for file in files:
         notice(str(file))
-    return result
+    return Result(result)
 
 
 def features(
@@ -617,7 +666,7 @@ def features(
     *,
     output: str | Path | None = None,
     model_path: str | None = None,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Draw what trained networks see in images, and return what they answer.
 
     Args:
@@ -653,9 +702,10 @@ def features(
 
     opened = [open_run(path) for path in runs]
     from cnnbench.analysis.features.write import write_features
+    from cnnbench.analysis.results import Rows
 
     directory = expand_path(output)
-    return write_features(opened, files, directory, model_path)
+    return Rows(write_features(opened, files, directory, model_path))
 
 
 def export(
@@ -665,7 +715,7 @@ def export(
     output: str | Path | None = None,
     model_path: str | None = None,
     data_path: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Write a run's network, preprocessing included, as a file for other programs.
 
     Args:
@@ -698,21 +748,29 @@ def export(
 
     directory = open_run(run)
     from cnnbench.analysis.export import export_run
+    from cnnbench.analysis.results import Result
 
     file = expand_path(output)
-    return export_run(directory, to, file, model_path, data_path)
+    return Result(export_run(directory, to, file, model_path, data_path))
 
 
 def create_model(
-    name: str, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, **args: Any
+    name: str,
+    *,
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: int = 28,
+    init: str = "default",
+    **args: Any,
 ) -> nn.Module:
-    """Build a network with PyTorch's initial weights, in training mode.
+    """Build a network with new weights, in training mode.
 
     Args:
-        name: see ``cnnbench ls model``.
+        name: one of `list_models`.
         in_channels: channels of the images, at least 1.
         num_classes: logits to give; 1 for two classes, or for a number.
         image_size: pixels of a side; images are square.
+        init: the initial weights, as ``model.init`` takes it; by default PyTorch's own.
         args: the network's own arguments, as in ``conf/model/<name>.yaml``.
 
     Returns:
@@ -728,13 +786,42 @@ def create_model(
     """
     from cnnbench import models
 
-    return models.create_model(
+    network = models.create_model(
         name, in_channels=in_channels, num_classes=num_classes, image_size=image_size, args=args
     )
+    models.initialize(network, init)
+    return network
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that `create_model` takes, those of other installed packages included.
+
+    Args:
+        pattern: of the names, such as ``resnet*``.
+
+    Returns:
+        The names in the order of ``cnnbench ls model``; none where no name is so.
+
+    Raises:
+        UsageError: two packages have networks of the same name.
+
+    Example:
+        >>> cnnbench.list_models("lenet*")
+        ['lenet']
+    """
+    from fnmatch import fnmatchcase
+
+    from cnnbench import models
+
+    return [name for name in models.known_models() if fnmatchcase(name, pattern)]
 
 
 def load_data(
-    name: str, settings: Sequence[str] = (), *, config_dir: str | Path | None = None, **keys: Any
+    name: str,
+    settings: str | Sequence[str] = (),
+    *,
+    config_dir: str | Path | None = None,
+    **keys: Any,
 ) -> LoadedData:
     """Return a data set's splits for a training loop of your own.
 

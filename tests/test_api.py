@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ import cnnbench
 from cnnbench import api
 from cnnbench.analysis import bench_jobs
 from cnnbench.cli.main import VERBS
+from cnnbench.errors import UsageError
 
 FUNCTIONS = list(api.__all__)
 SMALL_RUN = ("model=lenet", "data=digits", "debug=smoke", "device=cpu", "device.num_threads=1")
 
 
 def test_the_package_and_the_api_have_the_same_names() -> None:
-    assert set(cnnbench.__all__) == {*api.__all__, "__version__"}
+    assert set(cnnbench.__all__) == {*api.__all__, "Run", "Sweep", "__version__"}
     assert all(getattr(cnnbench, name) is getattr(api, name) for name in FUNCTIONS)
     with pytest.raises(AttributeError):
         _ = cnnbench.trian  # type: ignore[attr-defined]
@@ -47,6 +49,24 @@ def test_every_function_is_documented(name: str) -> None:
     for parameter in inspect.signature(function).parameters.values():
         assert f"\n    {parameter.name}: " in text, parameter.name
         assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_every_result_is_shown_by_a_notebook() -> None:
+    """Plain dicts, and lists of them, are not; `cnnbench.analysis.results` has what is."""
+    for name in FUNCTIONS:
+        returned = str(inspect.signature(getattr(api, name)).return_annotation)
+        assert not re.match(r"(dict|list)\[(?!str)", returned), name
+
+
+def test_models_are_listed_and_built_with_other_weights() -> None:
+    names = cnnbench.list_models()
+    assert {"lenet", "resnet18", "vgg11"} <= set(names)
+    assert "custom" not in names
+    assert cnnbench.list_models("no such*") == []
+    weight = next(cnnbench.create_model("lenet", init="constant").parameters())
+    assert torch.equal(weight, torch.ones_like(weight))
+    with pytest.raises(UsageError, match="kaiming_normal"):
+        cnnbench.create_model("lenet", init="kaiming")
 
 
 @pytest.fixture(scope="module")

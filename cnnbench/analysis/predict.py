@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnbench.analysis.image_arrays import read_objects
 from cnnbench.data import decode_image
 from cnnbench.data.images import Images, border_brightness, is_transparent
 from cnnbench.data.readers.rows import read_values
@@ -140,29 +141,44 @@ def predict_files(
     return results
 
 
-def predict_tensors(
+def predict_objects(
     run: RunDir,
-    images: Tensor,
+    images: Any,
     top: int = 3,
     model_path: str | None = None,
     invert: Invert = "never",
 ) -> list[dict[str, Any]]:
-    """Return the classes that a run sees in uint8 images (N, C, H, W); as ``predict_files``.
+    """Return the classes that a run sees in images of a program; as ``predict_files``.
+
+    Args:
+        run: an existing run.
+        images: as `read_objects` takes them; of a table's run rows of numbers, (N, columns).
+        top: how many classes to list.
+        model_path: of a custom network.
+        invert: which images to invert.
 
     Raises:
-        UsageError: the images are not of that type and shape.
+        UsageError: they have another shape or other values.
     """
     network = load_run(run, model_path)
     if network.columns:
-        return _of_rows(network, images, top)
-    if images.dtype != torch.uint8 or images.shape[1:2] != (network.in_channels,):
-        raise UsageError(
-            f"images are {images.dtype} {tuple(images.shape)}, "
-            f"expected torch.uint8 (N, {network.in_channels}, H, W)"
-        )
-    pixels, unlike = _inverted(network, network.transform.resize(images).numpy(), invert)
+        return _of_rows(network, _numbers(images), top)
+    network.check_images()
+    pixels = read_objects(network, images)
+    if not len(pixels):
+        return []
+    pixels, unlike = _inverted(network, pixels, invert)
     _say_unlike(unlike, invert)
     return _ranked(network, torch.from_numpy(pixels), top)
+
+
+def _numbers(rows: Any) -> Tensor:
+    """Return rows of numbers as a tensor; one row alone is one of them."""
+    try:
+        values = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, float))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"rows of type {type(rows).__name__} are no numbers: {error}") from None
+    return values[None] if values.ndim == 1 else values
 
 
 def predict_rows(network: LoadedNetwork, path: Path, top: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from cnnbench import api
 from cnnbench.rendering.text import render_table
@@ -56,7 +57,7 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    rows = api.predict(
+    rows: list[dict[str, Any]] = api.predict(
         args.run, args.images, top=args.top, invert=args.invert, model_path=args.model_path
     )
     if rows and "line" in rows[0]:

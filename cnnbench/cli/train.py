@@ -7,6 +7,7 @@ import contextlib
 import shlex
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 from cnnbench import api
@@ -75,22 +76,25 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
+    since = time.monotonic()  # max_seconds counts what follows
     if args.multirun and args.format != "text":
         raise UsageError(f"--format {args.format}: a sweep prints text; its runs hold run.json")
     if args.cfg:
         print(_config_text(args), end="")
         return 0
-    sources = {"config": args.config, "config_dir": args.config_dir}
     if args.multirun:
-        path, num_failed = api.train_sweep(args.settings, **sources)
-        print(path)
+        sources = {"config": args.config, "config_dir": args.config_dir}
+        root, num_failed = api.train_sweep(args.settings, **sources)
+        print(root)
         return 1 if num_failed else 0
     # With json, standard output is that JSON and nothing else.
     screen = sys.stderr if args.format == "json" else sys.stdout
     code, is_done = 0, not any(word.startswith("resume=") for word in args.settings)
     try:
         with contextlib.redirect_stdout(screen):
-            path = api.train(args.settings, **sources)
+            composer = Composer(args.config_dir)
+            read = read_settings(composer, args.settings, args.config)
+            path: Path = api.train_run(composer, read, since)
     except Interrupted as error:
         if error.run_path is None:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,27 @@ CODE_KEYS = ("model.path", "data.path")
 
 def read_settings(
     composer: Composer,
-    words: Sequence[str],
+    words: str | Sequence[str],
     file: str | Path | None = None,
     *,
     sweeps: bool = False,
+    keys: Mapping[str, Any] | None = None,
 ) -> list[Setting]:
     """Read the settings of a command.
 
     Args:
         composer: knows the groups.
-        words: each ``key=value``.
+        words: each ``key=value``, or one text of them.
         file: a saved ``config.yaml`` below them, whose author may be a stranger.
-        sweeps: as ``Composer.parse`` takes it.
+        sweeps: as ``Composer.parse`` takes it, and the next.
+        keys: settings as Python writes them.
 
     Raises:
         ConfigError: settings that cannot be read.
         UsageError: the file cannot be read, or names code to run that the words do not; or the
             words name a preset, which would come below the file's values and do nothing.
     """
-    settings = composer.parse(words, sweeps=sweeps)
+    settings = composer.parse(words, sweeps=sweeps, keys=keys)
     return settings if file is None else _over_file(file, settings)
 
 
@@ -70,6 +72,11 @@ def over(below: Sequence[Setting], above: Sequence[Setting]) -> list[Setting]:
         if setting.key not in keys and setting.key.partition(".")[0] not in keys
     ]
     return [*kept, *above]
+
+
+def is_sweep(settings: Sequence[Setting]) -> bool:
+    """Tell whether settings are of several runs."""
+    return any(s.is_sweep or (s.key == "study" and s.values[0] is not None) for s in settings)
 
 
 def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:

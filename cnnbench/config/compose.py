@@ -11,6 +11,7 @@ import os
 import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from cnnbench.config.settings import (
     assign,
     fold_open,
     is_interpolated,
+    keyword_setting,
     leaves,
     settings_of,
     unknown_choice,
     unknown_key,
+    words,
 )
 from cnnbench.errors import UsageError, did_you_mean
 from cnnbench.files import expand_path, read_regular
@@ -72,13 +75,20 @@ class Composer:
         self._typed: set[str] = set()
         self._told: set[str] = set()
 
-    def parse(self, settings: Sequence[str], *, sweeps: bool = False) -> list[Setting]:
+    def parse(
+        self,
+        settings: str | Sequence[str],
+        *,
+        sweeps: bool = False,
+        keys: Mapping[str, Any] | None = None,
+    ) -> list[Setting]:
         """Read settings by Hydra's grammar, sweeps included. A key given twice: the last wins.
 
         Args:
-            settings: each ``key=value``.
+            settings: each ``key=value``, or one text of them.
             sweeps: whether commas in a path separate several, as after ``-m``; not in a path
                 that exists, or that is quoted.
+            keys: further ones as Python writes them, see ``keyword_setting``.
 
         Raises:
             ConfigError: all settings that cannot be read.
@@ -88,9 +98,13 @@ class Composer:
         parser = OverridesParser.create()
         problems: list[Problem] = []
         parsed: dict[str, Setting] = {}
-        for text in settings:
+        read = [
+            *(partial(_parse_one, parser, self.groups, t, sweeps=sweeps) for t in words(settings)),
+            *(partial(keyword_setting, name, value) for name, value in (keys or {}).items()),
+        ]
+        for read_one in read:
             try:
-                setting = _parse_one(parser, self.groups, text, sweeps=sweeps)
+                setting = read_one()
             except ConfigError as error:
                 problems.extend(error.problems)
             else:

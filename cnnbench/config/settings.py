@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cnnbench.config.roles import with_older_values
 from cnnbench.config.run_config import GROUPS, all_keys, role_of
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.errors import did_you_mean
+from cnnbench.files import expand_path
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,70 @@ class Setting:
     key: str
     values: tuple[Any, ...]
     is_sweep: bool = False
+
+
+def words(settings: str | Sequence[str]) -> list[str]:
+    """Return single settings; one text of several is split at blanks, as a shell does.
+
+    Example:
+        >>> words("model=lenet seed=1")
+        ['model=lenet', 'seed=1']
+    """
+    if not isinstance(settings, str):
+        return list(settings)
+    try:
+        return shlex.split(settings) if len(settings.split()) > 1 else [settings]
+    except ValueError:  # a quote that is not closed: the grammar says so
+        return [settings]
+
+
+def keyword_setting(name: str, value: Any) -> Setting:
+    """Return the setting that a keyword of Python is: ``optimizer__lr=.01``.
+
+    Args:
+        name: the key, with two underscores for a dot.
+        value: a number, text, path, None, or a tuple or dict of these; a list, a range or a
+            one-dimensional array sweeps over its values.
+
+    Raises:
+        ConfigError: it is anything else, or a list without values.
+
+    Example:
+        >>> keyword_setting("seed", range(2))
+        Setting(key='seed', values=(0, 1), is_sweep=True)
+    """
+    key = name.replace("__", ".")
+    if isinstance(value, range) or getattr(value, "ndim", 0) == 1:
+        value = list(value)
+    if not isinstance(value, list):
+        return Setting(key, (_plain(key, value),))
+    if not value:
+        raise ConfigError([Problem(key, "=[]: a list sweeps over its values, and has none")])
+    return Setting(key, tuple(_plain(key, part) for part in value), is_sweep=True)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return a value of Python as the grammar of settings gives it."""
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
+        value = value.item()  # a number of NumPy's or torch's
+    is_path = key in all_keys() and all_keys()[key].is_path
+    if isinstance(value, Path) or (is_path and isinstance(value, str)):
+        return str(expand_path(value))
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(key, part) for part in value]
+    if isinstance(value, dict):
+        return {str(part): _plain(key, inner) for part, inner in value.items()}
+    raise ConfigError(
+        [
+            Problem(
+                key,
+                f": a value of type {type(value).__name__}; expected a number, a text, a path, "
+                "None, or a tuple of them; a list sweeps over its values",
+            )
+        ]
+    )
 
 
 def settings_of(tree: Mapping[str, Any]) -> list[Setting]:

@@ -62,12 +62,9 @@ def decode_image(path: Path, in_channels: int, image_size: int, background: int 
     Raises:
         DataError: there is no such file, or it is no image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    if in_channels not in _MODES:
-        raise DataError(
-            f"{path}: an image file has 1 or 3 channels, the network takes {in_channels}"
-        )
+    _check_channels(str(path), in_channels)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     try:
@@ -77,17 +74,54 @@ def decode_image(path: Path, in_channels: int, image_size: int, background: int 
             with Image.open(path, formats=_FORMATS) as file:
                 if file.width * file.height * len(file.getbands()) > _MAX_VALUES:
                     raise DataError(f"{file.width}x{file.height} pixels are too many")
-                upright = ImageOps.exif_transpose(file)
-                image = _eight_bit(upright, background).convert(_MODES[in_channels])
+                image = _upright(file, in_channels, background)
     # Decoders raise nearly anything on a damaged file.
     except Exception as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{path}: not an image that can be read: {reason}") from error
+    return _square(image, image_size)
+
+
+def convert_image(
+    image: Image.Image, in_channels: int, image_size: int, background: int = 255
+) -> Images:
+    """Return an opened image as the networks see it, as ``decode_image`` does of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    _check_channels("a Pillow image", in_channels)
+    try:
+        return _square(_upright(image, in_channels, background), image_size)
+    except DataError:
+        raise
+    except Exception as error:  # the pixels of an opened file are read here
+        raise DataError(f"a Pillow image: cannot be read: {error}") from error
+
+
+def _check_channels(what: str, in_channels: int) -> None:
+    if in_channels not in _MODES:
+        raise DataError(
+            f"{what}: an image file has 1 or 3 channels, the network takes {in_channels}"
+        )
+
+
+def _upright(image: Image.Image, in_channels: int, background: int) -> Image.Image:
+    """Return an image as the camera was held, of as many channels as the network takes."""
+    from PIL import ImageOps
+
+    return _eight_bit(ImageOps.exif_transpose(image), background).convert(_MODES[in_channels])
+
+
+def _square(image: Image.Image, image_size: int) -> Images:
+    """Return the largest centred square, resized: uint8, (C, image_size, image_size)."""
+    from PIL import Image
+
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     pixels = np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    return np.array(pixels.reshape(image_size, image_size, in_channels).transpose(2, 0, 1))
+    return np.array(pixels.reshape(image_size, image_size, -1).transpose(2, 0, 1))
 
 
 def is_transparent(path: Path) -> bool:
@@ -115,8 +149,7 @@ def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)
-        return Image.fromarray(scale_to_bytes(values, values.min(), values.max()))
+        return Image.fromarray(scale_to_bytes(np.asarray(image)))
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         behind = Image.new("RGBA", layers.size, (background, background, background, 255))
@@ -126,19 +159,24 @@ def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     return image
 
 
-def scale_to_bytes(values: NDArray[Any], low: float, high: float) -> Images:
+def scale_to_bytes(
+    values: NDArray[Any], low: float | None = None, high: float | None = None
+) -> Images:
     """Return values of more than 8 bits as 8 bits, by the range that they use.
 
     Args:
         values: of any shape, numbers or truth values.
-        low: the least of all that belong together, perhaps of more than these.
-        high: the greatest.
+        low: the least of all that belong together, perhaps of more than these; by default of
+            these.
+        high: the greatest, likewise.
 
     Raises:
         DataError: no usual range holds them.
     """
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
+    low = values.min() if low is None else low
+    high = values.max() if high is None else high
     if values.dtype.kind == "f" and 0 <= low <= high <= 1:
         return np.asarray(np.rint(values * 255), dtype=np.uint8)
     limits = (255,) if values.dtype.kind == "f" else _FULL_SCALES

@@ -56,12 +56,8 @@ class RunDir:
 
     def swept_keys(self) -> list[str]:
         """Return the keys in which the jobs of its sweep differ; none where it is of no sweep."""
-        try:
-            content = json.loads(read_regular(self.path.parent / "sweep.json", _MAX_SWEEP_BYTES))
-            overrides = [text for job in content["jobs"] for text in job["overrides"]]
-            return list(dict.fromkeys(str(text).partition("=")[0] for text in overrides))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return []
+        texts = [text for _, overrides in sweep_jobs(self.path.parent) for text in overrides]
+        return list(dict.fromkeys(text.partition("=")[0] for text in texts))
 
     @classmethod
     def create(cls, path: Path) -> RunDir:
@@ -254,6 +250,21 @@ def named_run(words: Sequence[str]) -> RunDir | None:
     """
     is_run = len(words) == 1 and ("=" not in words[0] or Path(words[0]).is_dir())
     return open_run(words[0]) if is_run else None
+
+
+def sweep_jobs(root: Path) -> list[tuple[str, list[str]]]:
+    """Return the jobs of a sweep's directory: their runs' names in it, and how they differ.
+
+    Args:
+        root: of the sweep; any other directory, or a damaged record, has no jobs.
+    """
+    try:
+        content = json.loads(read_regular(root / "sweep.json", _MAX_SWEEP_BYTES))
+        jobs = [(str(j["run"]), [str(text) for text in j["overrides"]]) for j in content["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    # A run lies in its sweep, whatever a stranger's record says.
+    return [job for job in jobs if Path(job[0]).name == job[0] and job[0] not in ("", "..")]
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:

@@ -290,7 +290,7 @@ def watch(root: Path, refresh_seconds: float = 1.0) -> list[JobState]:
 
 
 class Screen:
-    """A table that is drawn anew in a terminal; plain lines elsewhere."""
+    """A table that is drawn anew in a terminal or a notebook; plain lines elsewhere."""
 
     def __init__(self) -> None:
         import sys
@@ -299,9 +299,11 @@ class Screen:
         from rich.live import Live
 
         from cnnbench.notices import guarded
+        from cnnbench.tracking.console import Cell
 
         self._console = Console(file=guarded(sys.stdout))
-        self.is_live = self._console.is_interactive
+        self._cell = Cell.of(self._console)
+        self.is_live = self._console.is_interactive or self._cell is not None
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -310,17 +312,21 @@ class Screen:
         )
 
     def __enter__(self) -> Screen:
-        if self.is_live:
+        if self.is_live and self._cell is None:
             self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.is_live:
+        if self._cell is not None:
+            self._cell.clear()
+        elif self.is_live:
             self._live.stop()
 
     def show(self, jobs: Sequence[JobState], slots: int) -> None:
-        """Draw the table, in a terminal."""
-        if self.is_live:
+        """Draw the table, in a terminal or a notebook."""
+        if self._cell is not None:
+            self._cell.show(live_table(jobs, slots))
+        elif self.is_live:
             self._live.update(live_table(jobs, slots), refresh=True)
 
     def line(self, text: str) -> None:

@@ -1,10 +1,10 @@
-"""The run on the screen: a bar in a terminal, one plain line per epoch elsewhere."""
+"""The run on the screen: a bar in a terminal or notebook, and one plain line per epoch."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
@@ -18,15 +18,49 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 0.1
 
 
+class Cell:
+    """What is drawn anew below a cell of a notebook, without a package of widgets."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @classmethod
+    def of(cls, console: RichConsole) -> Cell | None:
+        """Return the cell that a console writes below, None where that is no notebook.
+
+        The console writes lines of plain text from then on, where rich would show each as a page.
+        """
+        if not console.is_jupyter:
+            return None
+        console.is_jupyter = False
+        return cls()
+
+    def show(self, renderable: Any) -> None:
+        """Draw something of rich's in place of what is there."""
+        if self._handle is None:
+            # A notebook has imported it; nothing else needs it.
+            display = sys.modules["IPython.display"].display
+            self._handle = display(renderable, display_id=True)
+        else:
+            self._handle.update(renderable)
+
+    def clear(self) -> None:
+        """Take away what is there."""
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+
 class Console:
     """Shows how a run goes.
 
     Args:
-        console: where to; what is not an interactive terminal gets no bar and no control codes.
+        console: where to; what is neither an interactive terminal nor a notebook gets no bar, and
+            what is no terminal no control codes.
     """
 
     def __init__(self, console: RichConsole) -> None:
         self._console = console
+        self._cell = Cell.of(console)
         self._progress: Progress | None = None
         self._images = 0
         self._steps = 0
@@ -51,7 +85,7 @@ class Console:
         self._images, self._steps, self._numbers = 0, step, ""
         self._started = time.perf_counter()
         self._next_refresh = self._started
-        if not self._console.is_interactive:
+        if not self._console.is_interactive and self._cell is None:
             return
         self._progress = Progress(
             TextColumn(f"epoch {epoch}/{num_epochs}", markup=False),
@@ -65,7 +99,10 @@ class Console:
             redirect_stderr=sys.stderr.isatty(),
         )
         self._progress.add_task("", total=num_steps, completed=step)
-        self._progress.start()
+        if self._cell is None:
+            self._progress.start()
+        else:
+            self._cell.show(self._progress)
 
     def step(self, num_images: int, *, loss: float | None = None) -> None:
         """Count a step; the screen changes at most ten times a second.
@@ -89,7 +126,10 @@ class Console:
         self._progress.update(
             task, completed=self._steps, description=f"{self._numbers}{rate:.0f} images/s"
         )
-        self._progress.refresh()
+        if self._cell is None:
+            self._progress.refresh()
+        else:
+            self._cell.show(self._progress)
 
     def epoch(
         self,
@@ -121,7 +161,10 @@ class Console:
     def stop_bar(self) -> None:
         """Take the bar away, also where a run breaks off; more than once is fine."""
         if self._progress is not None:
-            self._progress.stop()
+            if self._cell is None:
+                self._progress.stop()
+            else:
+                self._cell.clear()
             self._progress = None
 
 

@@ -121,3 +121,19 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         cnnbench.predict(run, tmp_path / "empty")
+
+
+def test_rows_of_numbers_come_as_arrays_tensors_and_lists(tmp_path: Path) -> None:
+    run = cnnbench.train(
+        "experiment=hours_to_pass device=cpu", num_epochs=2, output_root=tmp_path / "runs"
+    )
+    rows = np.array([[1.0], [2.5]])
+    expected = cnnbench.predict(run, torch.from_numpy(rows))
+    assert len(expected) == 2
+    assert cnnbench.predict(run, rows) == cnnbench.predict(run, rows.tolist()) == expected
+    assert cnnbench.predict(run, rows.astype(np.int8)[:1]) == expected[:1]
+    assert cnnbench.predict(run, rows[1]) == expected[1:]  # one row alone
+    with pytest.raises(UsageError, match=r"rows are \(2, 3\), expected \(N, 1\)"):
+        cnnbench.predict(run, np.zeros((2, 3)))
+    with pytest.raises(UsageError, match="no numbers"):
+        cnnbench.predict(run, [["a"], [b"b"]])

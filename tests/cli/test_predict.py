@@ -115,11 +115,72 @@ def test_what_is_no_picture(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert "Traceback" not in err
 
 
-def test_tensors_of_another_kind(run: Path) -> None:
-    with pytest.raises(UsageError, match=r"expected torch\.uint8 \(N, 1, H, W\)"):
-        cnnbench.predict(run, torch.zeros(1, 1, 16, 16))
-    with pytest.raises(UsageError, match=r"expected torch\.uint8 \(N, 1, H, W\)"):
-        cnnbench.predict(run, torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+def test_images_of_a_program_are_those_of_its_files(run: Path, images: list[Path]) -> None:
+    expected = [
+        {key: value for key, value in row.items() if key != "file"}
+        for row in cnnbench.predict(run, images[:3])
+    ]
+    pillow = [Image.open(file) for file in images[:3]]
+    grey = np.stack([np.asarray(image) for image in pillow])
+    colour = np.repeat(grey[..., None], 3, axis=3)
+    opaque = np.concatenate([colour, np.full_like(colour[..., :1], 255)], axis=3)
+    for name, given in {
+        "Pillow": pillow,
+        "Pillow in colour": [image.convert("RGB") for image in pillow],
+        "(N, H, W)": grey,
+        "(N, 1, H, W)": grey[:, None],
+        "(N, H, W, 1)": grey[..., None],
+        "(N, H, W, 3)": colour,
+        "(N, 3, H, W)": colour.transpose(0, 3, 1, 2),
+        "(N, H, W, 4)": opaque,
+        "list of (H, W)": list(grey),
+        "tuple of (H, W, 3)": tuple(colour),
+        "nested lists": grey.tolist(),
+        "fractions": grey / 255,
+        "float32 to 255": grey.astype(np.float32),
+        "int64": grey.astype(np.int64),
+        "a tensor of fractions": torch.from_numpy(grey / 255),
+        "tensors, one with a gradient": [*map(torch.tensor, (grey / 255)[:2]), torch.tensor(
+            grey[2] / 255, requires_grad=True)],
+        "mixed": [pillow[0], grey[1], torch.from_numpy(colour[2])],
+    }.items():  # fmt: skip
+        found = cnnbench.predict(run, given)
+        assert [row["class"] for row in found] == [row["class"] for row in expected], name
+        for row, other in zip(found, expected, strict=True):
+            assert row["probability"] == pytest.approx(other["probability"], rel=2e-2), name
+    for one in (pillow[0], grey[0], colour[0], colour[0].transpose(2, 0, 1)[:1], images[0]):
+        [row] = cnnbench.predict(run, one)
+        assert row["class"] == expected[0]["class"]
+    assert len(cnnbench.predict(run, torch.zeros(2, 9, 9, dtype=torch.bfloat16))) == 2
+    assert len(cnnbench.predict(run, np.zeros((2, 9, 30), bool))) == 2
+    assert cnnbench.predict(run, np.zeros((0, 8, 8))) == []
+
+
+def test_a_home_directory_is_found(
+    run: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(images[0].parent))
+    assert len(cnnbench.predict(run, "~/00.png")) == len(cnnbench.predict(run, ["~/00.png"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (torch.randn(2, 1, 16, 16), "before normalisation"),
+        (np.full((8, 8), np.nan), "before normalisation"),
+        (np.full((8, 8), 300.0), "expected 0 to 1 or 0 to 255"),
+        (np.zeros((2, 2, 16, 16)), r"images of shape \(2, 2, 16, 16\): expected \(H, W\)"),
+        (np.zeros(64), r"images of shape \(64,\)"),
+        (np.array(["a"]), "no image"),
+        ([[1, 2], [3]], "a list is no image"),
+        (["a.png", np.zeros((8, 8))], "expected image files alone"),
+        (None, "type NoneType is no image"),
+        ({"image": 1}, "type dict is no image"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_refused(run: Path, given: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        cnnbench.predict(run, given)
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

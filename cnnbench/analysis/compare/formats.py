@@ -304,11 +304,16 @@ def to_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _csv(found: Comparison) -> str:
-    """Return one table of plain numbers for all groups."""
-    rows = [
+def plain_rows(found: Comparison) -> list[dict[str, Any]]:
+    """Return all rows as plain numbers and texts by column, as CSV has them."""
+    return [
         {head: value for cell in row for head, value in cell.csv.items()} for row in _rows(found)
     ]
+
+
+def _csv(found: Comparison) -> str:
+    """Return one table of plain numbers for all groups."""
+    rows = plain_rows(found)
     heads = list(dict.fromkeys(head for row in rows for head in row))
     return render.render_table(rows, heads, "csv")
 

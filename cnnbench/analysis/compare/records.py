@@ -142,7 +142,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
     missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
-    curves = _curves(run.metrics)
+    curves = read_curves(run.metrics)
     source = Source(results, model, curves)
     return Record(
         path=run.path,
@@ -208,7 +208,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     return settings
 
 
-def _curves(file: Path) -> dict[str, dict[int, float]]:
+def read_curves(file: Path) -> dict[str, dict[int, float]]:
     """Return the values of each metric of whole epochs, by epoch; a torn last line is nothing."""
     curves: dict[str, dict[int, float]] = {}
     try:
