@@ -283,7 +283,7 @@ def _convolution_backward_flops(
 
 
 def peak_flops_per_second(device: torch.device, precision: Precision, seconds: float) -> float:
-    """Return the largest of the medians for square matrix products of three sizes.
+    """Return the largest of the medians for square matrix products of up to three sizes.
 
     A format that the device only emulates has no peak worth its time: a large product of bfloat16
     in software takes minutes. fp32 is measured in its place, which is what the device can do.
@@ -291,12 +291,15 @@ def peak_flops_per_second(device: torch.device, precision: Precision, seconds: f
     Args:
         device: where they are computed.
         precision: of the matrices.
-        seconds: in all; each size is measured at least three times.
+        seconds: in all; each size is measured at least three times, and a larger one only where
+            that fits in, or in two seconds.
     """
     emulated = precision.name == "bf16" and not has_native_bf16(device)
     dtype = torch.float32 if emulated else precision.dtype
     rates = []
     for side in PEAK_SIDES:
+        if rates and 4 * 2 * side**3 / rates[-1] > max(seconds, 2.0):
+            break
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         torch.mm(left, right)
         times: list[float] = []

@@ -183,14 +183,14 @@ def test_a_format_that_the_cpu_emulates_is_not_multiplied(
 
 
 def test_jobs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["bench", "-m", *tiny(tmp_path), "device.precision=fp32,bf16", "--format", "json"]
+    argv = ["bench", "-m", *tiny(tmp_path), "data.batch_size=8,16", "--format", "json"]
     assert cli([*argv, "--seconds", "0.1"]) == 0
     out, err = capsys.readouterr()
     rows = json.loads(out)
-    assert [row["job"] for row in rows] == ["device.precision=fp32", "device.precision=bf16"]
-    assert [row["precision"] for row in rows] == ["fp32", "bf16"]
+    assert [row["job"] for row in rows] == ["data.batch_size=8", "data.batch_size=16"]
+    assert [row["batch_size"] for row in rows] == [8, 16]
     assert all(row["train_images_per_second"] > 0 for row in rows)
-    assert "[2/2] device.precision=bf16" in err
+    assert "[2/2] data.batch_size=16" in err
     assert list(tmp_path.iterdir()) == []
 
 

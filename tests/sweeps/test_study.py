@@ -50,22 +50,28 @@ def test_the_small_form_of_a_study_is_small_and_still_compares(name: str) -> Non
         assert network.macs < 200_000_000
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resolution",
+        pytest.param("googlenet_forms", marks=pytest.mark.slow),
+        pytest.param("lenet_alexnet", marks=pytest.mark.slow),
+    ],
+)
 def test_the_small_forms_run_through_to_the_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    studies = ("googlenet_forms", "lenet_alexnet", "resolution")
-    for name in studies:
-        settings = [f"study={name}", "debug=study", f"output_root={tmp_path / name}"]
-        assert cli(["train", "-m", *settings]) == 0
-        root = capsys.readouterr().out.splitlines()[-1]
-        rows = cnnbench.compare([root])["rows"]
-        wanted = jobs(*settings)
-        assert len(rows) == len(wanted)
-        assert [row["n"] for row in rows] == [1] * len(rows)
-        columns = {text.partition("=")[0] for job in wanted for text in job.overrides}
-        assert columns <= rows[0].keys(), name
-        # What differs beside what is studied would be told here.
-        assert not any(row["not_comparable"] for row in rows)
+    settings = [f"study={name}", "debug=study", f"output_root={tmp_path}"]
+    assert cli(["train", "-m", *settings]) == 0
+    root = capsys.readouterr().out.splitlines()[-1]
+    rows = cnnbench.compare([root])["rows"]
+    wanted = jobs(*settings)
+    assert len(rows) == len(wanted)
+    assert [row["n"] for row in rows] == [1] * len(rows)
+    columns = {text.partition("=")[0] for job in wanted for text in job.overrides}
+    assert columns <= rows[0].keys()
+    # What differs beside what is studied would be told here.
+    assert not any(row["not_comparable"] for row in rows)
 
 
 def test_sizes_of_the_family() -> None:
