@@ -54,7 +54,8 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
 
     checked = set()
     for data in COMPOSER.groups.choices("data"):
-        if DATASETS[data].is_table:
+        # Rows of numbers are for other networks; the last two have the shapes of their files.
+        if DATASETS[data].is_table or data in ("custom", "npz"):
             continue
         root = [f"data.root={image_folder}"] if data == "folder" else []
         config = composed(f"model={model}", f"data={data}", *root)
