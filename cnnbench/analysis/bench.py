@@ -296,7 +296,7 @@ def peak_flops_per_second(device: torch.device, precision: Precision, seconds: f
     """
     emulated = precision.name == "bf16" and not has_native_bf16(device)
     dtype = torch.float32 if emulated else precision.dtype
-    rates = []
+    rates: list[float] = []
     for side in PEAK_SIDES:
         if rates and 4 * 2 * side**3 / rates[-1] > max(seconds, 2.0):
             break
