@@ -41,10 +41,6 @@ def _is_random(config: RunConfig) -> bool:
     return config.model.weights is None
 
 
-def _has_budget(config: RunConfig) -> bool:
-    return config.budget.tflop is not None or config.budget.seconds is not None
-
-
 def _has_hidden(config: RunConfig) -> bool:
     """Whether no argument takes the hidden linear layers away, where a network may have some."""
     args = config.model.args
@@ -220,15 +216,15 @@ RULES = (
         lambda c: c.data.val_fraction > 0 or c.selection == "test",
         "data.val_fraction=0 leaves no validation images to evaluate",
     ),
-    Rule("num_epochs", lambda c: not _has_budget(c), "budget says how long; set one of them"),
+    Rule("num_epochs", lambda c: not c.budget.is_set, "budget says how long; set one of them"),
     Rule(
         "patience",
-        lambda c: c.selection != "last" and (_has_budget(c) or (c.patience or 0) < c.num_epochs),
+        lambda c: c.selection != "last" and (c.budget.is_set or (c.patience or 0) < c.num_epochs),
         "it needs a selection but last, and fewer epochs than num_epochs",
     ),
     Rule(
         "histograms_every_epochs",
-        lambda c: _has_budget(c) or (c.histograms_every_epochs or 1) <= c.num_epochs,
+        lambda c: c.budget.is_set or (c.histograms_every_epochs or 1) <= c.num_epochs,
         "the run has fewer epochs; lower it, or raise num_epochs",
     ),
 )

@@ -152,6 +152,11 @@ class BudgetConfig:
     tflop: Positive | None
     seconds: Positive | None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it, and not a number of epochs, says how long."""
+        return self.tflop is not None or self.seconds is not None
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:

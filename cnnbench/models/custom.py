@@ -119,9 +119,7 @@ def _construct(
     if isinstance(network, nn.Module):
         if args:
             raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
-        fresh = _drawn_anew(network)
-        fresh.register_forward_hook(partial(_check_output, num_classes))
-        return with_first_output(fresh, aux_weight)
+        return _checked(_drawn_anew(network), num_classes, aux_weight)
     parameters = _parameters(network)
     _check_arguments(parameters, label, args)
     args = read_arguments(network, args, f"{label}: model.args.")
@@ -146,8 +144,13 @@ def _construct(
             f"{label}: returns {type(built).__name__}, expected a torch.nn.Module; write "
             "return nn.Sequential(...), or name a class"
         )
-    built.register_forward_hook(partial(_check_output, num_classes))
-    return with_first_output(built, aux_weight)
+    return _checked(built, num_classes, aux_weight)
+
+
+def _checked(module: nn.Module, num_classes: int, aux_weight: float | None) -> nn.Module:
+    """Let a module give logits alone, and refuse at each call what is none."""
+    module.register_forward_hook(partial(_check_output, num_classes))
+    return with_first_output(module, aux_weight)
 
 
 def _check_arguments(

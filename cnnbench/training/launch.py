@@ -140,8 +140,9 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
             "data.val_fraction, or selection=last data.val_fraction=0"
         )
     every, of_epoch = config.save_every_steps, data.steps_per_epoch
-    has_budget = config.budget.tflop is not None or config.budget.seconds is not None
-    is_short = not has_budget and every is not None and every > of_epoch * config.num_epochs
+    is_short = (
+        not config.budget.is_set and every is not None and every > of_epoch * config.num_epochs
+    )
     if every is not None and (every % of_epoch == 0 or is_short):
         data.warnings.append(
             f"save_every_steps={every}: saves nothing within an epoch, which has {of_epoch} steps"
@@ -213,7 +214,7 @@ def _resumed_config(config: RunConfig) -> RunConfig:
     more = config.extend_epochs
     if more is None:
         return dataclasses.replace(config, resume=None)
-    if config.budget.tflop is not None or config.budget.seconds is not None:
+    if config.budget.is_set:
         raise UsageError(
             f"extend_epochs={more}: this run's length is its budget, so a longer run is another "
             "one; train a new run with a larger budget"
