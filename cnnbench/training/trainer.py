@@ -171,8 +171,12 @@ class Training:
 
     def _is_over(self) -> bool:
         """Return whether the run ends before its last epoch, for want of a better one."""
-        patience, progress = self.config.patience, self.progress
-        return patience is not None and progress.ended_epoch - progress.best_epoch >= patience
+        patience, ended = self.config.patience, self.progress.ended_epoch
+        # An epoch that was not evaluated might have been the better one.
+        is_evaluated = ended > 0 and ended % self.config.eval_every_epochs == 0
+        return (
+            patience is not None and is_evaluated and ended - self.progress.best_epoch >= patience
+        )
 
     def _introduce(self) -> None:
         """Say what is about to happen, and show TensorBoard the first images."""

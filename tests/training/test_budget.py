@@ -97,6 +97,14 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     assert info(run)["results"]["best_epoch"] == 1
 
 
+def test_patience_waits_for_epochs_that_are_evaluated(tmp_path: Path) -> None:
+    more = ("num_epochs=9", "eval_every_epochs=3", "patience=1", "optimizer.lr=1e-9")
+    run = train(tmp_path, *more)
+    epochs = [line["epoch"] for line in records(run) if "train/loss" in line]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert info(run)["results"]["best_epoch"] == 3
+
+
 def test_both_budgets_are_refused() -> None:
     with pytest.raises(CnnbenchError, match="set one of them"):
         ready("budget.tflop=1", "budget.seconds=1")
