@@ -16,7 +16,7 @@ from cnnbench.data.table import refuse_tables
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
 from cnnbench.notices import notice
-from cnnbench.training.data import read_arrays
+from cnnbench.training.data import read_arrays, without_fold
 
 # What a split's duplicates are looked for in: what training and choosing have seen before it.
 SEEN_BEFORE = {"test": ("train", "val"), "val": ("train",)}
@@ -43,6 +43,7 @@ def check_data(config: RunConfig) -> dict[str, Any]:
         root = expand_path(data.root)
         broken = unreadable_images(root, data.args)
         arrays = read_folder(root, data.args, data.image_size, left_out=broken.keys())
+        arrays = without_fold(config, arrays)
     else:
         arrays = read_arrays(config, notice)
     train, val = split_train(arrays, data.val_fraction, data.split_seed)

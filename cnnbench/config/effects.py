@@ -145,7 +145,7 @@ RULES = (
     ),
     Rule(
         "data.split_seed",
-        lambda c: c.data.val_fraction > 0 or c.data.limit is not None,
+        lambda c: c.data.val_fraction > 0 or c.data.limit is not None or c.data.fold is not None,
         "data.val_fraction=0 draws no validation images",
     ),
     Rule(
@@ -213,7 +213,7 @@ RULES = (
     ),
     Rule(
         "eval_every_epochs",
-        lambda c: c.data.val_fraction > 0 or c.selection == "test",
+        lambda c: c.data.val_fraction > 0 or c.selection == "test" or c.data.fold is not None,
         "data.val_fraction=0 leaves no validation images to evaluate",
     ),
     Rule("num_epochs", lambda c: not c.budget.is_set, "budget says how long; set one of them"),

@@ -77,6 +77,8 @@ class DataConfig:
     image_size: Count
     val_fraction: Probability
     split_seed: Seed
+    num_folds: Annotated[int, Range(ge=2)] | None
+    fold: Annotated[Size | None, REPETITION]
     limit: Count | None
     num_workers: Annotated[Size, COMPUTATION]
     shuffle: bool
@@ -292,11 +294,25 @@ def _contradictions(config: RunConfig) -> list[Problem]:
                 "model.weights=RUN beside it",
             )
         )
+    problems += _fold_problems(config.data)
     if config.budget.tflop is not None and config.budget.seconds is not None:
         problems.append(Problem("budget", ".tflop and budget.seconds: set one of them"))
     if config.extend_epochs is not None and config.resume is None:
         problems.append(Problem("extend_epochs", ": only goes with resume=RUN"))
     return problems
+
+
+def _fold_problems(data: DataConfig) -> list[Problem]:
+    """Return what is wrong with the folds of k-fold cross-validation."""
+    if data.num_folds is None and data.fold is not None:
+        return [Problem("data.fold", f"={data.fold}: of how many? set data.num_folds=5, say")]
+    if data.num_folds is not None and data.fold is None:
+        what = f"-m 'data.fold=range({data.num_folds})' trains all"
+        return [Problem("data.num_folds", f"={data.num_folds}: data.fold is not set; {what}")]
+    if data.num_folds is not None and data.fold is not None and data.fold >= data.num_folds:
+        expected = f"expected 0 to {data.num_folds - 1}, below data.num_folds"
+        return [Problem("data.fold", f"={data.fold}: {expected}")]
+    return []
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:

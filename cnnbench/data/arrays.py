@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ Indices = NDArray[np.int64]
 
 # Images of one data set beyond this are not all held in memory.
 MEMORY_LIMIT_BYTES = 2 * 1024**3
+# How notes end that say where a part came from; folds draw it anew.
+IS_TEST_PART = "is the test part"
+DRAWS_NOTHING = "data.val_fraction draws nothing"
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,23 @@ Part = ImageArrays | ImageFiles
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Which fold of a data set is held out.
+
+    Attributes:
+        number: from 0.
+        count: of all folds; at least 2.
+        seed: draws them.
+        split: what the fold is: ``test``, or ``val`` where the source has a test part of its own.
+    """
+
+    number: int
+    count: int
+    seed: int
+    split: Literal["test", "val"]
+
+
+@dataclass(frozen=True)
 class DatasetArrays:
     """A data set that was read and verified.
 
@@ -110,6 +131,8 @@ class DatasetArrays:
         num_val: how many images at the end of ``train`` are a validation part of the source's own.
         columns: of a table, the name of each column of numbers; its rows are images of one pixel
             in float64, with a channel for each column, and its mean and std are of no use.
+        is_test_drawn: whether the source has no test part, and some of its images were drawn.
+        fold: that was held out of it, if any was.
     """
 
     train: Part
@@ -125,6 +148,8 @@ class DatasetArrays:
     test_names: tuple[str, ...] | None = None
     num_val: int = 0
     columns: tuple[str, ...] = ()
+    is_test_drawn: bool = False
+    fold: Fold | None = None
 
     @property
     def is_number(self) -> bool:

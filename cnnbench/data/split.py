@@ -23,7 +23,8 @@ def split_train(arrays: DatasetArrays, val_fraction: float, seed: int) -> tuple[
     targets = strata(arrays.train.targets)
     if arrays.num_val:
         rest, val = np.split(np.arange(len(targets)), [len(targets) - arrays.num_val])
-        return rest, val if val_fraction else val[:0]
+        is_kept = val_fraction > 0 or (arrays.fold is not None and arrays.fold.split == "val")
+        return rest, val if is_kept else val[:0]
     if arrays.train_names is not None:
         return hashed_split(targets, arrays.train_names, val_fraction, f"val {seed}")
     return stratified_split(targets, val_fraction, seed)
@@ -108,12 +109,50 @@ def hashed_split(
         The indices of the first and of the second part, each ascending.
     """
     exact = Fraction(str(float(fraction)))
-    ranks = [
-        hashlib.sha256(f"{key}\0{name}".encode(errors="surrogateescape")).digest() for name in names
-    ]
+    ranks = _ranks(names, key)
     is_second = np.zeros(len(targets), dtype=bool)
     for label in np.unique(targets):
         members = sorted(np.flatnonzero(targets == label), key=lambda index: ranks[index])
         count = min(int(exact * len(members) + Fraction(1, 2)), len(members) - 1)
         is_second[members[:count]] = True
     return np.flatnonzero(~is_second), np.flatnonzero(is_second)
+
+
+def _ranks(names: Sequence[str], key: str) -> list[bytes]:
+    """Return a hash of each name, by which images are ordered."""
+    return [
+        hashlib.sha256(f"{key}\0{name}".encode(errors="surrogateescape")).digest() for name in names
+    ]
+
+
+def fold_numbers(
+    targets: Targets, num_folds: int, seed: int, names: Sequence[str] | None = None
+) -> Indices:
+    """Deal images into folds, each class in the same proportion.
+
+    Within a class, sizes of folds differ by one at most. Without names, so do sizes of whole
+    folds. With names, each class is cut into consecutive parts in the order of a hash: an added
+    image moves at most one other across each border, and none of another class.
+
+    Args:
+        targets: (N,), classes from 0.
+        num_folds: at least 2.
+        seed: decides which images share a fold, in [0, 2**63).
+        names: of the N images, the same on every machine, where they have names; each once.
+
+    Returns:
+        (N,), the fold of each image, from 0.
+    """
+    folds = np.empty(len(targets), dtype=np.int64)
+    if names is None:
+        keys = np.random.Philox(key=[seed, 1]).random_raw(len(targets))
+        folds[np.lexsort((keys, targets))] = np.arange(len(targets)) % num_folds
+        return folds
+    ranks = _ranks(names, f"fold {seed}")
+    for label in np.unique(targets).tolist():
+        members = sorted(np.flatnonzero(targets == label), key=lambda index: ranks[index])
+        size, rest = divmod(len(members), num_folds)
+        # Which folds have one image more turns with the class, so that the first are not larger.
+        sizes = [size + ((fold - label) % num_folds < rest) for fold in range(num_folds)]
+        folds[members] = np.repeat(np.arange(num_folds), sizes)
+    return folds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,7 @@ from cnnbench.data.arrays import (
     scale_of,
 )
 from cnnbench.data.augment import Augment
+from cnnbench.data.folds import measured_sha256
 from cnnbench.data.images import border_brightness, sample_grid
 from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
 from cnnbench.data.notes import split_notes
@@ -73,7 +73,8 @@ class Splits:
         target_mean: what was taken from numbers to make targets; 0 for classes.
         target_std: what numbers were divided by to become targets; 1 for classes.
         sha256: over the decoded images and targets of the data set.
-        test_sha256: over that and the indices of the test images; equal for equal test images.
+        measured: the split that results are of: test, or val where that is a fold.
+        measured_sha256: over the hash of the data and which images these are.
         source: where they were read from.
         steps_per_epoch: training batches of a whole epoch.
         last_batch_size: images in an epoch's last batch.
@@ -112,7 +113,8 @@ class Splits:
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
         self.columns = arrays.columns
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
-        self.test_sha256 = _test_sha256(arrays.sha256, rows[2])
+        self.measured = "test" if arrays.fold is None else arrays.fold.split
+        self.measured_sha256 = measured_sha256(arrays, rows[1 if self.measured == "val" else 2])
         scale = scale_of(arrays, rows[0], normalize=normalize)
         self.mean, self.std = scale.mean, scale.std
         self.target_mean, self.target_std = scale.target_mean, scale.target_std
@@ -331,6 +333,7 @@ class Splits:
             "num_val": self.num_val,
             "num_test": self.num_test,
             "split_seed": self._split_seed,
+            "measured": self.measured,
         }
 
 
@@ -353,13 +356,6 @@ def _rows(
             "raise it"
         )
     return train, val, test
-
-
-def _test_sha256(data_sha256: str, rows: Indices) -> str:
-    """Return what is the same for the same test images of the same data, and for no others."""
-    digest = hashlib.sha256(data_sha256.encode())
-    digest.update(rows.astype("<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _border(arrays: DatasetArrays, rows: Indices) -> float:

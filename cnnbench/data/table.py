@@ -250,6 +250,7 @@ def _read_digits(_: Request) -> DatasetArrays:
         std=DIGITS.std,
         sha256=verify(train, test, DIGITS, [str(path)] * 4),
         source=f"scikit-learn {path}",
+        is_test_drawn=True,
     )
 
 
@@ -284,6 +285,7 @@ def _read_synthetic(request: Request) -> DatasetArrays:
         std=seen.std,
         sha256=combine_hashes(hash_parts(train, test)),
         source="made",
+        is_test_drawn=True,
     )
 
 

@@ -96,7 +96,7 @@ class Outputs:
 
         Args:
             run_path: directory of the run.
-            images_sha256: as ``Splits.test_sha256`` gives it.
+            images_sha256: as ``Splits.measured_sha256`` gives it.
 
         Raises:
             DiskError: it cannot be written; the old file stands.

@@ -105,6 +105,8 @@ class DataRecord:
         num_val: likewise.
         num_test: likewise.
         split_seed: of the validation part.
+        measured: the split that the results are of: ``test``, or ``val`` for a fold of data that
+            has a test part of its own.
         others: keys of a later version, kept as they are.
     """
 
@@ -117,6 +119,7 @@ class DataRecord:
     num_val: Count | None = None
     num_test: Count | None = None
     split_seed: Count | None = None
+    measured: Literal["test", "val"] = "test"
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

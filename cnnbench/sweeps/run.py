@@ -309,8 +309,10 @@ class _Sweeping:
         self._repeat_warnings(job)
         if job.is_done:
             job.status = "done"
-            accuracy = job.run.record.results.get("test/accuracy")
-            known = f", test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
+            record = job.run.record
+            accuracy = record.results.get(f"{record.data.measured}/accuracy")
+            is_known = isinstance(accuracy, float)
+            known = f", {record.data.measured} accuracy {accuracy:.4f}" if is_known else ""
             left = summary_line(self.view.refresh(), self.slots.number)
             self._line(f"{self._shown(job)}: done{known}; {left}")
         elif not lease.code:  # max_seconds are over, as planned

@@ -11,6 +11,7 @@ import torch
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
 from cnnbench.data.augment import Augment
+from cnnbench.data.folds import hold_out
 from cnnbench.data.splits import Splits
 from cnnbench.data.table import dataset_row
 from cnnbench.files import expand_path
@@ -92,15 +93,24 @@ def read_splits(
 
 
 def read_arrays(config: RunConfig, report: Callable[[str], None]) -> DatasetArrays:
-    """Read and verify the data of a config, unsplit.
+    """Read and verify the data of a config, its fold held out, its validation part not yet drawn.
 
     Raises:
         DataError: files are missing or damaged.
     """
     data = config.data
-    return read_dataset(
+    arrays = read_dataset(
         data.name, root=_root(config), args=_args(config), image_size=data.image_size, report=report
     )
+    return without_fold(config, arrays)
+
+
+def without_fold(config: RunConfig, arrays: DatasetArrays) -> DatasetArrays:
+    """Return data that was read with the fold of the config held out; without one, as it is."""
+    data = config.data
+    if data.fold is None or data.num_folds is None:
+        return arrays
+    return hold_out(arrays, data.fold, data.num_folds, data.split_seed)
 
 
 def build_splits(

@@ -133,6 +133,12 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
             "images, and a run ends with a test; expected more images of each class, or a test part"
         )
+    if data.measured == "val" and (not data.num_val or config.selection == "test"):
+        why = "holds no image" if not data.num_val else "is what the run is measured on"
+        raise UsageError(
+            f"data.fold={config.data.fold} selection={config.selection}: the fold {why}, and the "
+            "test part is not read; expected fewer data.num_folds, or selection=last"
+        )
     if config.selection.startswith("val/") and not data.num_val:
         raise UsageError(
             f"selection={config.selection}: data.val_fraction={config.data.val_fraction:g}{limit} "

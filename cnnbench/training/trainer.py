@@ -337,20 +337,20 @@ class Training:
         self.saved_at = self._position()
 
     def _finish(self) -> None:
-        """Read the test set once, with the selected epoch's weights, and write the results."""
+        """Read the test set or fold once, with the selected epoch's weights; write the results."""
         self.screen.stop_bar()
-        best = self.checkpoints.load("best")
-        self.state.evaluated_model.load_state_dict(best["model"])
+        self.state.evaluated_model.load_state_dict(self.checkpoints.load("best")["model"])
         num_classes = self.data.num_classes
         counted, outputs = None, Outputs()
         if not self.plan.loss.is_number:
             device = self.plan.device
             counted = ConfusionMatrix(num_classes, device), CurveCounts(num_classes, device)
-        test = self._evaluate("test", *((*counted, outputs) if counted else ()))
-        self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + 1
+        is_test = (split := self.data.measured) == "test"
+        test = self._evaluate(split, *((*counted, outputs) if counted else ()))
+        self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + is_test
         epoch = self.progress.best_epoch
         self.results = {
-            **dict(reversed(test.named("test").items())),
+            **dict(reversed(test.named(split).items())),
             **self.progress.best_val,
             "best_epoch": epoch,
             "train_seconds": self.progress.train_seconds,
@@ -359,18 +359,19 @@ class Training:
             "test_reads": self.progress.test_reads,
         }
         step = self.state.global_step
-        self.trackers.scalars({"epoch": epoch, **test.named("test")}, step)
-        if counted is not None and num_classes <= _MAX_RECORDED_CLASSES:
+        if is_test:  # of a fold that validates, the epoch's numbers are there already
+            self.trackers.scalars({"epoch": epoch, **test.named(split)}, step)
+        if is_test and counted is not None and num_classes <= _MAX_RECORDED_CLASSES:
             self.confusion = tuple(map(tuple, counted[0].read().tolist()))
         if self.tensorboard is not None:
-            if counted is not None:
+            if is_test and counted is not None:
                 display.show_test(self.tensorboard, *counted, self.data.class_names, step)
             display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
-        outputs.write(self.run.path, self.data.test_sha256)
+        outputs.write(self.run.path, self.data.measured_sha256)
         self.write_record("done")
         self.screen.print(
-            f"test {test.text(4)} with epoch {epoch}'s "
+            f"{split} {test.text(4)} with epoch {epoch}'s "
             f"weights, selected on {self.config.selection}; "
             f"trained for {format_seconds(self.progress.train_seconds)}"
         )

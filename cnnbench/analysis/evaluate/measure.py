@@ -269,4 +269,4 @@ def _keep_predictions(opened: OpenSplit, outputs: Outputs, accuracy: float) -> N
     with contextlib.suppress(UsageError, DiskError), run.lock(_MAX_WAIT_SECONDS):
         record = run.record
         if record.status == "done" and record.results.get("test/accuracy") == accuracy:
-            outputs.write(run.path, opened.data.test_sha256)
+            outputs.write(run.path, opened.data.measured_sha256)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from cnnbench.data.arrays import (
+    DRAWS_NOTHING,
+    IS_TEST_PART,
     MEMORY_LIMIT_BYTES,
     DatasetArrays,
     ImageArrays,
@@ -77,12 +79,14 @@ class FolderListing:
         val: a validation part of the folder's own, or None.
         test: the test images.
         notes: what was passed over, and how the parts were found.
+        is_test_drawn: whether the folder has no test part of its own.
     """
 
     train: Listing
     val: Listing | None
     test: Listing
     notes: tuple[str, ...]
+    is_test_drawn: bool
 
 
 def list_images(root: Path, walk: ImageWalk, fewest: int = 2) -> Listing:
@@ -161,10 +165,11 @@ def list_folder(root: Path, split_by: str = "path") -> FolderListing:
                 "to test on some of them; add images, or a test folder (test/class/image.png)"
             )
         train, test = train.take(first), train.take(second)
-        notes.append(f"no test folder: a fixed fifth, {len(second)} images, is the test part")
+        notes.append(f"no test folder: a fixed fifth, {len(second)} images, {IS_TEST_PART}")
     if val is not None:
-        notes.append(f"{parts['val'].name}/ validates: data.val_fraction draws nothing")
-    return FolderListing(train, val, test, (*notes, *walk.notes()))
+        notes.append(f"{parts['val'].name}/ validates: {DRAWS_NOTHING}")
+    is_drawn = "test" not in parts
+    return FolderListing(train, val, test, (*notes, *walk.notes()), is_drawn)
 
 
 def relative_names(root: Path, listing: Listing) -> list[str]:
@@ -312,6 +317,7 @@ def read_folder(
         train_names=tuple(relative_names(base, train)) if by_path else None,
         test_names=tuple(relative_names(base, listing.test)),
         num_val=num_val,
+        is_test_drawn=listing.is_test_drawn,
     )
 
 

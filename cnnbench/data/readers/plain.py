@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.arrays import (
+    DRAWS_NOTHING,
+    IS_TEST_PART,
     MEMORY_LIMIT_BYTES,
     DatasetArrays,
     ImageArrays,
@@ -317,14 +319,14 @@ def dataset_of(
         both = decoded["train"]
         decoded |= {part: both[rows] for part, rows in targeted.rows.items()}
         count = len(targets["test"])
-        notes.append(f"no test images: a fixed fifth, {count} images, is the test part")
+        notes.append(f"no test images: a fixed fifth, {count} images, {IS_TEST_PART}")
     train = ImageArrays(decoded["train"], targets["train"])
     if "val" in decoded:
         train = ImageArrays(
             np.concatenate([train.images, decoded["val"]]),
             np.concatenate([train.targets, targets["val"]]),
         )
-        notes.append("its validation images validate: data.val_fraction draws nothing")
+        notes.append(f"its validation images validate: {DRAWS_NOTHING}")
     test = ImageArrays(decoded["test"], targets["test"])
     surveys = [survey(part) for part in (train, test)]
     hashes = [
@@ -342,4 +344,5 @@ def dataset_of(
         source=source,
         notes=tuple(notes),
         num_val=len(decoded.get("val", ())),
+        is_test_drawn=bool(targeted.rows),
     )

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.arrays import DatasetArrays, ImageArrays, combine_hashes, hash_parts
+from cnnbench.data.arrays import (
+    IS_TEST_PART,
+    DatasetArrays,
+    ImageArrays,
+    combine_hashes,
+    hash_parts,
+)
 from cnnbench.data.readers.sources import Facts
 from cnnbench.data.split import strata, stratified_split
 from cnnbench.errors import DataError
@@ -292,7 +298,7 @@ def table_arrays(rows: Rows, test: Rows | None, *, is_number: bool, source: str)
             part_of(rows.values, targets),
             part_of(test.values, _targets(test, names, is_number=is_number)),
         ]
-    fifth = f"no data.test_root: a fixed fifth, {len(parts[1])} rows, is the test part"
+    fifth = f"no data.test_root: a fixed fifth, {len(parts[1])} rows, {IS_TEST_PART}"
     return DatasetArrays(
         train=parts[0],
         test=parts[1],
@@ -303,6 +309,7 @@ def table_arrays(rows: Rows, test: Rows | None, *, is_number: bool, source: str)
         source=source,
         notes=(fifth,) if test is None else (),
         columns=rows.columns,
+        is_test_drawn=test is None,
     )
 
 
