@@ -18,6 +18,7 @@ _NAME_CHARACTERS = 60
 _BASES = {
     "seeds": "exact sign flips of paired seeds",
     "seeds-normal": "t-tests over seeds",
+    "folds": "the corrected t-test over folds",
     "images": "the test images of these trained networks, not other trainings",
 }
 
@@ -97,12 +98,15 @@ def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
 
 
 def _accuracy_text(row: Row) -> str:
-    """Return a row's accuracy with its interval and seeds."""
+    """Return a row's accuracy with its interval, and its seeds or folds."""
     count = len(row.records)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
+    if row.folds:
+        per_fold = count / len(row.folds)
+        seeds = f"{len(row.folds)} folds" + (f", {count} runs" if per_fold > 1 else "")
     interval = row.verdict.get("accuracy_interval")
     ends = f"{interval[0]:.4f} to {interval[1]:.4f}, " if interval else ""
-    return f"{row.metric('test/accuracy')['mean']:.4f} ({ends}{seeds})"
+    return f"{row.metric(row.accuracy)['mean']:.4f} ({ends}{seeds})"
 
 
 def _cheapest(rows: Sequence[Row], names: dict[int, str]) -> list[str]:

@@ -106,11 +106,12 @@ def _check_same_images(opened: Sequence[OpenSplit]) -> None:
             f"--errors: A and B have other data (SHA-256 {a[:12]} and {b[:12]}); "
             "expected two runs of the same data"
         )
-    draws = {(split.run.config.data.limit, split.run.config.data.split_seed) for split in opened}
+    configs = [split.run.config.data for split in opened]
+    draws = {(data.limit, data.split_seed, data.num_folds, data.fold) for data in configs}
     if len(draws) > 1 and len({_digest(split) for split in opened}) > 1:
         raise UsageError(
             "--errors: A and B have other test images of the same data; "
-            "expected two runs with the same data.limit and data.split_seed"
+            "expected two runs with the same data.limit, data.split_seed and data.fold"
         )
 
 

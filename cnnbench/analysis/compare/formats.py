@@ -9,14 +9,13 @@ from typing import Any
 
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
-from cnnbench.analysis.compare.verdicts import METRIC, best_row
+from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
 
 FORMATS = (*render.FORMATS, "latex")
-SPREAD_NOTE = "±: sample standard deviation over n seeds."
 _NAME_CHARACTERS = 70
 # Characters of a line of words.
 _LINE = 80
@@ -56,6 +55,7 @@ def comparison_cells(found: Comparison) -> list[list[list[Cell]]]:
         has_groups=any(table.title for table in found.tables),
         has_baseline=found.baseline is not None,
         has_verdicts=any(row.verdict for row in rows),
+        accuracy=accuracy_of(rows),
     )
     return [[_row_cells(row, table, layout) for row in table.rows] for table in found.tables]
 
@@ -68,6 +68,7 @@ class _Layout:
     has_groups: bool
     has_baseline: bool
     has_verdicts: bool
+    accuracy: str
 
 
 def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
@@ -84,9 +85,10 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
         *(_setting(row, name, table.settings) for name in layout.settings),
         _plain("n", len(row.records), is_number=True),
         Cell("seeds", json={"seeds": [record.seed for record in row.records]}),
+        Cell("folds", json={"folds": [r.fold for r in row.records] if row.folds else None}),
         *(_fact(row, column) for column in columns.facts()),
         *(_metric(row, column) for column in columns.metrics()),
-        *([_verdict(row), _gap(row)] if layout.has_verdicts else []),
+        *([_verdict(row), _gap(row, layout.accuracy)] if layout.has_verdicts else []),
         *(_difference(row, column) for column in paired if layout.has_baseline),
         Cell("difference", json=differences),
         _plain("selection", row.values["selection"], rank=4),
@@ -131,7 +133,7 @@ def _metric(row: Row, column: Column) -> Cell:
         {name: measured["mean"], f"{name}_std": measured["std"]},
         {name: measured},
         is_number=True,
-        rank=0 if name == METRIC else 2 if column.is_score else 3 if column.is_paired else 4,
+        rank=0 if name == row.accuracy else 2 if column.is_score else 3 if column.is_paired else 4,
     )
 
 
@@ -139,7 +141,7 @@ def _difference(row: Row, column: Column) -> Cell:
     found = row.differences.get(column.name, {})
     text = _difference_text(found, column.digits, len(row.records)) if found else ""
     plain = {f"{column.name}_difference_{key}": found.get(key) for key in _DIFFERENCE_KEYS}
-    if column.name == METRIC:  # its text is the tested one
+    if column.name == row.accuracy:  # its text is the tested one
         return Cell(f"{column.name}_difference", csv=plain)
     return Cell(f"Δ {column.name}", text, found.get("mean"), plain, is_number=True, rank=4)
 
@@ -157,14 +159,20 @@ def _verdict(row: Row) -> Cell:
     return Cell("verdict", "" if word is None else setting_text(word), word, plain, row.verdict)
 
 
-def _gap(row: Row) -> Cell:
+def _gap(row: Row, accuracy: str) -> Cell:
     """Return the tested difference from the row compared with, with its interval."""
     difference = row.verdict.get("verdict_difference")
     interval = row.verdict.get("simultaneous_interval")
     text = "" if difference is None else f"{difference:+.4f}"
     if interval:
         text += f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
-    return Cell(f"Δ {METRIC}", text, difference, is_number=True, rank=1)
+    return Cell(f"Δ {accuracy}", text, difference, is_number=True, rank=1)
+
+
+def accuracy_of(rows: Sequence[Row]) -> str:
+    """Return the name of the accuracy that rows are ranked by: of folds that validate, val's."""
+    names = {row.accuracy for row in rows}
+    return names.pop() if len(names) == 1 else "accuracy"
 
 
 def comparison_text(found: Comparison, output_format: str, width: int | None = None) -> str:
@@ -261,11 +269,13 @@ def _wrapped(text: str, output_format: str) -> str:
 def reading_notes(found: Comparison) -> list[str]:
     """Say what the numbers of the tables mean."""
     rows = [row for table in found.tables for row in table.rows]
-    notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
+    what = " folds and seeds" if any(row.folds for row in rows) else " seeds"
+    spread = f"±: sample standard deviation over n{what}."
+    notes = [spread] if any(len(row.records) > 1 for row in rows) else []
     if any(row.verdict.get("simultaneous_interval") for row in rows):
         margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
         notes.append(
-            f"Δ {METRIC}: difference from the {'baseline' if found.baseline else 'best row'}, and "
+            f"Δ {accuracy_of(rows)}: difference from the {'baseline' if found.baseline else 'best row'}, and "
             "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
             f"within a margin of {margins} (--margin). Tests: docs/statistics.md."
         )

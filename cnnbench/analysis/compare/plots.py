@@ -84,7 +84,7 @@ def _learning_curves(table: Table) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(table, 2)
-    metric = table.rows[0].score.removeprefix("test/")
+    metric = table.rows[0].score.partition("/")[2]
     has_val = any(f"val/{metric}" in record.curves for row in table.rows for record in row.records)
     for ax, name in zip(
         axes, ("train/loss", f"{'val' if has_val else 'train'}/{metric}"), strict=True
@@ -168,6 +168,9 @@ def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
 
 def interval(row: Row, metric: str) -> float | None:
     """Return half the width of Student's 95 % interval of a row's mean; None for one seed."""
+    if row.folds:  # they overlap: only the corrected interval of the accuracy holds
+        ends = row.verdict.get("accuracy_interval") if metric == row.accuracy else None
+        return (ends[1] - ends[0]) / 2 if ends else None
     values = row.metric_values(metric)
     if len(values) < 2:
         return None

@@ -14,7 +14,7 @@ from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
 from cnnbench.losses import LOSSES
 from cnnbench.runs import columns
-from cnnbench.runs.columns import Source, finite_number
+from cnnbench.runs.columns import Source, finite_number, whole_number
 from cnnbench.runs.directory import RunDir, find_runs, path_of
 from cnnbench.runs.provenance import changes
 from cnnbench.runs.record import RunRecord
@@ -33,13 +33,16 @@ class Record:
         path: of its directory.
         started: when its first process did, in UTC, as text that sorts.
         seed: of initialisation, order and augmentation.
+        fold: of its data, held out from training; None without folds.
+        measured: the split that its results are of, test or val.
         settings: by dotted key all that decides its result but the seed, and what computed.
         facts: of the network, by the names of ``columns.facts``; None where it was not recorded.
         metrics: by the names of ``columns.metrics``; None where it was not measured.
         selection: what its epoch was selected on.
         test_reads: how often the test set was read.
         data_sha256: of its data.
-        num_test: test images; None where it was not recorded.
+        num_test: images that it was measured on; None where it was not recorded.
+        num_train: training images, likewise.
         num_classes: logits of its network.
         class_names: what they stand for; None where it was not recorded.
         curves: by name, the values by epoch.
@@ -54,6 +57,8 @@ class Record:
     path: Path
     started: str
     seed: int
+    fold: int | None
+    measured: str
     settings: Mapping[str, Any]
     facts: Mapping[str, float | None]
     metrics: Mapping[str, float | None]
@@ -61,6 +66,7 @@ class Record:
     test_reads: int
     data_sha256: str
     num_test: int | None
+    num_train: int | None
     num_classes: int
     class_names: tuple[str, ...] | None
     curves: Mapping[str, Mapping[int, float]]
@@ -73,8 +79,23 @@ class Record:
 
     @property
     def score(self) -> str:
-        """The metric of the test images that its loss is compared by."""
-        return _score(self.settings.get("loss"))
+        """The metric of the images it was measured on that its loss is compared by."""
+        return _score(self.settings.get("loss"), self.measured)
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the images it was measured on; None where numbers are predicted."""
+        return self.metrics[f"{self.measured}/accuracy"]
+
+    @property
+    def repetition(self) -> tuple[int, int]:
+        """What tells it from the other runs of its row: fold (-1 without) and seed."""
+        return -1 if self.fold is None else self.fold, self.seed
+
+    @property
+    def repetition_text(self) -> str:
+        """That in words."""
+        return f"{'' if self.fold is None else f'fold {self.fold}, '}seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +159,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         return LeftOut(run.path, status, reason or f"is {status}")
     results, model, data = record.results, record.model, record.data
     settings = _settings(record)
-    needed = (_score(settings.get("loss")), *_NEEDED)
+    needed = (_score(settings.get("loss"), data.measured), *_NEEDED)
     missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
@@ -148,13 +169,16 @@ def read_run(run: RunDir) -> Record | LeftOut:
         path=run.path,
         started=record.provenance.processes[0].started,
         seed=record.seed,
+        fold=whole_number(record.config["data"].get("fold")),
+        measured=data.measured,
         settings=settings,
         facts={column.name: column.value(source) for column in columns.facts()},
         metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", record.config.get("selection"))),
-        test_reads=record.test_reads or 1,
+        test_reads=record.test_reads or int(data.measured == "test"),
         data_sha256=data.sha256,
-        num_test=data.num_test,
+        num_test=data.num_test if data.measured == "test" else data.num_val,
+        num_train=data.num_train,
         num_classes=data.num_classes,
         class_names=data.class_names,
         curves=curves,
@@ -167,9 +191,9 @@ def read_run(run: RunDir) -> Record | LeftOut:
     )
 
 
-def _score(loss: Any) -> str:
+def _score(loss: Any, split: str) -> str:
     """Return the metric that a loss is compared by; one of a later version has accuracy."""
-    return f"test/{LOSSES[loss].metric if loss in LOSSES else 'accuracy'}"
+    return f"{split}/{LOSSES[loss].metric if loss in LOSSES else 'accuracy'}"
 
 
 def _provenance(record: RunRecord) -> dict[str, str]:

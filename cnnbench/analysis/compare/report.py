@@ -37,7 +37,6 @@ from cnnbench.analysis.compare.report_details import (
 )
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
-from cnnbench.analysis.compare.verdicts import METRIC
 from cnnbench.files import atomic_write, writing
 from cnnbench.notices import visible
 from cnnbench.runs import columns
@@ -239,7 +238,7 @@ def _dots(table: Table) -> list[dict[str, Any]]:
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean = row.metric(METRIC)["mean"]
+        mean = row.metric(row.accuracy)["mean"]
         if mean is not None:
             low, high = row.verdict.get("accuracy_interval") or (mean, mean)
             rows.append((row, float(mean), max(0.0, low), min(1.0, high)))

@@ -1,4 +1,4 @@
-"""Rows of a comparison: seeds folded, what is not comparable marked, and paired differences."""
+"""Rows of a comparison: seeds and folds as one, what is not comparable marked, and paired differences."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cnnbench.runs import columns
 
 @dataclass
 class Row:
-    """The runs that differ in nothing but their seed.
+    """The runs that differ in nothing but their seed and their fold of the data.
 
     Attributes:
-        records: by seed.
+        records: by fold and seed.
         values: by name what ``--where``, ``--sort`` and ``--group`` use; a metric's is its mean.
         number: from 1, as shown.
         not_comparable: why its accuracies are not to be set beside the others'.
@@ -44,8 +44,24 @@ class Row:
 
     @property
     def score(self) -> str:
-        """The metric of the test images that rows are ranked by: their loss's own."""
+        """The metric that rows are ranked by: their loss's own."""
         return self.records[0].score
+
+    @property
+    def accuracy(self) -> str:
+        """The metric that is its accuracy: of the test images, or of folds that validate."""
+        return f"{self.records[0].measured}/accuracy"
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Its folds of the data; empty without any."""
+        return tuple(dict.fromkeys(r.fold for r in self.records if r.fold is not None))
+
+    @property
+    def is_chosen_on_measured(self) -> bool:
+        """Whether its epoch was selected on the images that its accuracy is of."""
+        selection = str(self.values["selection"])
+        return selection.partition("/")[0] == self.records[0].measured
 
     def metric(self, name: str) -> dict[str, float | None]:
         """Return ``mean`` and sample ``std`` over its runs; None where there are too few."""
@@ -58,7 +74,7 @@ class Row:
         return self._measured[name]
 
     def metric_values(self, name: str) -> list[float]:
-        """Return what its runs measured, in the order of their seeds.
+        """Return what its runs measured, in the order of their folds and seeds.
 
         Seconds are those of the runs that had the machine alone, where there is one.
         """
@@ -74,8 +90,8 @@ class Row:
 
 
 def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
-    """Fold seeds into rows; of two runs of one seed the newer one counts."""
-    folded: dict[str, dict[int, Record]] = {}
+    """Make a row of runs that differ in seed and fold; of two equal ones the newer one counts."""
+    folded: dict[str, dict[tuple[int, int], Record]] = {}
     records = sorted(records, key=lambda record: (record.started, record.path))
     # Runs of the same data have the same classes, also where an older version did not say which.
     names = {_class_key(record): record.class_names for record in records if record.class_names}
@@ -87,13 +103,14 @@ def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
             record.data_sha256,
             record.facts,
             record.class_names,
+            record.measured,
         ]
-        seeds = folded.setdefault(json.dumps(parts, sort_keys=True), {})
-        if (older := seeds.get(record.seed)) is not None:
-            reason = f"seed {record.seed} was run again: {record.path}"
+        runs = folded.setdefault(json.dumps(parts, sort_keys=True), {})
+        if (older := runs.get(record.repetition)) is not None:
+            reason = f"{record.repetition_text} was run again: {record.path}"
             left_out.append(LeftOut(older.path, "done", reason))
-        seeds[record.seed] = record
-    return [_row(tuple(seeds[seed] for seed in sorted(seeds))) for seeds in folded.values()]
+        runs[record.repetition] = record
+    return [_row(tuple(runs[key] for key in sorted(runs))) for runs in folded.values()]
 
 
 def _class_key(record: Record) -> tuple[str, int]:
@@ -159,6 +176,8 @@ def mark(rows: Sequence[Row], base: Row | None) -> None:
             )
         if row.values["selection"] == "test":
             row.not_comparable.append("epoch selected on test")
+        elif row.is_chosen_on_measured:
+            row.not_comparable.append("epoch selected on the fold that it is measured on")
 
 
 def _version_text(version: str | None) -> str:
@@ -166,26 +185,27 @@ def _version_text(version: str | None) -> str:
 
 
 def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | None]:
-    """Compare two rows over the seeds that both have.
+    """Compare two rows over the seeds that both have, of folds over folds and seeds.
 
     Returns:
         ``mean`` and sample ``std`` of the differences, ``n`` of them, and the two-sided ``p`` of
-        Student's paired t-test; None where there are too few, or where all are the same.
+        Student's paired t-test; None where there are too few, where all are the same, and of
+        folds, which are not independent.
     """
     is_time = columns.COLUMNS[metric].is_time
     ours, theirs = (
-        {r.seed: r.metrics[metric] for r in side.records if r.is_alone or not is_time}
+        {r.repetition: r.metrics[metric] for r in side.records if r.is_alone or not is_time}
         for side in (row, base)
     )
     pairs = [
         (mine, other)
-        for seed, mine in sorted(ours.items())
-        if mine is not None and (other := theirs.get(seed)) is not None
+        for key, mine in sorted(ours.items())
+        if mine is not None and (other := theirs.get(key)) is not None
     ]
     differences = [mine - other for mine, other in pairs]
     spread = stdev(differences) if len(differences) > 1 else None
     p = None
-    if spread is not None and spread > 1e-12 * max(1.0, abs(fmean(differences))):
+    if spread is not None and not row.folds and spread > 1e-12 * max(1.0, abs(fmean(differences))):
         from scipy import stats
 
         p = float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from cnnbench.analysis.compare.tables import Comparison
-from cnnbench.analysis.compare.verdicts import METRIC, scores_of
+from cnnbench.analysis.compare.verdicts import scores_of
 from cnnbench.analysis.statistics.self_test import MIN_RUNS, self_test
 from cnnbench.errors import UsageError
 from cnnbench.rendering.text import render_json, render_table
@@ -36,7 +36,12 @@ def check_referee(found: Comparison) -> list[dict[str, Any]]:
             f"--self-test: {len(rows)} rows of runs; expected at least {MIN_RUNS} runs of one "
             "recipe, which differ in their seed alone. --where chooses a row"
         )
-    if len(rows[0].metric_values(METRIC)) < MIN_RUNS:
+    if rows[0].folds:
+        raise UsageError(
+            "--self-test: the row is of folds, which share training images; expected runs that "
+            "differ in their seed alone"
+        )
+    if len(rows[0].metric_values(rows[0].accuracy)) < MIN_RUNS:
         raise UsageError(
             f"--self-test: {len(rows[0].records)} runs of one recipe; expected at least {MIN_RUNS}"
         )

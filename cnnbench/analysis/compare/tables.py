@@ -12,7 +12,7 @@ from cnnbench.analysis.compare.conclusion import conclude
 from cnnbench.analysis.compare.defaults import is_default
 from cnnbench.analysis.compare.records import LeftOut, read_runs
 from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
-from cnnbench.analysis.compare.verdicts import METRIC, judge_rows
+from cnnbench.analysis.compare.verdicts import judge_rows
 from cnnbench.analysis.compare.where import parse_where
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
@@ -99,11 +99,15 @@ def compare_runs(
             raise UsageError(f"{flag} {column}: unknown column{expected_names(column, known)}")
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
-    column, is_falling = (METRIC, True) if sort is None else (sort, descending)
-    present = [row for row in rows if row.values.get(column) is not None]
-    present.sort(key=lambda row: _order(row.values[column]), reverse=is_falling)
+    is_falling = descending or sort is None
+
+    def sorted_by(row: Row) -> Any:
+        return row.values.get(row.accuracy if sort is None else sort)
+
+    present = [row for row in rows if sorted_by(row) is not None]
+    present.sort(key=lambda row: _order(sorted_by(row)), reverse=is_falling)
     # What was not measured comes last in either direction.
-    rows = [*present, *(row for row in rows if row.values.get(column) is None)]
+    rows = [*present, *(row for row in rows if sorted_by(row) is None)]
     if group is None and len({setting_text(row.values.get("data")) for row in rows}) > 1:
         group = "data"
     groups = _grouped(rows, group)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cnnbench.analysis.compare.rows import Row
@@ -19,11 +20,12 @@ from cnnbench.errors import CheckpointError
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs.predictions import Answers, read_answers
 
-METRIC = "test/accuracy"
 # Where the number of test images is not known.
 _MARGIN = 0.002
 # Of run directories that a note names.
 _NAMED = 3
+# Of folds that are looked for.
+_LARGEST_COUNT = 1000
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
     answers = _read_answers(rows, notes)
     kept = _same_test(rows, base, answers, notes)
     scores = [_scores(row, answers, notes) for row in kept]
-    sizes = [len(flags) for row in scores for flags in row.correct.values()]
-    sizes += [size for row in kept for record in row.records if (size := record.num_test)]
-    num_images = sizes[0] if sizes else None
+    ratios = [row.fold_ratio for row in scores if row.fold_ratio is not None]
+    # Of rows that train on more or less of the same folds, the larger variance holds for both.
+    scores = [replace(s, fold_ratio=s.fold_ratio and max(ratios)) for s in scores]
+    num_images, resolution = _test_size(kept, scores)
     if margin is None:
         margin = default_margin(num_images) if num_images else _MARGIN
     elif num_images and margin < 1 / num_images:
@@ -61,15 +64,26 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
             f"The margin {margin:g} is less than one of the {num_images:,} test images "
             f"({1 / num_images:.2g}): nothing is equivalent within it but what is equal."
         )
-    resolution = 1 / num_images if num_images else 0.0
     index = kept.index(base) if base is not None and base in kept else None
     verdicts = judge(scores, index, margin, resolution=resolution)
     by_row = {id(row): verdict for row, verdict in zip(kept, verdicts, strict=True)}
     for row in rows:
-        interval = mean_interval(row.metric_values(METRIC), resolution)
+        ratio = fold_ratio(row)
+        interval = mean_interval(list(values_of(row, row.accuracy).values()), resolution, ratio)
         row.verdict = _plain(by_row.get(id(row)), interval)
-    notes += _seed_notes(kept, verdicts)
+    notes += [*_fold_notes(kept, verdicts), *_seed_notes(kept, verdicts)]
     return Judged(margin, notes)
+
+
+def _test_size(rows: Sequence[Row], scores: Sequence[RowScores]) -> tuple[int | None, float]:
+    """Return how many images the accuracies are of, and the smallest step of one of them."""
+    sizes = [len(flags) for score in scores for flags in score.correct.values()]
+    sizes += [size for row in rows for record in row.records if (size := record.num_test)]
+    if not sizes:
+        return None, 0.0
+    # Folds together test each image once.
+    by_fold = {r.fold: r.num_test or 0 for r in rows[0].records if r.fold is not None}
+    return sum(by_fold.values()) or sizes[0], 1 / sizes[0]
 
 
 def scores_of(row: Row) -> RowScores:
@@ -82,7 +96,7 @@ def _read_answers(rows: Sequence[Row], notes: list[str]) -> dict[Path, Answers]:
         record.path: found
         for row in rows
         for record in row.records
-        if (found := _answers(record.path, record.metrics[METRIC], notes)) is not None
+        if (found := _answers(record.path, record.accuracy, notes)) is not None
     }
 
 
@@ -112,20 +126,27 @@ def _same_test(
     def settings(row: Row) -> Hashable:
         values = row.values
         limit = setting_text(values.get("data.limit"))
-        seed = "" if limit == "null" else setting_text(values.get("data.split_seed"))
+        is_drawn = row.folds or limit != "null"
+        seed = setting_text(values.get("data.split_seed")) if is_drawn else ""
         return values["data_sha256"], limit, seed
+
+    def folds(row: Row) -> Hashable:
+        return row.accuracy, setting_text(row.values.get("data.num_folds")) if row.folds else ""
 
     def images(row: Row) -> Hashable:
         found = {answers[r.path].images_sha256 for r in row.records if r.path in answers}
-        # Those of a row without predictions are known by its settings alone.
+        # Those of a row without predictions, and folds, are known by its settings alone.
+        if row.folds:
+            return None
         return found.pop() if len(found) == 1 else ("several",) if found else None
 
     def selection(row: Row) -> Hashable:
-        return bool(row.values["selection"] == "test")
+        return row.is_chosen_on_measured
 
     kept = list(rows)
     for key, reason in (
         (settings, "other test images"),
+        (folds, "results of folds on one side alone, or of other folds"),
         (images, "other test images"),
         (selection, "epochs chosen on the test images on one side alone"),
     ):
@@ -146,12 +167,36 @@ def _same_test(
     return kept
 
 
+def values_of(row: Row, metric: str) -> dict[int, float]:
+    """Return a metric by seed; of folds by fold, each the mean over its seeds."""
+    found: dict[int, list[float]] = {}
+    for record in row.records:
+        if (value := record.metrics[metric]) is not None:
+            key = record.seed if record.fold is None else record.fold
+            found.setdefault(key, []).append(value)
+    return {key: fmean(values) for key, values in found.items()}
+
+
+def fold_ratio(row: Row) -> float | None:
+    """Return the images that a row of folds is measured on over those it trains on; else None.
+
+    Where they were not recorded, those of equal folds without a validation part.
+    """
+    if not row.folds:
+        return None
+    pairs = [(r.num_test, r.num_train) for r in row.records if r.num_test and r.num_train]
+    if len(pairs) == len(row.records):
+        tested, trained = (sum(counts) for counts in zip(*pairs, strict=True))
+        return tested / trained
+    count = row.values.get("data.num_folds")
+    return 1 / max(1, count - 1) if isinstance(count, int) else 1.0
+
+
 def _scores(row: Row, answers: Mapping[Path, Answers], notes: list[str]) -> RowScores:
-    values = {
-        record.seed: accuracy
-        for record in row.records
-        if (accuracy := record.metrics[METRIC]) is not None
-    }
+    values = values_of(row, row.accuracy)
+    if row.folds:
+        # Their images are never compared: each fold has others.
+        return RowScores(values, {}, fold_ratio(row))
     correct = {r.seed: answers[r.path].correct for r in row.records if r.path in answers}
     if len(correct) < len(row.records):
         without = [record for record in row.records if record.seed not in correct]
@@ -166,6 +211,39 @@ def _scores(row: Row, answers: Mapping[Path, Answers], notes: list[str]) -> RowS
     return RowScores(values, correct)
 
 
+def _fold_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
+    """Say of rows of folds what is missing, and what their test is."""
+    notes = []
+    for row in rows:
+        count = row.values.get("data.num_folds")
+        if not row.folds:
+            continue
+        if isinstance(count, int) and 2 <= count <= _LARGEST_COUNT:
+            if missing := [str(n) for n in range(count) if n not in row.folds]:
+                notes.append(
+                    f"Row {row.number}: {len(row.folds)} of {count} folds; missing: "
+                    f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}."
+                )
+        seeds = {fold: {r.seed for r in row.records if r.fold == fold} for fold in row.folds}
+        if len(set(map(frozenset, seeds.values()))) > 1:
+            notes.append(
+                f"Row {row.number}: its folds have other seeds, or another number of them; each "
+                "fold counts once, as the mean over its seeds."
+            )
+    pairs = list(zip(rows, verdicts, strict=True))
+    if tested := [row for row, verdict in pairs if verdict.verdict_basis == "folds"]:
+        notes.append(
+            f"Of {numbers_text(tested)}: the corrected t-test over folds. Training sets of folds "
+            "overlap, and the correction for it is no exact one."
+        )
+    if nothing := [r for r, v in pairs if r.folds and v.verdict == "undecided" and not v.method]:
+        notes.append(
+            f"Nothing can be tested of {numbers_text(nothing)}: below {MIN_SEEDS} folds, or other "
+            "folds than those of the row compared with."
+        )
+    return notes
+
+
 def _seed_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
     """Say what few seeds do to the verdicts."""
     pairs = list(zip(rows, verdicts, strict=True))
@@ -177,7 +255,9 @@ def _seed_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
             f"differ; give {MIN_SEEDS} seeds, better {MIN_FLIPPED}."
         )
     nothing = [
-        row for row, verdict in pairs if verdict.verdict == "undecided" and not verdict.method
+        row
+        for row, verdict in pairs
+        if verdict.verdict == "undecided" and not verdict.method and not row.folds
     ]
     if nothing:
         notes.append(
@@ -195,7 +275,7 @@ def _seed_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
 def best_row(rows: Sequence[Row]) -> Row | None:
     """Return the row with the largest mean of those that were judged; None without any."""
     judged = [row for row in rows if row.verdict.get("verdict") is not None]
-    return max(judged, key=lambda row: row.metric(METRIC)["mean"] or 0.0, default=None)
+    return max(judged, key=lambda row: row.metric(row.accuracy)["mean"] or 0.0, default=None)
 
 
 def numbers_text(rows: Sequence[Row]) -> str:

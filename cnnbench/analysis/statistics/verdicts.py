@@ -41,7 +41,7 @@ from cnnbench.errors import UsageError
 MORE_THAN_MAX = f"more than {MAX_SEEDS}"
 
 Word: TypeAlias = Literal["best", "baseline", "better", "worse", "equivalent", "undecided"]
-Basis: TypeAlias = Literal["seeds", "seeds-normal", "images"]
+Basis: TypeAlias = Literal["seeds", "seeds-normal", "folds", "images"]
 Interval: TypeAlias = tuple[float, float]
 
 _METHODS = (
@@ -56,7 +56,7 @@ _BASES: tuple[Basis | None, ...] = (
     "seeds",
     "seeds-normal",
     "seeds-normal",
-    "seeds-normal",
+    "folds",
     "images",
     None,
 )
@@ -109,20 +109,27 @@ def default_margin(num_images: int) -> float:
     return max(0.002, 2 / num_images)
 
 
-def mean_interval(values: Sequence[float], resolution: float = 0.0) -> Interval | None:
-    """Return what the mean over more seeds may be, at 95 %; None below three seeds.
+def mean_interval(
+    values: Sequence[float], resolution: float = 0.0, fold_ratio: float | None = None
+) -> Interval | None:
+    """Return what the mean over more seeds may be, at 95 %; None below three seeds or folds.
 
     By sign flips around each candidate from six seeds on, which takes the values to be spread
-    evenly to both sides; by Student's t below.
+    evenly to both sides; by Student's t below, and of folds with the corrected variance.
 
     Args:
-        values: one for each seed.
+        values: one for each seed, or for each fold.
         resolution: as of ``judge``.
+        fold_ratio: as of ``RowScores``.
     """
     if len(values) < MIN_SEEDS:
         return None
     array = np.asarray(values, dtype=np.float64)[None]
-    if len(values) >= MIN_FLIPPED:
+    if fold_ratio is not None:
+        factor = 1 / len(values) + fold_ratio
+        error = paired_error(array, resolution, factor)
+        low, high = t_interval(array.mean(1), *error, LEVEL)[0]
+    elif len(values) >= MIN_FLIPPED:
         low, high = sign_flip_test(array, 1, LEVEL).intervals[0]
     else:
         low, high = t_interval(array.mean(1), *paired_error(array, resolution), LEVEL)[0]
