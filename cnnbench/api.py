@@ -542,10 +542,12 @@ def compare(
     group: str | None = None,
     baseline: str | None = None,
     margin: float | None = None,
+    calibration: bool = False,
+    without_duplicates: Sequence[str | Path] = (),
     plots: str | Path | None = None,
     html: str | Path | None = None,
 ) -> Result:
-    """Compare trained runs; those that differ in their seed alone are one row.
+    """Compare trained runs; those that differ in their seed or fold alone are one row.
 
     Args:
         paths: runs, or directories with runs below.
@@ -555,6 +557,10 @@ def compare(
         group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
         margin: differences of test accuracy below it do not matter.
+        calibration: add ``test/ece``, ``test/brier`` and ``test/nll`` with 95 % intervals, over
+            seeds, folds or images, from the runs' predictions.
+        without_duplicates: files that ``data check --format json`` wrote: add
+            ``test/accuracy_unseen``, without the images that training or choosing has seen.
         plots: a directory for figures, PNG and SVG.
         html: a file for all of it as one page.
 
@@ -577,7 +583,9 @@ def compare(
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
     judging = {"baseline": baseline, "margin": margin}
-    return comparison_result(comparison(paths, plots=plots, html=html, **selection, **judging))
+    more = {"calibration": calibration, "without_duplicates": without_duplicates}
+    found = comparison(paths, plots=plots, html=html, **selection, **judging, **more)
+    return comparison_result(found)
 
 
 def comparison(

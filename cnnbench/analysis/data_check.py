@@ -9,6 +9,7 @@ import numpy as np
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data.arrays import DatasetArrays, Indices, Targets
 from cnnbench.data.duplicates import DuplicateReport, Group, find_duplicates
+from cnnbench.data.folds import measured_sha256
 from cnnbench.data.readers.folder import read_folder, unreadable_images
 from cnnbench.data.split import split_train
 from cnnbench.data.splits import Splits
@@ -32,7 +33,9 @@ def check_data(config: RunConfig) -> dict[str, Any]:
         ``name``, ``source``, ``counts`` (images of each class by split), ``small_classes``
         (``split``, ``class``, ``count``, of fewer than ten), ``exact``, ``near`` and
         ``different_labels`` (lists of groups, each a list of ``split``, ``index``, ``class`` and,
-        for a folder, ``file``), ``unreadable`` (a sentence for each file) and ``notes``.
+        for a folder, ``file``), ``images_sha256`` (of the images of ``test`` and ``val``),
+        ``seen_before`` (which of them are also, equal or nearly, in a split before),
+        ``unreadable`` (a sentence for each file) and ``notes``.
 
     Raises:
         DataError: the data is missing, or not laid out as it must be.
@@ -90,6 +93,8 @@ def check_data(config: RunConfig) -> dict[str, Any]:
         "exact": [plain(group) for group in found.exact],
         "near": [plain(group) for group in found.near],
         "different_labels": [plain(group) for group in found.conflicts],
+        "images_sha256": {split: measured_sha256(arrays, rows[split]) for split in SEEN_BEFORE},
+        "seen_before": {split: _seen(found, split).tolist() for split in SEEN_BEFORE},
         "unreadable": list(broken.values()),
         "notes": list(arrays.notes),
     }
@@ -127,5 +132,9 @@ def seen_before(data: Splits, split: str) -> Indices:
         targets,
         num_classes=data.num_classes,
     )
+    return _seen(found, split)
+
+
+def _seen(found: DuplicateReport, split: str) -> Indices:
     duplicated = [found.duplicated_in(split, other) for other in SEEN_BEFORE[split]]
     return np.unique(np.concatenate(duplicated))

@@ -15,7 +15,7 @@ from cnnbench.runs import columns
 FORMATS = formats.FORMATS
 DESCRIPTION = """\
 One table over the runs at and below each PATH. Runs that differ in their seed
-alone are one row: mean +- sample standard deviation over n of them. Settings
+or fold alone are one row: mean +- sample standard deviation over n. Settings
 that differ get a column. Above it stands in words which rows are better, worse,
 equivalent or not distinguishable, by tests over seeds (docs/statistics.md).
 Rows that are not comparable say why; unfinished runs are listed apart."""
@@ -25,7 +25,10 @@ Examples:
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
   cnnbench compare RUN_A RUN_B --errors
 """
-_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test")
+_TABLE_FLAGS = (
+    *("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test"),
+    *("calibration", "without_duplicates"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
         "and two test images",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="add ECE, Brier score and NLL with intervals, from the runs' predictions",
+    )
+    parser.add_argument(
+        "--without-duplicates",
+        action="append",
+        metavar="LIST",
+        help="add the accuracy without the images that training has seen, and mark where the "
+        "order changes; LIST is what 'cnnbench data check NAME --format json' wrote; may be "
+        "given again, for other data or folds",
     )
     parser.add_argument(
         "--self-test",
@@ -113,6 +129,8 @@ def main(args: argparse.Namespace) -> int:
         group=args.group,
         baseline=args.baseline,
         margin=args.margin,
+        calibration=args.calibration,
+        without_duplicates=args.without_duplicates or (),
     )
     if args.self_test:
         from cnnbench.analysis.compare.self_check import check_referee, self_check_text

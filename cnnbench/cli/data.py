@@ -145,6 +145,9 @@ def _checked(found: Mapping[str, Any]) -> str:
         "pairs of nearly equal images": [" ~ ".join(map(member, g)) for g in found["near"]],
         "files that cannot be read": found["unreadable"],
     }
+    for split, indices in found["seen_before"].items():
+        if indices:
+            lines.append(f"{len(indices)} {split} images are, equal or nearly, in a split before")
     for kind, entries in kinds.items():
         lines.append(f"{len(entries)} {kind}{':' if entries else ''}")
         lines += [f"  {entry}" for entry in entries[:_LISTED]]

@@ -114,8 +114,10 @@ def _what_next(path: Path) -> str:
     """Return commands to type after a run."""
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     run, root = shlex.quote(str(shown)), shlex.quote(str(shown.parents[2]))
+    # Where a fold validates, the test images are left for later.
+    split = " --split val" if open_run(path).record.data.measured == "val" else ""
     return (
-        f"next: cnnbench evaluate {run} --plots\n"
+        f"next: cnnbench evaluate {run}{split} --plots\n"
         f"      cnnbench compare {root}\n"
         f"      tensorboard --logdir {root}"
     )

@@ -83,7 +83,7 @@ def _as_val(arrays: DatasetArrays, fold: Fold) -> DatasetArrays:
     rows, val = rows[~held], rows[held]
     order = np.concatenate([rows, val])
     notes = [note for note in arrays.notes if not note.endswith(DRAWS_NOTHING)]
-    validates = f"{_name(fold, val)} validates and is what results are of, the test part is not read"
+    validates = f"{_name(fold, val)} validates; results are of it, and the test part is not read"
     return dataclasses.replace(
         arrays,
         train=arrays.train.take(order),
@@ -111,7 +111,8 @@ def _held(part: Part, names: tuple[str, ...] | None, rows: Indices, fold: Fold) 
     """Return which of some rows the fold holds, as booleans."""
     targets = strata(part.targets)[rows]
     numbers = fold_numbers(targets, fold.count, fold.seed, _taken(names, rows))
-    return numbers == fold.number
+    held: Indices = numbers == fold.number
+    return held
 
 
 def _taken(names: tuple[str, ...] | None, rows: Indices) -> tuple[str, ...] | None:

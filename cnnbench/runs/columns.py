@@ -92,6 +92,13 @@ def _epoch_mean(curve: str) -> Callable[[Source], float]:
     return lambda source: fmean(source.curves[curve].values())
 
 
+_PREDICTED: Mapping[str, Literal["higher", "lower"]] = {
+    "accuracy_unseen": "higher",
+    "ece": "lower",
+    "brier": "lower",
+    "nll": "lower",
+}
+
 # In the order of tables, which show only what some row has.
 COLUMNS: dict[str, Column] = {
     column.name: column
@@ -161,6 +168,12 @@ COLUMNS: dict[str, Column] = {
         ),
         Column("test/mae", digits=4, better="lower", in_runs=True, in_hparams=True),
         Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
+        # What predictions say, where it is asked for; see analysis/compare/predicted.py.
+        *(
+            Column(f"{split}/{name}", digits=4, better=better)
+            for split in ("val", "test")
+            for name, better in _PREDICTED.items()
+        ),
         *(
             Column(name, "setting", is_shared=True)
             for name in (

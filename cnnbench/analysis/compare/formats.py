@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cnnbench.analysis.compare.predicted import UNSEEN
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import best_row
@@ -85,7 +86,7 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
         *(_setting(row, name, table.settings) for name in layout.settings),
         _plain("n", len(row.records), is_number=True),
         Cell("seeds", json={"seeds": [record.seed for record in row.records]}),
-        Cell("folds", json={"folds": [r.fold for r in row.records] if row.folds else None}),
+        Cell("folds", json={"folds": [r.fold for r in row.records if r.fold is not None]}),
         *(_fact(row, column) for column in columns.facts()),
         *(_metric(row, column) for column in columns.metrics()),
         *([_verdict(row), _gap(row, layout.accuracy)] if layout.has_verdicts else []),
@@ -126,15 +127,27 @@ def _metric(row: Row, column: Column) -> Cell:
     name, measured = column.name, row.metric(column.name)
     if not column.in_table:
         return Cell(name, json={name: measured})
+    text = plus_minus(measured, column.digits) + ("*" if row.is_marked(name) else "")
+    text += "†" if row.is_order_changed and name.endswith(f"/{UNSEEN}") else ""
+    plain = {name: measured["mean"], f"{name}_std": measured["std"]}
+    more = row.intervals.get(name, {})
+    if ends := more.get("interval"):
+        text = f"{measured['mean']:.{column.digits}f} ({' to '.join(_ends(ends, column))})"
+        plain |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
+        plain |= {f"{name}_interval_basis": more["interval_basis"]}
     return Cell(
         name,
-        plus_minus(measured, column.digits) + ("*" if row.is_marked(name) else ""),
+        text,
         row.values[name],
-        {name: measured["mean"], f"{name}_std": measured["std"]},
-        {name: measured},
+        plain,
+        {name: {**measured, **more}},
         is_number=True,
         rank=0 if name == row.accuracy else 2 if column.is_score else 3 if column.is_paired else 4,
     )
+
+
+def _ends(interval: Sequence[float], column: Column) -> list[str]:
+    return [f"{end:.{column.digits}f}" for end in interval]
 
 
 def _difference(row: Row, column: Column) -> Cell:
@@ -274,8 +287,9 @@ def reading_notes(found: Comparison) -> list[str]:
     notes = [spread] if any(len(row.records) > 1 for row in rows) else []
     if any(row.verdict.get("simultaneous_interval") for row in rows):
         margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
+        base = "baseline" if found.baseline else "best row"
         notes.append(
-            f"Δ {accuracy_of(rows)}: difference from the {'baseline' if found.baseline else 'best row'}, and "
+            f"Δ {accuracy_of(rows)}: difference from the {base}, and "
             "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
             f"within a margin of {margins} (--margin). Tests: docs/statistics.md."
         )

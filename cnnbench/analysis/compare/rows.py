@@ -1,4 +1,4 @@
-"""Rows of a comparison: seeds and folds as one, what is not comparable marked, and paired differences."""
+"""Rows of a comparison: seeds and folds as one, what is not comparable, paired differences."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Row:
         differences: against the baseline, by metric, as ``paired_difference`` gives them.
         verdict: what a test says of the row, by name: plain values, the word itself as
             ``verdict``; empty where none was made.
+        intervals: by metric, ``interval`` and ``interval_basis``, of those that have any.
+        is_order_changed: whether another row passes it where images seen before are left out.
     """
 
     records: tuple[Record, ...]
@@ -34,6 +36,8 @@ class Row:
     not_comparable: list[str] = field(default_factory=list)
     differences: dict[str, dict[str, float | None]] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    is_order_changed: bool = False
     _measured: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
 
     @property
@@ -83,6 +87,11 @@ class Row:
             counted = tuple(record for record in self.records if record.is_alone)
         values = [record.metrics[name] for record in counted]
         return [value for value in values if value is not None]
+
+    def leave_out(self, name: str) -> None:
+        """Leave nothing of a metric that only some of its runs have."""
+        self._measured[name] = {"mean": None, "std": None}
+        self.values = {**self.values, name: None}
 
     def is_marked(self, name: str) -> bool:
         """Tell whether a column is of time, and other jobs ran beside each of its runs."""

@@ -10,6 +10,12 @@ from typing import Any
 
 from cnnbench.analysis.compare.conclusion import conclude
 from cnnbench.analysis.compare.defaults import is_default
+from cnnbench.analysis.compare.predicted import (
+    add_intervals,
+    mark_order,
+    read_seen,
+    with_predicted,
+)
 from cnnbench.analysis.compare.records import LeftOut, read_runs
 from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
 from cnnbench.analysis.compare.verdicts import judge_rows
@@ -68,6 +74,8 @@ def compare_runs(
     group: str | None = None,
     baseline: str | None = None,
     margin: float | None = None,
+    calibration: bool = False,
+    without_duplicates: Sequence[str | Path] = (),
 ) -> Comparison:
     """Fold runs into rows, and rows into tables.
 
@@ -80,6 +88,9 @@ def compare_runs(
         baseline: the number of a row, a run in it, or a model that only one row has.
         margin: differences of test accuracy below it do not matter; by default the larger of .002
             and two test images.
+        calibration: add ECE, Brier score and NLL, from the runs' predictions.
+        without_duplicates: files that ``data check`` wrote; add the accuracy without the images
+            that training or choosing has seen.
 
     Raises:
         UsageError: a path holds no run, or a column, a condition, the baseline or the margin is
@@ -87,7 +98,9 @@ def compare_runs(
     """
     if margin is not None and not 0 <= margin <= 1:
         raise UsageError(f"--margin {margin:g}: expected a fraction of the test images, 0 to 1")
+    seen = read_seen(without_duplicates) if without_duplicates else None
     records, left_out = read_runs(paths)
+    records = with_predicted(records, calibration=calibration, seen=seen)
     rows = fold_seeds(records, left_out)
     columns = {column: None for row in rows for column in row.values}
     if where is not None and columns:
@@ -118,6 +131,10 @@ def compare_runs(
         tables, others = _tables(groups, base)
         _add_differences(tables, base)
     tables = [_judged(table, base if base in table.rows else None, margin) for table in tables]
+    for number, table in enumerate(tables):
+        more = add_intervals(table.rows) if calibration else []
+        more += mark_order(table.rows, seen) if seen is not None else []
+        tables[number] = replace(table, notes=(*table.notes, *more))
     left_out = sorted([*left_out, *others], key=lambda run: run.path)
     return Comparison(tables, left_out, base)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.statistics.families import MIN_FLIPPED, MIN_SEEDS, RowScores
 from cnnbench.analysis.statistics.verdicts import Verdict, default_margin, judge, mean_interval
@@ -96,12 +97,18 @@ def _read_answers(rows: Sequence[Row], notes: list[str]) -> dict[Path, Answers]:
         record.path: found
         for row in rows
         for record in row.records
-        if (found := _answers(record.path, record.accuracy, notes)) is not None
+        if (found := read_used_answers(record, notes)) is not None
     }
 
 
-def _answers(path: Path, accuracy: float | None, notes: list[str]) -> Answers | None:
-    """Return the predictions of a run, where they are those of its recorded accuracy."""
+def read_used_answers(record: Record, notes: list[str]) -> Answers | None:
+    """Return the predictions of a run, where they are those of its recorded accuracy.
+
+    Args:
+        record: of the run.
+        notes: where is said why predictions that are there are not used.
+    """
+    path, accuracy = record.path, record.accuracy
     try:
         answers = read_answers(path)
     except CheckpointError as error:
@@ -186,8 +193,7 @@ def fold_ratio(row: Row) -> float | None:
         return None
     pairs = [(r.num_test, r.num_train) for r in row.records if r.num_test and r.num_train]
     if len(pairs) == len(row.records):
-        tested, trained = (sum(counts) for counts in zip(*pairs, strict=True))
-        return tested / trained
+        return sum(tested for tested, _ in pairs) / sum(trained for _, trained in pairs)
     count = row.values.get("data.num_folds")
     return 1 / max(1, count - 1) if isinstance(count, int) else 1.0
 
@@ -218,12 +224,12 @@ def _fold_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
         count = row.values.get("data.num_folds")
         if not row.folds:
             continue
-        if isinstance(count, int) and 2 <= count <= _LARGEST_COUNT:
-            if missing := [str(n) for n in range(count) if n not in row.folds]:
-                notes.append(
-                    f"Row {row.number}: {len(row.folds)} of {count} folds; missing: "
-                    f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}."
-                )
+        expected = range(count if isinstance(count, int) and count <= _LARGEST_COUNT else 0)
+        if missing := [str(number) for number in expected if number not in row.folds]:
+            notes.append(
+                f"Row {row.number}: {len(row.folds)} of {count} folds; missing: "
+                f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}."
+            )
         seeds = {fold: {r.seed for r in row.records if r.fold == fold} for fold in row.folds}
         if len(set(map(frozenset, seeds.values()))) > 1:
             notes.append(

@@ -13,6 +13,7 @@ from cnnbench.metrics import CALIBRATION_BINS, calibration
 
 LEVEL = 0.05
 RESAMPLES = 1_000
+CALIBRATION = ("ece", "brier", "nll")
 # Images are resampled in cells: this many parts of each bin, correct and wrong ones apart.
 _PARTS = 4
 
@@ -24,6 +25,15 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def calibration_values(
+    log_probabilities: NDArray[np.floating], targets: NDArray[np.integer]
+) -> dict[str, float]:
+    """Return ``ece``, ``brier`` and ``nll`` as ``calibration_estimates``, without intervals."""
+    confidence, correct, squares, surprise = _measured(log_probabilities, targets)
+    values = calibration(confidence, correct).ece, squares.mean(), surprise.mean()
+    return dict(zip(CALIBRATION, map(float, values), strict=True))
 
 
 def calibration_estimates(
@@ -45,6 +55,19 @@ def calibration_estimates(
     Raises:
         UsageError: shapes or classes do not fit, or there is no image.
     """
+    confidence, correct, squares, surprise = _measured(log_probabilities, targets)
+    found = _ece(confidence, correct), _mean(squares, lowest=0.0), _mean(surprise, lowest=0.0)
+    return dict(zip(CALIBRATION, found, strict=True))
+
+
+def _measured(
+    log_probabilities: NDArray[np.floating], targets: NDArray[np.integer]
+) -> tuple[Floats, NDArray[np.bool_], Floats, Floats]:
+    """Return of each image: confidence, whether it is right, squared distance, surprise.
+
+    Raises:
+        UsageError: as ``calibration_estimates``.
+    """
     logits = np.asarray(log_probabilities, dtype=np.float64)
     if logits.ndim != 2 or not len(logits) or targets.shape != logits.shape[:1]:
         raise UsageError(
@@ -61,12 +84,7 @@ def calibration_estimates(
     of_target = probabilities[images, targets]
     squares = (probabilities**2).sum(1) - 2 * of_target + 1
     surprise = np.log(totals) - shifted[images, targets]
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
-    return {
-        "ece": _ece(confidence, correct),
-        "brier": _mean(squares, lowest=0.0),
-        "nll": _mean(surprise, lowest=0.0),
-    }
+    return probabilities.max(1), probabilities.argmax(1) == targets, squares, surprise
 
 
 def _mean(values: Floats, lowest: float) -> Estimate:
