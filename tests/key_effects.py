@@ -225,6 +225,9 @@ def directory(config: RunConfig, _: Path) -> Any:
     return expand(COMPOSER, COMPOSER.parse(["seed=0,1", *named])).name
 
 
+FOLD = ("data.num_folds=3", "data.fold=0")
+
+
 @dataclass(frozen=True)
 class Row:
     """How a key's effect is observed.
@@ -312,6 +315,8 @@ ROWS: dict[str, Row] = {
     },
     "data.path": Row(batches, ("{folder}/mydata.py:other",)),
     "data.split": Row(named, ("balanced",)),
+    "data.num_folds": Row(batches, ("4",), FOLD),
+    "data.fold": Row(batches, ("1",), FOLD),
     "data.split_seed": Row(batches, ("5",), ("data.val_fraction=0.3",)),
     **{
         f"augment.{key}": Row(augmented, values)

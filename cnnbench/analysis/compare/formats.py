@@ -128,7 +128,7 @@ def _metric(row: Row, column: Column) -> Cell:
     if not column.in_table:
         return Cell(name, json={name: measured})
     text = plus_minus(measured, column.digits) + ("*" if row.is_marked(name) else "")
-    text += "†" if row.is_order_changed and name.endswith(f"/{UNSEEN}") else ""
+    text += "†" if row.is_order_changed and name == f"{row.records[0].measured}/{UNSEEN}" else ""
     plain = {name: measured["mean"], f"{name}_std": measured["std"]}
     more = row.intervals.get(name, {})
     if ends := more.get("interval"):
