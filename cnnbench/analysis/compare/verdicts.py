@@ -25,6 +25,8 @@ from cnnbench.runs.predictions import Answers, read_answers
 _MARGIN = 0.002
 # Of run directories that a note names.
 _NAMED = 3
+# What stands for the images of runs that were not all tested on the same.
+_SEVERAL = ("several",)
 # Of folds that are looked for.
 _LARGEST_COUNT = 1000
 
@@ -141,11 +143,13 @@ def _same_test(
         return row.accuracy, setting_text(row.values.get("data.num_folds")) if row.folds else ""
 
     def images(row: Row) -> Hashable:
-        found = {answers[r.path].images_sha256 for r in row.records if r.path in answers}
+        used = [answers[r.path] for r in row.records if r.path in answers]
+        # A file that was tampered with may name images that it has not as many of.
+        found = {(of_run.images_sha256, len(of_run.targets)) for of_run in used}
         # Those of a row without predictions, and folds, are known by its settings alone.
         if row.folds:
             return None
-        return found.pop() if len(found) == 1 else ("several",) if found else None
+        return found.pop() if len(found) == 1 else _SEVERAL if found else None
 
     def selection(row: Row) -> Hashable:
         return row.is_chosen_on_measured
@@ -158,16 +162,11 @@ def _same_test(
         (selection, "epochs chosen on the test images on one side alone"),
     ):
         keys = [key(row) for row in kept]
-        counts = Counter(found for found in keys if found is not None)
-        if not counts:
-            continue
+        counts = Counter(found for found in keys if found not in (None, _SEVERAL))
         named = key(base) if base is not None and base in kept else None
-        wanted = counts.most_common(1)[0][0] if named is None else named
-        odd = [
-            row
-            for row, found in zip(kept, keys, strict=True)
-            if found not in (wanted, None) or found == ("several",)
-        ]
+        common = counts.most_common(1)[0][0] if counts else None
+        wanted = common if named in (None, _SEVERAL) else named
+        odd = [row for row, found in zip(kept, keys, strict=True) if found not in (wanted, None)]
         if odd:
             notes.append(f"Not judged: {numbers_text(odd)}: {reason}.")
         kept = [row for row in kept if row not in odd]

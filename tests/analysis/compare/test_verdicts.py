@@ -130,6 +130,74 @@ def test_predictions_that_cannot_be_used_are_named(kind: str, tmp_path: Path) ->
     assert json.loads(comparison_text(found, "json"))["tables"][0]["notes"][0] == note
 
 
+@pytest.mark.parametrize("kind", ["other images", "as many images as others have not"])
+def test_a_row_of_several_test_sets_is_not_judged(kind: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        run = write_run(tmp_path, seed=seed, test=0.9)
+        is_odd = seed == 1
+        size = 300 if is_odd and kind != "other images" else 400
+        write_predictions(run, correct(0.9, seed, size), "cd" if is_odd and size == 400 else "ab")
+    single(tmp_path, "mlp", 0.7, 2)
+    found = compare_runs([tmp_path])
+    verdicts = by_model(found)
+    assert (verdicts["lenet"]["verdict"], verdicts["mlp"]["verdict"]) == (None, "best")
+    assert found.tables[0].notes[0] == "Not judged: row 1: other test images."
+    text = " ".join(comparison_text(found, "text").split())
+    assert "Not judged: row 1: other test images." in text
+    assert "Most accurate: mlp, 0.7000 (1 seed). Not compared, for the reason below: lenet." in text
+
+
+def test_other_numbers_of_test_images_of_one_name_are_not_judged(tmp_path: Path) -> None:
+    single(tmp_path, "lenet", 0.9, 1)
+    single(tmp_path, "nin", 0.9, 3)
+    write_predictions(write_run(tmp_path, model="mlp", test=0.7), correct(0.7, 2, 300))
+    found = compare_runs([tmp_path])
+    assert by_model(found)["mlp"]["verdict"] is None
+    assert found.tables[0].notes[0] == "Not judged: row 3: other test images."
+
+
+def test_predictions_that_disagree_leave_a_row_of_seeds_its_recorded_numbers(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, {"lenet": SEEDS["lenet"], "mlp": SEEDS["mlp"]})
+    before = by_model(compare_runs([tmp_path]))["mlp"]
+    write_predictions(next(tmp_path.rglob("mlp/run-0002")), correct(0.5, 0))
+    found = compare_runs([tmp_path])
+    assert by_model(found)["mlp"] == before
+    [note] = found.tables[0].notes
+    assert "give an accuracy of 0.5000 and its record says 0.8840; they are not used" in note
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (1, "Nothing can be tested of row 2: below 3 seeds, and no predictions on both sides"),
+        (2, "Nothing can be tested of row 2: below 3 seeds, and no predictions on both sides"),
+        (3, "Of row 2: a t-test, which takes runs to be normally spread"),
+        (5, "with 6 equal seeds on both sides nothing of the kind is assumed"),
+        (6, ""),
+    ],
+)
+def test_the_foot_says_what_few_seeds_do(count: int, words: str, tmp_path: Path) -> None:
+    write(tmp_path, {model: SEEDS[model][:count] for model in ("lenet", "mlp")})
+    found = compare_runs([tmp_path])
+    assert len(found.tables[0].notes) == (1 if words else 0)
+    assert words in " ".join(comparison_text(found, "text").split())
+
+
+def test_runs_of_other_classes_are_named_below_the_table_and_in_no_mean(tmp_path: Path) -> None:
+    write(tmp_path, {"lenet": SEEDS["lenet"]})
+    names = {"data": {"class_names": list("0123456789"), "sha256": "other"}}
+    odd = write_run(tmp_path, seed=9, test=0.1, change=names)
+    found = compare_runs([tmp_path])
+    [row] = found.tables[0].rows
+    assert row.metric("test/accuracy")["mean"] == pytest.approx(np.mean(SEEDS["lenet"]))
+    text = comparison_text(found, "text")
+    foot = text[text.index("Not in the table:") :]
+    assert "other classes than the table's: 0, 1, 2, 3, ... (10)" in foot
+    assert str(odd) in foot
+
+
 @pytest.mark.parametrize(
     "odd",
     [
