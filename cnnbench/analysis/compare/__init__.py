@@ -1,4 +1,5 @@
-"""Finished runs side by side: ``records`` are read, ``rows`` fold seeds, ``tables`` order them.
+"""Finished runs side by side: ``records`` are read, ``rows`` fold seeds and folds, ``tables`` order
+them; ``predicted`` adds what follows from predictions.
 
 ``verdicts`` has them judged (``analysis.statistics``) and says what was not, ``conclusion`` puts
 that into words, ``defaults`` knows which settings only follow from others.
