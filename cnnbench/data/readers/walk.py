@@ -28,7 +28,33 @@ _SYSTEM_NAMES = frozenset(
     )
 )
 # Image files of kinds that no decoder here reads.
-_UNREAD = frozenset((".heic", ".heif", ".avif", ".svg", ".psd", ".raw", ".cr2", ".nef", ".dng"))
+_UNREAD = frozenset(
+    [
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".ico",
+        ".tga",
+        ".dds",
+        ".exr",
+        ".hdr",
+        ".dcm",
+        ".svg",
+        ".eps",
+        ".psd",
+        ".xcf",
+        ".raw",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".nef",
+        ".orf",
+        ".rw2",
+    ]
+)
 # A folder that holds one of these is a run or a sweep of ours: its plots are no data.
 _RUN_FILES = ("run.json", "sweep.json")
 
@@ -66,6 +92,14 @@ class ImageWalk:
             f"passed over {count} {reason}, such as {self.examples[reason]}"
             for reason, count in sorted(self.passed_over.items())
         ]
+
+
+def pass_over_loose(folder: Path, walk: ImageWalk) -> None:
+    """Count the images that lie in a folder itself, where only class folders have a meaning."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        suffix = Path(entry.name).suffix.lower()
+        if suffix in SUFFIXES and not is_hidden(entry.name) and entry.is_file():
+            walk.pass_over(Path(entry.path), "images outside the class folders")
 
 
 def is_hidden(name: str) -> bool:
