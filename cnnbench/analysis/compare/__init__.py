@@ -1,6 +1,6 @@
-"""Finished runs side by side: ``records`` are read, ``rows`` fold seeds and folds, ``tables`` order
-them; ``predicted`` adds what follows from predictions.
+"""Finished runs side by side: ``records`` are read, ``rows`` fold seeds, ``tables`` order them.
 
+``predicted`` adds columns that follow from the runs' predictions, where they are asked for.
 ``verdicts`` has them judged (``analysis.statistics``) and says what was not, ``conclusion`` puts
 that into words, ``defaults`` knows which settings only follow from others.
 ``formats`` spells a row out once for text, Markdown, CSV, LaTeX, JSON and the page (``report``);

@@ -17,6 +17,7 @@ from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
 
 FORMATS = (*render.FORMATS, "latex")
+SPREAD_NOTE = "±: sample standard deviation over n seeds."
 _NAME_CHARACTERS = 70
 # Characters of a line of words.
 _LINE = 80
@@ -282,9 +283,9 @@ def _wrapped(text: str, output_format: str) -> str:
 def reading_notes(found: Comparison) -> list[str]:
     """Say what the numbers of the tables mean."""
     rows = [row for table in found.tables for row in table.rows]
-    what = " folds and seeds" if any(row.folds for row in rows) else " seeds"
-    spread = f"±: sample standard deviation over n{what}."
-    notes = [spread] if any(len(row.records) > 1 for row in rows) else []
+    notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
+    if any(row.folds for row in rows):
+        notes.append("Of rows of folds, n counts folds and seeds.")
     if any(row.verdict.get("simultaneous_interval") for row in rows):
         margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
         base = "baseline" if found.baseline else "best row"

@@ -95,7 +95,7 @@ def test_folds_are_one_row_judged_by_the_corrected_t(tmp_path: Path, is_val: boo
     assert any(note.startswith("Of row 2: the corrected t-test") for note in table.notes)
     text = comparison_text(found, "text")
     assert f"Δ {'val' if is_val else 'test'}/accuracy" in text
-    assert "over n folds and seeds" in text
+    assert "Of rows of folds, n counts folds and seeds." in text
     rows = json.loads(comparison_text(found, "json"))["rows"]
     assert rows[0]["folds"] == [0, 1, 2, 3, 4]
     assert rows[0]["test_reads"] == (0 if is_val else 1)
