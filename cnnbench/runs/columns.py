@@ -50,6 +50,7 @@ class Column:
         in_hparams: whether TensorBoard's HParams page has it.
         is_paired: whether its differences from a baseline are shown.
         is_shared: whether rows that differ in it are not comparable.
+        is_asked: whether it is there on request alone, and then shown in any case.
         is_time: whether it counts only for runs that had the machine alone.
 
     Example:
@@ -68,6 +69,7 @@ class Column:
     is_paired: bool = False
     is_shared: bool = False
     is_time: bool = False
+    is_asked: bool = False
 
     @property
     def is_score(self) -> bool:
@@ -170,7 +172,7 @@ COLUMNS: dict[str, Column] = {
         Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
         # What predictions say, where it is asked for; see analysis/compare/predicted.py.
         *(
-            Column(f"{split}/{name}", digits=4, better=better)
+            Column(f"{split}/{name}", digits=4, better=better, is_asked=True)
             for split in ("val", "test")
             for name, better in _PREDICTED.items()
         ),

@@ -147,5 +147,5 @@ def test_every_score_and_cost_says_which_end_is_better() -> None:
     for column in COLUMNS.values():
         if column.is_score or column.axis:
             assert column.better is not None, column.name
-            is_high = column.name.endswith(("accuracy", "r2"))
+            is_high = column.name.endswith(("accuracy", "accuracy_unseen", "r2"))
             assert (column.better == "higher") == is_high, column.name

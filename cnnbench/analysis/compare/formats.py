@@ -13,6 +13,7 @@ from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.widths import fitting_columns
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
 
@@ -143,7 +144,15 @@ def _metric(row: Row, column: Column) -> Cell:
         plain,
         {name: {**measured, **more}},
         is_number=True,
-        rank=0 if name == row.accuracy else 2 if column.is_score else 3 if column.is_paired else 4,
+        rank=0
+        if name == row.accuracy
+        else 1
+        if column.is_asked
+        else 2
+        if column.is_score
+        else 3
+        if column.is_paired
+        else 4,
     )
 
 
@@ -231,12 +240,20 @@ def _table_text(
     is_marked = output_format != "text" or width is not None
     bold = [table.rows.index(best)] if best is not None and is_marked else []
     texts = [{cell.head: cell.text for cell in row} for row in rows]
-    shown = sorted(shown_columns(rows), key=lambda cell: cell.rank)
-    fitting = _fitting(shown, texts, width) if output_format == "text" else shown
-    heads = [cell.head for cell in fitting]
-    right = [cell.head for cell in fitting if cell.is_number]
-    parts.append(render.render_table(texts, heads, output_format, right, width, bold=bold))
-    dropped = [cell.head for cell in shown if cell not in fitting]
+    # What differs comes before what else was asked for.
+    shown = sorted(
+        shown_columns(rows), key=lambda c: (c.rank, c.rank == 1 and not c.head.startswith("Δ"))
+    )
+    ranks = {cell.head: cell.rank for cell in shown}
+    right = [cell.head for cell in shown if cell.is_number]
+    tables = fitting_columns(ranks, texts, width if output_format == "text" else None)
+    parts.append(
+        "\n".join(
+            render.render_table(texts, heads, output_format, right, width, bold=bold)
+            for heads in tables
+        )
+    )
+    dropped = [head for head in ranks if not any(head in heads for heads in tables)]
     if "not comparable" in dropped:
         dropped.remove("not comparable")
         notes = [
@@ -252,25 +269,6 @@ def _table_text(
         notes = [*notes, *table.notes]
         parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
     return "".join(parts)
-
-
-def _fitting(
-    shown: Sequence[Cell], texts: Sequence[Mapping[str, str]], width: int | None
-) -> list[Cell]:
-    """Return the columns that fit the width: those of rank 0, and as many others as may be."""
-    if width is None:
-        return list(shown)
-    sizes = {c.head: max(len(c.head), *(len(row[c.head]) for row in texts)) + 2 for c in shown}
-    left = width + 2 - sum(sizes[cell.head] for cell in shown if cell.rank == 0)
-    if left < 0:
-        return list(shown)
-    chosen = []
-    for cell in shown:
-        if cell.rank and sizes[cell.head] > left:
-            continue
-        left -= sizes[cell.head] if cell.rank else 0
-        chosen.append(cell)
-    return chosen
 
 
 def _wrapped(text: str, output_format: str) -> str:

@@ -153,7 +153,7 @@ def add_intervals(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-_NOT_ALL = "not all of its runs have predictions that can be used"
+_NOT_ALL = "not all runs have predictions that can be used"
 
 
 def _take_out(row: Row, names: Any) -> None:
@@ -223,8 +223,8 @@ def mark_order(rows: Sequence[Row], seen: Seen) -> list[str]:
         )
     if missing:
         notes.append(
-            f"No {UNSEEN} of {numbers_text(missing)}: {_NOT_ALL}, or no list is of its test "
-            "images; 'cnnbench data check NAME --format json' with the settings of data of the "
-            "run writes one."
+            f"No {UNSEEN} of {numbers_text(missing)}: {_NOT_ALL}, or no list is of their test "
+            "images; 'cnnbench data check NAME --format json', with the settings of data that the "
+            "runs have, writes one."
         )
     return notes

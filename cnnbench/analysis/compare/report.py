@@ -55,7 +55,7 @@ _MAX_DRAWN = 10
 # Columns of a higher rank are shown when they are asked for.
 _MAX_RANK = 3
 _NOTES = (
-    "A row is the runs that differ in their seed alone, n of them.",
+    "A row is the runs that differ in their seed or fold alone, n of them.",
     "The epoch whose weights are tested is chosen on what 'selection' names; test_reads is how "
     "often the test images were looked at. A row chosen on test is marked.",
     "A row that is not comparable differs from the others, or from the baseline, in more than what "

@@ -137,7 +137,7 @@ def test_a_row_has_no_calibration_of_a_part_of_its_runs(kind: str, tmp_path: Pat
     assert rows_of(found)["lenet"]["test/ece"] == {"mean": None, "std": None}
     assert rows_of(found)["mlp"]["test/ece"]["mean"] is not None
     number = next(row.number for row in found.tables[0].rows if row.values["model"] == "lenet")
-    note = f"No calibration of row {number}: not all of its runs have predictions that can be used."
+    note = f"No calibration of row {number}: not all runs have predictions that can be used."
     assert note in found.tables[0].notes
 
 
