@@ -63,19 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
         "and two test images",
     )
-    parser.add_argument(
-        "--calibration",
-        action="store_true",
-        help="add ECE, Brier score and NLL with intervals, from the runs' predictions",
-    )
-    parser.add_argument(
-        "--without-duplicates",
-        action="append",
-        metavar="LIST",
-        help="add the accuracy without the images that training has seen, and mark where the "
-        "order changes; LIST is what 'cnnbench data check NAME --format json' wrote; may be "
-        "given again, for other data or folds",
-    )
+    _add_measures(parser)
     parser.add_argument(
         "--self-test",
         action="store_true",
@@ -102,6 +90,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, what in (("--model-path", "a network"), ("--data-path", "data")):
         text = f"with --errors, the code of {what} of your own"
         parser.add_argument(flag, metavar="FILE:NAME", help=text)
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    """Declare what is measured on request, from the predictions of runs."""
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="add ECE, Brier score and NLL with intervals, from the runs' predictions",
+    )
+    parser.add_argument(
+        "--without-duplicates",
+        action="append",
+        metavar="LIST",
+        help="add the accuracy without the images that training has seen, and mark where the "
+        "order changes; LIST is what 'cnnbench data check NAME --format json' wrote; may be "
+        "given again, for other data or folds",
+    )
 
 
 def epilog() -> str:
