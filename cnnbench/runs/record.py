@@ -106,7 +106,7 @@ class DataRecord:
         num_test: likewise.
         split_seed: of the validation part.
         measured: the split that the results are of: ``test``, or ``val`` for a fold of data that
-            has a test part of its own.
+            has a test part of its own; None where it was not recorded, which is ``test``.
         others: keys of a later version, kept as they are.
     """
 
@@ -119,7 +119,7 @@ class DataRecord:
     num_val: Count | None = None
     num_test: Count | None = None
     split_seed: Count | None = None
-    measured: Literal["test", "val"] = "test"
+    measured: Literal["test", "val"] | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

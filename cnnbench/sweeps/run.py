@@ -310,9 +310,10 @@ class _Sweeping:
         if job.is_done:
             job.status = "done"
             record = job.run.record
-            accuracy = record.results.get(f"{record.data.measured}/accuracy")
+            measured = record.data.measured or "test"
+            accuracy = record.results.get(f"{measured}/accuracy")
             is_known = isinstance(accuracy, float)
-            known = f", {record.data.measured} accuracy {accuracy:.4f}" if is_known else ""
+            known = f", {measured} accuracy {accuracy:.4f}" if is_known else ""
             left = summary_line(self.view.refresh(), self.slots.number)
             self._line(f"{self._shown(job)}: done{known}; {left}")
         elif not lease.code:  # max_seconds are over, as planned

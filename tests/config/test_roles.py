@@ -103,7 +103,11 @@ def variants() -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     found: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {}
     for group, name in CHOICES:
         base = to_tree(
-            composed(f"{group}={name}", "resume=/run", "model.weights=/given", *needed(group, name))
+            composed(
+                *(f"{group}={name}", "resume=/run", "model.weights=/given"),
+                *("data.num_folds=4", "data.fold=0"),  # neither goes without the other
+                *needed(group, name),
+            )
         )
         for key, value in leaves(base):
             if key in found or (key.endswith(".name") and key != "sweep.name"):

@@ -158,8 +158,8 @@ def read_run(run: RunDir) -> Record | LeftOut:
         reason = (record.reason or "").partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
     results, model, data = record.results, record.model, record.data
-    settings = _settings(record)
-    needed = (_score(settings.get("loss"), data.measured), *_NEEDED)
+    settings, measured = _settings(record), data.measured or "test"
+    needed = (_score(settings.get("loss"), measured), *_NEEDED)
     missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
@@ -170,14 +170,14 @@ def read_run(run: RunDir) -> Record | LeftOut:
         started=record.provenance.processes[0].started,
         seed=record.seed,
         fold=whole_number(record.config["data"].get("fold")),
-        measured=data.measured,
+        measured=measured,
         settings=settings,
         facts={column.name: column.value(source) for column in columns.facts()},
         metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", record.config.get("selection"))),
-        test_reads=record.test_reads or int(data.measured == "test"),
+        test_reads=record.test_reads or int(measured == "test"),
         data_sha256=data.sha256,
-        num_test=data.num_test if data.measured == "test" else data.num_val,
+        num_test=data.num_test if measured == "test" else data.num_val,
         num_train=data.num_train,
         num_classes=data.num_classes,
         class_names=data.class_names,
