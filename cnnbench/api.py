@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "train",
     "train_sweep",
+    "dry_run",
     "load",
     "evaluate",
     "predict",
@@ -181,6 +182,58 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
     say_torch_loads(f"{len(sweep.jobs)} jobs")
     root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
     return Sweep(root), num_failed
+
+
+def dry_run(
+    settings: str | Sequence[str] = (),
+    *,
+    config: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    sweeps: bool = False,
+    **keys: Any,
+) -> Result | Rows:
+    """Train one batch of what `train` would train, and estimate the rest; no run is written.
+
+    Args:
+        settings: as `train` takes them.
+        config: a saved ``config.yaml`` to start from; the settings go over it.
+        config_dir: a directory with groups of your own.
+        sweeps: whether commas in a path separate several, as after ``-m``.
+        keys: further settings, as `train` takes them.
+
+    Returns:
+        ``model``, ``data``, ``image_size``, ``batch_size``, ``device``, ``precision``,
+        ``num_threads``, ``num_params``, ``macs`` of one image, ``num_train``, ``num_epochs``,
+        ``loss`` of the first batch, and what is expected: ``epoch_seconds`` and ``total_seconds``
+        of training, ``memory_bytes`` and ``disk_bytes``. Of a sweep a list of these, each with
+        ``job``.
+
+    Raises:
+        CnnbenchError: as `train`, of whatever one batch shows.
+
+    Example:
+        >>> cnnbench.dry_run("model=lenet data=digits")["num_params"]
+        61706
+    """
+    from cnnbench.config.command import is_sweep, read_settings, single_config
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    read = read_settings(composer, settings, config, sweeps=sweeps, keys=keys)
+    if not (sweeps or is_sweep(read)):
+        composed = single_config(composer, read)
+        from cnnbench.analysis.dry_run import dry_run
+
+        return dry_run(composed)
+    from cnnbench.config.launcher import split_launcher
+    from cnnbench.sweeps.jobs import expand
+
+    jobs = expand(composer, split_launcher(read)[2]).jobs
+    from cnnbench.analysis.dry_run import dry_sweep
+
+    return dry_sweep(
+        [(" ".join(job.overrides) or job.config.model.name, job.config) for job in jobs]
+    )
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:

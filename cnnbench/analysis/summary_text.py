@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench.analysis.results import Result
 from cnnbench.errors import shape_text
+from cnnbench.notices import fold, terminal_width
 from cnnbench.rendering.html import escaped, html_table
 from cnnbench.rendering.text import render_json, render_table
 
@@ -108,7 +109,7 @@ def _shape(found: Mapping[str, Any]) -> str:
 
 
 def _words(found: Mapping[str, Any]) -> str:
-    return f"{_totals(found)}{_warned(found)}"
+    return fold(f"{_totals(found)}{_warned(found)}", terminal_width())
 
 
 def _totals(found: Mapping[str, Any]) -> str:
@@ -155,7 +156,7 @@ def networks_text(both: Mapping[str, Any], output_format: str) -> str:
         for side, label, found in zip(("first", "second"), labels, founds, strict=True)
     )
     warned = "".join(
-        f"\n{side}:\n{_warned(found)}"
+        fold(f"\n{side}:\n{_warned(found)}", terminal_width())
         for side, found in zip(("first", "second"), founds, strict=True)
         if found["warnings"]
     )

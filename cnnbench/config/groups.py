@@ -92,6 +92,19 @@ class Groups:
             found[f"{group}.name"] = self.choices(group).get(choice, "")
         return found
 
+    def keys(self, group: str, choice: str) -> list[str]:
+        """Return the keys that a choice's YAML has; none where another package gives it."""
+        with contextlib.suppress(StopIteration):
+            text = self.file(group, choice).read_text(encoding="utf-8")
+            return [m["key"] for line in text.splitlines() if (m := _LINE.match(line))]
+        return []
+
+    def default(self, group: str) -> str:
+        """Return the choice of a group that a command need not name."""
+        text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+        match = re.search(rf"^  - {group}: (\w+)", text, re.MULTILINE)
+        return match[1] if match else ""
+
     def naming(self, text: str) -> Path | None:
         """Return the first file of the user's directory that has a text, or None."""
         files = sorted(self.own.rglob("*.yaml")) if self.own is not None else ()

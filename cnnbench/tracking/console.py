@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cnnbench.notices import NEWLINE, visible
+from cnnbench.notices import NEWLINE, fold, visible
 
 if TYPE_CHECKING:
     from cnnbench.metrics import Scores
@@ -68,8 +68,13 @@ class Console:
         self._numbers = ""
 
     def print(self, text: str) -> None:
-        """Print lines as they are: no markup, no colours, no control characters, never wrapped."""
+        """Print lines as they are: no markup, no colours, no control characters.
+
+        A terminal gets wide ones folded; paths and commands to copy stay whole.
+        """
         text = visible(text, kept=NEWLINE)
+        if self._console.is_terminal:
+            text = fold(text, self._console.width)
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def start_bar(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import METRIC, best_row
+from cnnbench.notices import cell_width, fold
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
@@ -238,7 +239,10 @@ def _fitting(
     """Return the columns that fit the width: those of rank 0, and as many others as may be."""
     if width is None:
         return list(shown)
-    sizes = {c.head: max(len(c.head), *(len(row[c.head]) for row in texts)) + 2 for c in shown}
+    sizes = {
+        c.head: max(cell_width(c.head), *(cell_width(row[c.head]) for row in texts)) + 2
+        for c in shown
+    }
     left = width + 2 - sum(sizes[cell.head] for cell in shown if cell.rank == 0)
     if left < 0:
         return list(shown)
@@ -255,7 +259,7 @@ def _wrapped(text: str, output_format: str) -> str:
     """Return a sentence in lines that a terminal of 80 columns shows; Markdown wraps by itself."""
     if output_format != "text":
         return text
-    return textwrap.fill(text, _LINE, break_long_words=False, break_on_hyphens=False)
+    return fold(text, _LINE, margin="")
 
 
 def reading_notes(found: Comparison) -> list[str]:
