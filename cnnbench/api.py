@@ -523,8 +523,9 @@ def bench(
         ``train_images_per_second``, ``eval_images_per_second`` and ``data_images_per_second``, each
         the median of five windows with ``_min`` and ``_max`` beside it; ``step_seconds`` and its
         parts ``data_seconds``, ``forward_seconds``, ``backward_seconds``, ``optimizer_seconds`` and
-        ``logging_seconds``; ``peak_memory_bytes``; ``flops_per_image`` of forward and backward
-        pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
+        ``logging_seconds``; what an epoch's steps take of them, ``epoch_data_seconds`` and
+        ``epoch_compute_seconds``, all but the data; ``peak_memory_bytes``; ``flops_per_image`` of
+        forward and backward pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
         ``peak_fraction``, one by the other; and what was measured.
 
     Raises:
@@ -564,7 +565,7 @@ def bench_sweep(
 
     Returns:
         For each job ``job``, the settings in which it differs, and what ``cnnbench.bench``
-        returns, or ``error``, a sentence, where the job failed.
+        returns, or ``error``, a sentence, where the job failed or this machine lacks its device.
 
     Raises:
         UsageError: a job's settings are wrong or do not fit this machine.

@@ -9,14 +9,17 @@ from typing import Any
 from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
+from cnnbench.notices import fold, terminal_width
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.sweeps.jobs import expand
 
 DESCRIPTION = """\
 Images per second of training, evaluation and making batches, the time of each
-part of a step, peak memory, and the share of the machine's peak, which is the
-fastest of matrix products of 1024, 2048 and 4096 in the same precision.
-Settings are those of 'cnnbench train'; nothing is kept. Medians of 5 windows."""
+part of a step, the seconds of an epoch that go into data and into computing,
+peak memory, and the share of the machine's peak, which is the fastest of matrix
+products of 1024, 2048 and 4096 in the same precision. With -m device=cpu,cuda
+what this machine has is measured, and what it lacks is said. Settings are those
+of 'cnnbench train'; nothing is kept. Medians of 5 windows."""
 _EXAMPLES = """\
 Examples:
   cnnbench bench model=googlenet data=fashion_mnist
@@ -25,7 +28,7 @@ Examples:
 """
 _PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _SPEED = ("train img/s", "min..max", "eval img/s", "data img/s", "memory MB", "Gflop/s", "of peak")
-_STEP = ("step ms", *_PARTS)
+_STEP = ("step ms", *_PARTS, "epoch s: data", "compute")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +67,11 @@ def main(args: argparse.Namespace) -> int:
     jobs = api.bench_sweep(args.settings, **options)
     rows = [row for row in jobs if "error" not in row]
     print(render_json(rows) if args.format == "json" else _shown(rows, args.format), end="")
-    return 1 if len(rows) < len(jobs) else 0
+    from cnnbench.analysis.bench_jobs import fastest_device
+
+    if args.format == "text" and (fastest := fastest_device(jobs)) is not None:
+        print(f"\n{fold(fastest, terminal_width())}")
+    return 1 if any("error" in row and "has_no_device" not in row for row in jobs) else 0
 
 
 def _config_text(args: argparse.Namespace) -> str:
@@ -115,4 +122,8 @@ def _speed(row: Mapping[str, Any]) -> dict[str, str]:
 def _step(row: Mapping[str, Any]) -> dict[str, str]:
     times = {part: row[f"{part}_seconds"] for part in _PARTS}
     shown = {"step ms": row["step_seconds"], **times}
-    return {part: f"{1000 * seconds:,.3f}" for part, seconds in shown.items()}
+    return {
+        **{part: f"{1000 * seconds:,.3f}" for part, seconds in shown.items()},
+        "epoch s: data": f"{row['epoch_data_seconds']:,.2f}",
+        "compute": f"{row['epoch_compute_seconds']:,.2f}",
+    }

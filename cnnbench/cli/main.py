@@ -169,7 +169,7 @@ def _dispatch(argv: list[str]) -> int:
         if not unknown[0].startswith("-"):
             raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench help {verb}'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        hint = _setting_meant(unknown[0]) if hasattr(args, "settings") else ""
+        hint = _setting_meant(unknown[0], argv) if hasattr(args, "settings") else ""
         raise UsageError(f"unknown flag {unknown[0]}{hint or did_you_mean(unknown[0], flags)}")
     show_status(f"cnnbench {verb} ...")
     try:
@@ -178,12 +178,15 @@ def _dispatch(argv: list[str]) -> int:
         clear_status()
 
 
-def _setting_meant(flag: str) -> str:
+def _setting_meant(flag: str, argv: Sequence[str]) -> str:
     """Return how the key that a flag is named after is set, if it is near one."""
     from cnnbench.config.run_config import all_keys
     from cnnbench.config.settings import nearest_key
 
     word, _, value = flag.lstrip("-").partition("=")
+    after = argv[argv.index(flag) + 1 :] if flag in argv else ()
+    if not value and after and "=" not in after[0] and not after[0].startswith("-"):
+        value = after[0]
     near = nearest_key(word.replace("-", "_"), all_keys()) if len(flag) > 2 else None
     return f"; settings have no dashes: {near}={value or 'VALUE'}" if near else ""
 

@@ -22,7 +22,6 @@ from cnnbench.rendering.text import format_megabytes, render_json, render_table
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
 from cnnbench.sweeps.jobs import expand
-from cnnbench.tracking.console import format_seconds
 
 DESCRIPTION = """\
 Train a network, and leave a run directory that explains itself. Its path is
@@ -133,6 +132,8 @@ def _dry_run(args: argparse.Namespace) -> str:
         )
     if args.format == "csv":
         return render_table(found, [*found[0]], "csv")
+    from cnnbench.tracking.console import format_seconds
+
     rows = [
         {
             **row,
