@@ -525,8 +525,8 @@ def bench(
         parts ``data_seconds``, ``forward_seconds``, ``backward_seconds``, ``optimizer_seconds`` and
         ``logging_seconds``; what an epoch's steps take of them, ``epoch_data_seconds`` and
         ``epoch_compute_seconds``, all but the data; ``peak_memory_bytes``; ``flops_per_image`` of
-        forward and backward pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
-        ``peak_fraction``, one by the other; and what was measured.
+        forward and backward pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of
+        matrix products, and ``peak_fraction``, one by the other; and what was measured.
 
     Raises:
         UsageError: a setting is wrong, the config does not fit this machine, or seconds are not
