@@ -28,6 +28,8 @@ from cnnbench.training.setup import Setup, set_up
 
 SECONDS = 0.2
 KEYS = {
+    "epoch_data_seconds",
+    "epoch_compute_seconds",
     "model",
     "data",
     "image_size",
