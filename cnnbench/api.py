@@ -110,6 +110,7 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
         since: when what ``max_seconds`` counts began, by ``time.monotonic``.
     """
     from cnnbench.analysis.results import Run
+    from cnnbench.config.early import check_early
     from cnnbench.notices import notice, say_torch_loads
     from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
@@ -117,6 +118,7 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
     if run is not None and run.record.status == "done" and composed.extend_epochs is None:
         notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
         return Run(run.path)
+    check_early(composed)
     say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
     from cnnbench.training import launch
 
@@ -170,6 +172,7 @@ def train_sweep(
 
 def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
     from cnnbench.analysis.results import Sweep
+    from cnnbench.config.early import check_early
     from cnnbench.config.launcher import split_launcher
     from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
@@ -179,6 +182,8 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
     launcher, how, ours = split_launcher(read)
     check_launcher(launcher)
     sweep = expand(composer, ours)
+    for job in sweep.jobs:
+        check_early(job.config)
     say_torch_loads(f"{len(sweep.jobs)} jobs")
     root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
     return Sweep(root), num_failed
