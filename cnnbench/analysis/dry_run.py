@@ -26,7 +26,13 @@ from cnnbench.training.network import network_sizes
 from cnnbench.training.setup import Plan, precision_warning, set_up
 
 # What changes neither the work of a run nor what it takes.
-_SAME = {"seed": 0, "output_root": "", "sweep": None, "resume": None, "max_seconds": None}
+_SAME: dict[str, Any] = {
+    "seed": 0,
+    "output_root": "",
+    "sweep": None,
+    "resume": None,
+    "max_seconds": None,
+}
 
 
 def dry_run(config: RunConfig) -> Result:

@@ -216,7 +216,8 @@ def _runs(word: str) -> list[tuple[str, str]]:
 
 def _settings(before: Sequence[str], word: str) -> list[tuple[str, str]]:
     """Return the keys of the groups' choices on the line, or the values of the key at its end."""
-    from cnnbench.config.groups import ALL_GROUPS, GROUPS, Groups
+    from cnnbench.config.groups import ALL_GROUPS, Groups
+    from cnnbench.config.run_config import GROUPS
 
     groups = Groups(_config_dir(before))
     given = dict(part.partition("=")[::2] for part in before if "=" in part)
