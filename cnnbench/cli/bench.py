@@ -28,7 +28,8 @@ Examples:
 """
 _PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _SPEED = ("train img/s", "min..max", "eval img/s", "data img/s", "memory MB", "Gflop/s", "of peak")
-_STEP = ("step ms", *_PARTS, "epoch s: data", "compute")
+_STEP = ("step ms", *_PARTS)
+_EPOCH = ("epoch s", "data s", "compute s")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,14 +90,15 @@ def _shown(rows: Sequence[Mapping[str, Any]], output_format: str) -> str:
         return render_table(rows, list(rows[0]) if rows else [], "csv")
     if not rows:
         return ""
-    named = [{"job": _name(row), **_speed(row), **_step(row)} for row in rows]
+    named = [{"job": _name(row), **_speed(row), **_step(row), **_epoch(row)} for row in rows]
     first = rows[0]
     head = (
         f"{first['device']}, torch {first['torch']}; peak "
         f"{max(row['peak_flops_per_second'] for row in rows) / 1e9:,.0f} Gflop/s\n\n"
     )
     speed = render_table(named, ("job", *_SPEED), output_format, _SPEED)
-    return f"{head}{speed}\n{render_table(named, ('job', *_STEP), output_format, _STEP)}"
+    more = (render_table(named, ("job", *names), output_format, names) for names in (_STEP, _EPOCH))
+    return f"{head}{speed}\n" + "\n".join(more)
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -122,8 +124,10 @@ def _speed(row: Mapping[str, Any]) -> dict[str, str]:
 def _step(row: Mapping[str, Any]) -> dict[str, str]:
     times = {part: row[f"{part}_seconds"] for part in _PARTS}
     shown = {"step ms": row["step_seconds"], **times}
-    return {
-        **{part: f"{1000 * seconds:,.3f}" for part, seconds in shown.items()},
-        "epoch s: data": f"{row['epoch_data_seconds']:,.2f}",
-        "compute": f"{row['epoch_compute_seconds']:,.2f}",
-    }
+    return {part: f"{1000 * seconds:,.3f}" for part, seconds in shown.items()}
+
+
+def _epoch(row: Mapping[str, Any]) -> dict[str, str]:
+    data, compute = row["epoch_data_seconds"], row["epoch_compute_seconds"]
+    values = zip(_EPOCH, (data + compute, data, compute), strict=True)
+    return {name: f"{seconds:,.2f}" for name, seconds in values}
