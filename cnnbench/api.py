@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "train",
     "train_sweep",
+    "dry_run",
     "load",
     "evaluate",
     "predict",
@@ -109,6 +110,7 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
         since: when what ``max_seconds`` counts began, by ``time.monotonic``.
     """
     from cnnbench.analysis.results import Run
+    from cnnbench.config.early import check_early
     from cnnbench.notices import notice, say_torch_loads
     from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
@@ -116,6 +118,7 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
     if run is not None and run.record.status == "done" and composed.extend_epochs is None:
         notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
         return Run(run.path)
+    check_early(composed)
     say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
     from cnnbench.training import launch
 
@@ -169,6 +172,7 @@ def train_sweep(
 
 def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
     from cnnbench.analysis.results import Sweep
+    from cnnbench.config.early import check_early
     from cnnbench.config.launcher import split_launcher
     from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
@@ -178,9 +182,63 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
     launcher, how, ours = split_launcher(read)
     check_launcher(launcher)
     sweep = expand(composer, ours)
+    for job in sweep.jobs:
+        check_early(job.config)
     say_torch_loads(f"{len(sweep.jobs)} jobs")
     root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
     return Sweep(root), num_failed
+
+
+def dry_run(
+    settings: str | Sequence[str] = (),
+    *,
+    config: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    sweeps: bool = False,
+    **keys: Any,
+) -> Result | Rows:
+    """Train one batch of what `train` would train, and estimate the rest; no run is written.
+
+    Args:
+        settings: as `train` takes them.
+        config: a saved ``config.yaml`` to start from; the settings go over it.
+        config_dir: a directory with groups of your own.
+        sweeps: whether commas in a path separate several, as after ``-m``.
+        keys: further settings, as `train` takes them.
+
+    Returns:
+        ``model``, ``data``, ``image_size``, ``batch_size``, ``device``, ``precision``,
+        ``num_threads``, ``num_params``, ``macs`` of one image, ``num_train``, ``num_epochs``,
+        ``loss`` of the first batch, and what is expected: ``epoch_seconds`` and ``total_seconds``
+        of training, ``memory_bytes`` and ``disk_bytes``. Of a sweep a list of these, each with
+        ``job``.
+
+    Raises:
+        CnnbenchError: as `train`, of whatever one batch shows.
+
+    Example:
+        >>> cnnbench.dry_run("model=lenet data=digits")["num_params"]
+        61706
+    """
+    from cnnbench.config.command import is_sweep, read_settings, single_config
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    read = read_settings(composer, settings, config, sweeps=sweeps, keys=keys)
+    if not (sweeps or is_sweep(read)):
+        composed = single_config(composer, read)
+        from cnnbench.analysis.dry_run import dry_run
+
+        return dry_run(composed)
+    from cnnbench.config.launcher import split_launcher
+    from cnnbench.sweeps.jobs import expand
+
+    jobs = expand(composer, split_launcher(read)[2]).jobs
+    from cnnbench.analysis.dry_run import dry_sweep
+
+    return dry_sweep(
+        [(" ".join(job.overrides) or job.config.model.name, job.config) for job in jobs]
+    )
 
 
 def load(run: str | Path, *, model_path: str | None = None) -> nn.Module:
@@ -470,9 +528,10 @@ def bench(
         ``train_images_per_second``, ``eval_images_per_second`` and ``data_images_per_second``, each
         the median of five windows with ``_min`` and ``_max`` beside it; ``step_seconds`` and its
         parts ``data_seconds``, ``forward_seconds``, ``backward_seconds``, ``optimizer_seconds`` and
-        ``logging_seconds``; ``peak_memory_bytes``; ``flops_per_image`` of forward and backward
-        pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of matrix products, and
-        ``peak_fraction``, one by the other; and what was measured.
+        ``logging_seconds``; what an epoch's steps take of them, ``epoch_data_seconds`` and
+        ``epoch_compute_seconds``, all but the data; ``peak_memory_bytes``; ``flops_per_image`` of
+        forward and backward pass, ``flops_per_second`` of training, ``peak_flops_per_second`` of
+        matrix products, and ``peak_fraction``, one by the other; and what was measured.
 
     Raises:
         UsageError: a setting is wrong, the config does not fit this machine, or seconds are not
@@ -511,7 +570,7 @@ def bench_sweep(
 
     Returns:
         For each job ``job``, the settings in which it differs, and what ``cnnbench.bench``
-        returns, or ``error``, a sentence, where the job failed.
+        returns, or ``error``, a sentence, where the job failed or this machine lacks its device.
 
     Raises:
         UsageError: a job's settings are wrong or do not fit this machine.

@@ -10,6 +10,7 @@ import codecs
 import errno
 import io
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ _UNREAD = (errno.EPIPE, errno.EIO, errno.EINVAL)
 _ESCAPE = "cnnbench.escape"
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 NEWLINE = "\n"
+# Lines to copy begin so: they stay whole in any terminal.
+_COPIED = ("cnnbench ", "tensorboard ", "run: ", "/")
 
 
 def notice(message: str) -> None:
@@ -31,7 +34,59 @@ def notice(message: str) -> None:
     """
     # A full disk under a log of errors is no reason to end the work.
     with suppress(OSError):
-        print(f"cnnbench: {visible(message, kept=NEWLINE)}", file=guarded(sys.stderr), flush=True)
+        text, stream = f"cnnbench: {visible(message, kept=NEWLINE)}", guarded(sys.stderr)
+        print(fold(text, terminal_width(stream)), file=stream, flush=True)
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Return the columns of the terminal that a stream is, by default standard output, or None."""
+    is_terminal = (sys.stdout if stream is None else stream).isatty()
+    return shutil.get_terminal_size().columns if is_terminal else None
+
+
+def cell_width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: Chinese signs and emoji take two each."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def fold(text: str, width: int | None, margin: str = "  ") -> str:
+    """Break lines that are wider than a terminal, at wide gaps before single blanks.
+
+    Commands to copy stay whole, and so do words: a path can still be copied.
+
+    Args:
+        text: any lines.
+        width: columns; None leaves the text as it is.
+        margin: before what continues a line, after that line's own.
+    """
+    if width is None:
+        return text
+    return NEWLINE.join(_fold_line(line, width, margin) for line in text.split(NEWLINE))
+
+
+def _fold_line(line: str, width: int, margin: str) -> str:
+    content = line.lstrip(" ")
+    if cell_width(line) <= width or content.startswith(_COPIED):
+        return line
+    own = line[: len(line) - len(content)]
+    gap = "  " if "  " in content else " "
+    first, *others = content.split(gap)
+    lines = [own + first]
+    for part in others:
+        longer = f"{lines[-1]}{gap}{part}"
+        if cell_width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(f"{own}{margin}{part.lstrip(' ')}")
+    if gap == " ":
+        return NEWLINE.join(lines)
+    return NEWLINE.join(
+        _fold_line(part, width, "" if n else margin) for n, part in enumerate(lines)
+    )
 
 
 def visible(text: str, kept: str = "") -> str:

@@ -197,3 +197,18 @@ def test_only_notices_writes_to_standard_error() -> None:
     for path in package.rglob("*.py"):
         if path.name != "notices.py":
             assert not re.search(r"file=sys\.stderr|stderr\.write", path.read_text()), path
+
+
+def test_wide_lines_are_folded_and_commands_stay_whole() -> None:
+    line = "one two  three four  five"
+    assert notices.fold(line, None) == line
+    assert notices.fold(line, 12) == "one two\n  three four\n  five"
+    assert notices.fold("- a dog and a 猫猫 here", 14) == "- a dog and a\n  猫猫 here"
+    command = "cnnbench train resume=/home/me/a long path/run"
+    assert notices.fold(f"resume with:\n{command}", 20) == f"resume with:\n{command}"
+    assert notices.fold("/a path with blanks", 5) == "/a path with blanks"
+    assert notices.fold("  indented words", 12) == "  indented\n    words"
+    for width in range(1, 40):
+        folded = notices.fold(line, width)
+        assert folded.split() == line.split()
+        assert all(len(part) <= width or " " not in part.strip() for part in folded.split("\n"))

@@ -28,7 +28,7 @@ from cnnbench.device.precision import Precision, has_native_bf16
 from cnnbench.engine import Step
 from cnnbench.engine.loop import ComputeLoss
 from cnnbench.geometry.observe import undisturbed
-from cnnbench.notices import warn
+from cnnbench.notices import guarded, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
 from cnnbench.training.display import log_step, open_trackers
@@ -36,6 +36,9 @@ from cnnbench.training.launch import read
 from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
 
 PARTS = ("data", "forward", "backward", "optimizer", "logging")
+# Of a step, what computes once the batch is there.
+COMPUTE_PARTS = PARTS[1:]
+_NUM_MEASUREMENTS = 5
 _WINDOWS = 5
 _WARMUP_STEPS = 3
 PEAK_SIDES = (1024, 2048, 4096)
@@ -74,12 +77,24 @@ def measure(plan: Plan, seconds: float) -> dict[str, Any]:
     compile_seconds = setup.compile() if config.device.compile else None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    train = train_rate(setup, seconds)
-    parts = part_seconds(setup, seconds)
-    memory = peak_memory_bytes(device)
-    evaluated, prepared = eval_rate(setup, seconds), data_rate(setup, seconds)
-    flops = flops_per_image(setup)
-    peak = peak_flops_per_second(device, plan.precision, seconds)
+    screen = Console(RichConsole(file=guarded(sys.stderr)))
+    screen.start_count("bench", _NUM_MEASUREMENTS)
+    try:
+        screen.count(0, "training")
+        train = train_rate(setup, seconds)
+        screen.count(1, "parts of a step")
+        parts = part_seconds(setup, seconds)
+        memory = peak_memory_bytes(device)
+        screen.count(1, "evaluation")
+        evaluated = eval_rate(setup, seconds)
+        screen.count(1, "data")
+        prepared = data_rate(setup, seconds)
+        flops = flops_per_image(setup)
+        screen.count(1, "peak")
+        peak = peak_flops_per_second(device, plan.precision, seconds)
+    finally:
+        screen.stop_bar()
+    compute_seconds = sum(parts[part] for part in COMPUTE_PARTS)
     return {
         "model": config.model.name,
         "data": config.data.name,
@@ -93,6 +108,8 @@ def measure(plan: Plan, seconds: float) -> dict[str, Any]:
         **_named("train", train),
         **_named("eval", evaluated),
         **_named("data", prepared),
+        "epoch_data_seconds": parts["data"] * data.steps_per_epoch,
+        "epoch_compute_seconds": compute_seconds * data.steps_per_epoch,
         "step_seconds": sum(parts.values()),
         **{f"{part}_seconds": parts[part] for part in PARTS},
         "peak_memory_bytes": memory,

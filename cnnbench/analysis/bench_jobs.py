@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench.analysis.bench import measure
 from cnnbench.config.run_config import RunConfig, read_config, to_tree
+from cnnbench.device.device import resolve_device
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.notices import notice
+from cnnbench.tracking import format_seconds
 from cnnbench.training import launch
 from cnnbench.training.setup import Plan
 
@@ -57,16 +60,25 @@ def measure_jobs(jobs: Sequence[tuple[str, RunConfig]], seconds: float) -> list[
         seconds: for each measurement.
 
     Returns:
-        For each job ``job``, its name, and what ``measure_one`` returned, or ``error``.
+        For each job ``job``, its name, and what ``measure_one`` returned, or ``error``; those
+        whose device this machine lacks come first, with ``has_no_device``.
 
     Raises:
         UsageError: as ``check``.
     """
-    check([config for _, config in jobs], seconds)
-    rows = []
-    for number, (name, config) in enumerate(jobs, start=1):
-        shown = f"[{number}/{len(jobs)}] {name}"
-        notice(shown)
+    missing = {name: text for name, config in jobs if (text := _missing_device(config))}
+    there = [(name, config) for name, config in jobs if name not in missing]
+    check([config for _, config in there or jobs], seconds)
+    rows: list[dict[str, Any]] = []
+    for name, text in missing.items():
+        notice(f"{name}: not measured: {text}")
+        rows.append({"job": name, "error": text, "has_no_device": True})
+    since = time.monotonic()
+    for number, (name, config) in enumerate(there, start=1):
+        shown = f"[{number}/{len(there)}] {name}"
+        each = (time.monotonic() - since) / max(1, number - 1)
+        left = each * (len(there) - number + 1)
+        notice(f"{shown}, about {format_seconds(left)} left" if number > 1 else shown)
         try:
             row = _measure_apart(config, seconds)
         except CnnbenchError as error:
@@ -74,6 +86,36 @@ def measure_jobs(jobs: Sequence[tuple[str, RunConfig]], seconds: float) -> list[
             row = {"error": str(error)}
         rows.append({"job": name, **row})
     return rows
+
+
+def _missing_device(config: RunConfig) -> str:
+    """Return why a config's device cannot be measured here, or nothing."""
+    try:
+        resolve_device(config.device.name)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def fastest_device(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a sentence with the setting to copy, where jobs differ in their device.
+
+    Args:
+        rows: as ``measure_jobs`` returned them.
+    """
+    rate = "train_images_per_second"
+    by_device: dict[str, Mapping[str, Any]] = {}
+    for row in sorted((row for row in rows if rate in row), key=lambda row: -row[rate]):
+        setting = next((w for w in row["job"].split() if w.startswith("device=")), None)
+        if setting is not None:
+            by_device.setdefault(setting, row)
+    if len(by_device) < 2:
+        return None
+    (first, best), (second, other) = list(by_device.items())[:2]
+    ratio = best[rate] / other[rate]
+    if best[f"{rate}_min"] <= other[f"{rate}_max"]:
+        return f"{first} and {second} are equally fast within their spread ({ratio:.2f} times)"
+    return f"fastest: {best['job']}, {ratio:.2f} times {second}; to train with it: {first}"
 
 
 def _measure_apart(config: RunConfig, seconds: float) -> dict[str, Any]:

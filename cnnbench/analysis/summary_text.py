@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench.analysis.results import Result
 from cnnbench.errors import shape_text
+from cnnbench.notices import cell_width, fold, terminal_width
 from cnnbench.rendering.html import escaped, html_table
 from cnnbench.rendering.text import render_json, render_table
 
@@ -108,7 +109,7 @@ def _shape(found: Mapping[str, Any]) -> str:
 
 
 def _words(found: Mapping[str, Any]) -> str:
-    return f"{_totals(found)}{_warned(found)}"
+    return fold(f"{_totals(found)}{_warned(found)}", terminal_width())
 
 
 def _totals(found: Mapping[str, Any]) -> str:
@@ -150,16 +151,19 @@ def networks_text(both: Mapping[str, Any], output_format: str) -> str:
     ]
     right = [f"{side} {key}" for side in ("first", "second") for key in _SHORT[2:]]
     layer_columns = [f"{side} {key}" for side in ("first", "second") for key in _SHORT]
+    table = render_table(rows, layer_columns, output_format, right, width=None)
+    width = terminal_width() if output_format == "text" else None
+    if width is not None and max(map(cell_width, table.splitlines())) > width:
+        # Below each other where there is no room side by side.
+        tables = [render_table(side, _SHORT, "text", _SHORT[2:]) for side in sides]
+        table = f"first:\n{tables[0]}\nsecond:\n{tables[1]}"
     heads = "".join(
         f"{side}: {label}, {_shape(found)}\n\n"
         for side, label, found in zip(("first", "second"), labels, founds, strict=True)
     )
     warned = "".join(
-        f"\n{side}:\n{_warned(found)}"
+        fold(f"\n{side}:\n{_warned(found)}", terminal_width())
         for side, found in zip(("first", "second"), founds, strict=True)
         if found["warnings"]
     )
-    return (
-        f"{heads}{render_table(shown, columns, output_format, columns[1:])}\n"
-        f"{render_table(rows, layer_columns, output_format, right)}{warned}"
-    )
+    return f"{heads}{render_table(shown, columns, output_format, columns[1:])}\n{table}{warned}"

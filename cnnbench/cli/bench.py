@@ -9,14 +9,17 @@ from typing import Any
 from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
+from cnnbench.notices import fold, terminal_width
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.sweeps.jobs import expand
 
 DESCRIPTION = """\
 Images per second of training, evaluation and making batches, the time of each
-part of a step, peak memory, and the share of the machine's peak, which is the
-fastest of matrix products of 1024, 2048 and 4096 in the same precision.
-Settings are those of 'cnnbench train'; nothing is kept. Medians of 5 windows."""
+part of a step, the seconds of an epoch that go into data and into computing,
+peak memory, and the share of the machine's peak, which is the fastest of matrix
+products of 1024, 2048 and 4096 in the same precision. With -m device=cpu,cuda
+what this machine has is measured, and what it lacks is said. Settings are those
+of 'cnnbench train'; nothing is kept. Medians of 5 windows."""
 _EXAMPLES = """\
 Examples:
   cnnbench bench model=googlenet data=fashion_mnist
@@ -26,6 +29,7 @@ Examples:
 _PARTS = ("data", "forward", "backward", "optimizer", "logging")
 _SPEED = ("train img/s", "min..max", "eval img/s", "data img/s", "memory MB", "Gflop/s", "of peak")
 _STEP = ("step ms", *_PARTS)
+_EPOCH = ("epoch s", "data s", "compute s")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +68,11 @@ def main(args: argparse.Namespace) -> int:
     jobs = api.bench_sweep(args.settings, **options)
     rows = [row for row in jobs if "error" not in row]
     print(render_json(rows) if args.format == "json" else _shown(rows, args.format), end="")
-    return 1 if len(rows) < len(jobs) else 0
+    from cnnbench.analysis.bench_jobs import fastest_device
+
+    if args.format == "text" and (fastest := fastest_device(jobs)) is not None:
+        print(f"\n{fold(fastest, terminal_width())}")
+    return 1 if any("error" in row and "has_no_device" not in row for row in jobs) else 0
 
 
 def _config_text(args: argparse.Namespace) -> str:
@@ -82,14 +90,15 @@ def _shown(rows: Sequence[Mapping[str, Any]], output_format: str) -> str:
         return render_table(rows, list(rows[0]) if rows else [], "csv")
     if not rows:
         return ""
-    named = [{"job": _name(row), **_speed(row), **_step(row)} for row in rows]
+    named = [{"job": _name(row), **_speed(row), **_step(row), **_epoch(row)} for row in rows]
     first = rows[0]
     head = (
         f"{first['device']}, torch {first['torch']}; peak "
         f"{max(row['peak_flops_per_second'] for row in rows) / 1e9:,.0f} Gflop/s\n\n"
     )
     speed = render_table(named, ("job", *_SPEED), output_format, _SPEED)
-    return f"{head}{speed}\n{render_table(named, ('job', *_STEP), output_format, _STEP)}"
+    more = (render_table(named, ("job", *names), output_format, names) for names in (_STEP, _EPOCH))
+    return f"{head}{speed}\n" + "\n".join(more)
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -116,3 +125,9 @@ def _step(row: Mapping[str, Any]) -> dict[str, str]:
     times = {part: row[f"{part}_seconds"] for part in _PARTS}
     shown = {"step ms": row["step_seconds"], **times}
     return {part: f"{1000 * seconds:,.3f}" for part, seconds in shown.items()}
+
+
+def _epoch(row: Mapping[str, Any]) -> dict[str, str]:
+    data, compute = row["epoch_data_seconds"], row["epoch_compute_seconds"]
+    values = zip(_EPOCH, (data + compute, data, compute), strict=True)
+    return {name: f"{seconds:,.2f}" for name, seconds in values}

@@ -8,8 +8,7 @@ import textwrap
 from cnnbench import api
 from cnnbench.analysis.compare import formats
 from cnnbench.errors import UsageError
-from cnnbench.notices import notice
-from cnnbench.rendering.text import terminal_width
+from cnnbench.notices import notice, terminal_width
 from cnnbench.runs import columns
 
 FORMATS = formats.FORMATS

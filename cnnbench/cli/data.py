@@ -12,10 +12,10 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
-from cnnbench.notices import notice, visible, warn
+from cnnbench.notices import fold, notice, terminal_width, visible, warn
 from cnnbench.rendering.text import render_json, render_table
 
-_ACTIONS = ("prepare", "verify", "where", "show", "check")
+ACTIONS = ("prepare", "verify", "where", "show", "check")
 # What decides how a training image looks; the other actions read the data set alone.
 _SHOWN = ("data", "augment", "model", "seed")
 # Of each kind of finding so many are listed.
@@ -38,7 +38,7 @@ Example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("action", metavar="|".join(_ACTIONS), help="see below")
+    parser.add_argument("action", metavar="|".join(ACTIONS), help="see below")
     parser.add_argument("name", metavar="NAME", help="see 'cnnbench ls data'")
     parser.add_argument(
         "settings",
@@ -63,8 +63,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     from cnnbench.data import manage
 
-    if args.action not in _ACTIONS:
-        hint = expected_names(args.action, _ACTIONS)
+    if args.action not in ACTIONS:
+        hint = expected_names(args.action, ACTIONS)
         raise UsageError(f"data {args.action}: unknown action{hint}")
     config = _config(args)
     data = config.data
@@ -153,4 +153,4 @@ def _checked(found: Mapping[str, Any]) -> str:
         lines += [f"  {entry}" for entry in entries[:_LISTED]]
         if len(entries) > _LISTED:
             lines.append(f"  and {len(entries) - _LISTED} more: --format json lists all")
-    return "\n".join(lines) + "\n"
+    return fold("\n".join(lines) + "\n", terminal_width())

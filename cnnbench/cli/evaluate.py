@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench import api
-from cnnbench.notices import notice, visible, warn
+from cnnbench.notices import cell_width, notice, visible, warn
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -171,8 +171,8 @@ def _text(result: Mapping[str, Any], output_format: str) -> str:
         for index, (name, counts) in enumerate(zip(names, result["confusion_matrix"], strict=True))
     ]
     numbers = [str(index) for index in range(len(names))]
-    matrix = render_table(rows, ("target", *numbers), output_format)
-    if output_format == "text" and max(map(len, matrix.splitlines())) > _WIDTH:
+    matrix = render_table(rows, ("target", *numbers), output_format, width=None)
+    if output_format == "text" and max(map(cell_width, matrix.splitlines())) > _WIDTH:
         return f"{head}{classes}\n{_most_confused(names, result['confusion_matrix'])}"
     return f"{head}{classes}\nconfusion matrix (columns: predicted class)\n{matrix}"
 
@@ -196,4 +196,8 @@ def _most_confused(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str
 def _cut(name: str, most: int = 30) -> str:
     """Return a class name that leaves room for numbers beside it."""
     text = visible(name)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    if cell_width(text) <= most:
+        return text
+    while cell_width(text) >= most:
+        text = text[:-1]
+    return f"{text}…"

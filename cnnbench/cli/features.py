@@ -9,6 +9,7 @@ from pathlib import Path
 from cnnbench import api
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
+from cnnbench.notices import fold, terminal_width
 from cnnbench.rendering.text import render_json, render_table
 from cnnbench.runs.directory import open_run
 
@@ -67,7 +68,8 @@ def main(args: argparse.Namespace) -> int:
         notes += [
             f"side by side: {row['side_by_side'][0]}" for row in rows if "side_by_side" in row
         ]
-        print("".join(f"\n{note}\n" for note in dict.fromkeys(notes)), end="")
+        text = "".join(f"\n{note}\n" for note in dict.fromkeys(notes))
+        print(fold(text, terminal_width()), end="")
     return 0
 
 

@@ -36,10 +36,11 @@ VERBS = {
     "data": "prepare, verify, find or show a data set",
     "runs": "list, watch, prune or remove run directories",
     "doctor": "this machine as cnnbench sees it: the bug report; --kernels checks",
+    "completion": "Tab completes verbs, settings and runs in bash, zsh and fish",
     "ls": "list the choices of a group: model, data, augment, optimizer, ...",
 }
 # Flags whose value may stand before the verb.
-_VALUE_FLAGS = ("--config", "--config-dir", "--format")
+VALUE_FLAGS = ("--config", "--config-dir", "--format")
 _HELP_FLAGS = ("-h", "--help")
 _WIDTH = 80
 _GUIDE = """\
@@ -157,7 +158,7 @@ def _dispatch(argv: list[str]) -> int:
         print(guide(), end="")
         return 0
     module = importlib.import_module(f"cnnbench.cli.{verb}")
-    parser = _parser(verb, module)
+    parser = parser_of(verb, module)
     # Whoever asks for help need not name the run that the verb would read.
     if wants_help:
         parser.epilog = module.epilog()
@@ -168,7 +169,7 @@ def _dispatch(argv: list[str]) -> int:
         if not unknown[0].startswith("-"):
             raise UsageError(f"{verb}: unexpected '{unknown[0]}'; see 'cnnbench help {verb}'")
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        hint = _setting_meant(unknown[0]) if hasattr(args, "settings") else ""
+        hint = _setting_meant(unknown[0], argv) if hasattr(args, "settings") else ""
         raise UsageError(f"unknown flag {unknown[0]}{hint or did_you_mean(unknown[0], flags)}")
     show_status(f"cnnbench {verb} ...")
     try:
@@ -177,17 +178,20 @@ def _dispatch(argv: list[str]) -> int:
         clear_status()
 
 
-def _setting_meant(flag: str) -> str:
+def _setting_meant(flag: str, argv: Sequence[str]) -> str:
     """Return how the key that a flag is named after is set, if it is near one."""
     from cnnbench.config.run_config import all_keys
     from cnnbench.config.settings import nearest_key
 
     word, _, value = flag.lstrip("-").partition("=")
+    after = argv[argv.index(flag) + 1 :] if flag in argv else ()
+    if not value and after and "=" not in after[0] and not after[0].startswith("-"):
+        value = after[0]
     near = nearest_key(word.replace("-", "_"), all_keys()) if len(flag) > 2 else None
     return f"; settings have no dashes: {near}={value or 'VALUE'}" if near else ""
 
 
-def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+def parser_of(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """Return the parser of a verb: its own flags, and those of every verb."""
     parser = _Parser(
         prog=f"cnnbench {verb}",
@@ -221,7 +225,7 @@ def _verb_index(argv: Sequence[str]) -> int | None:
     """Return where the verb is: the first word that is no flag, no flag's value, no setting."""
     before = ["", *argv]
     for index, (word, left) in enumerate(zip(argv, before, strict=False)):
-        if not word.startswith("-") and "=" not in word and left not in _VALUE_FLAGS:
+        if not word.startswith("-") and "=" not in word and left not in VALUE_FLAGS:
             return index
     return None
 

@@ -18,7 +18,7 @@ from cnnbench.runs.prune import (
     plan_removal,
 )
 
-_ACTIONS = ("list", "watch", "prune", "rm")
+ACTIONS = ("list", "watch", "prune", "rm")
 _COLUMNS = ("status", "model", "data", "val/accuracy", "test/accuracy", "age", "size", "run")
 _PLAN = ("status", "model", "data", "test/accuracy", "age", "frees", "run")
 
@@ -64,8 +64,8 @@ def epilog() -> str:
 
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
-    if args.action not in _ACTIONS:
-        hint = expected_names(args.action, _ACTIONS)
+    if args.action not in ACTIONS:
+        hint = expected_names(args.action, ACTIONS)
         raise UsageError(f"runs {args.action}: unknown action{hint}")
     if args.action == "list":
         return _main_list(args)

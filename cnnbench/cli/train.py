@@ -18,7 +18,7 @@ from cnnbench.config.launcher import split_launcher
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
-from cnnbench.rendering.text import render_json
+from cnnbench.rendering.text import format_megabytes, render_json, render_table
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
 from cnnbench.sweeps.jobs import expand
@@ -39,9 +39,12 @@ Examples:
   cnnbench train model=googlenet data=fashion_mnist
   cnnbench train model=vgg11 data=cifar10 augment=crop_flip num_epochs=30
   cnnbench train -m model=lenet,nin_cifar 'seed=range(0,3)'   six runs, a table
+  cnnbench train --dry-run model=resnet18          what it would take
   cnnbench train resume=outputs/digits/lenet/RUN   resume a run
   cnnbench train --config RUN/config.yaml seed=1   again, with another seed
 """
+
+_JOB_COLUMNS = ("job", "num_params", "macs", "epoch", "run", "memory", "disk")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--multirun",
         action="store_true",
         help="a run for each combination of values: a,b  range(0,3)  choice(a,b)  glob(vgg*)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="one batch, the layers, expected time, memory and disk; writes no run",
     )
     parser.add_argument("--config", metavar="FILE", help="start from a saved config.yaml")
 
@@ -77,10 +85,13 @@ def epilog() -> str:
 def main(args: argparse.Namespace) -> int:
     """Run the verb."""
     since = time.monotonic()  # max_seconds counts what follows
-    if args.multirun and args.format != "text":
+    if args.multirun and args.format != "text" and not args.dry_run:
         raise UsageError(f"--format {args.format}: a sweep prints text; its runs hold run.json")
     if args.cfg:
         print(_config_text(args), end="")
+        return 0
+    if args.dry_run:
+        print(_dry_run(args), end="")
         return 0
     if args.multirun:
         sources = {"config": args.config, "config_dir": args.config_dir}
@@ -108,6 +119,39 @@ def main(args: argparse.Namespace) -> int:
             print(_what_next(path))
         print(path)
     return code
+
+
+def _dry_run(args: argparse.Namespace) -> str:
+    sources = {"config": args.config, "config_dir": args.config_dir, "sweeps": args.multirun}
+    found = api.dry_run(args.settings, **sources)
+    if args.format == "json":
+        return render_json(found)
+    if not isinstance(found, list):
+        return (
+            f"{found}\n" if args.format == "text" else render_table([found], [*found], args.format)
+        )
+    if args.format == "csv":
+        return render_table(found, [*found[0]], "csv")
+    from cnnbench.tracking.console import format_seconds
+
+    rows = [
+        {
+            **row,
+            "num_params": f"{row['num_params']:,}",
+            "macs": f"{row['macs']:,}",
+            "epoch": format_seconds(row["epoch_seconds"]),
+            "run": format_seconds(row["total_seconds"]),
+            "memory": format_megabytes(row["memory_bytes"]),
+            "disk": format_megabytes(row["disk_bytes"]),
+        }
+        for row in found
+    ]
+    seconds = sum(row["total_seconds"] for row in found)
+    return (
+        f"{render_table(rows, _JOB_COLUMNS, args.format, _JOB_COLUMNS[1:])}\n"
+        f"{len(rows)} jobs, about {format_seconds(seconds)} of training one after another; "
+        "nothing was written\n"
+    )
 
 
 def _what_next(path: Path) -> str:

@@ -9,6 +9,7 @@ from cnnbench.config.roles import CONTENT, MOVABLE_CONTENT, Before
 from cnnbench.config.schema import (
     Count,
     Fraction,
+    IsPath,
     OpenArgs,
     PathText,
     Positive,
@@ -32,6 +33,8 @@ class Only:
     choices: str
     kind: Any
 
+
+_CODE = IsPath("FILE.py:NAME, code of your own")
 
 # The types of the arguments that only some choices of a group have. One name has one meaning
 # throughout a group; a test holds the choices' YAML and constructors to these rows.
@@ -61,7 +64,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("data", "split_by"): Annotated[Literal["path", "position"], Before("position", "folder")],
     ("loss", "class_weights"): Literal["none", "balanced"],
     ("loss", "label_smoothing"): Probability,
-    ("data", "path"): Annotated[PathText, CONTENT],
+    ("data", "path"): Annotated[str, _CODE, CONTENT],
     ("data", "target"): Count | str | None,
     ("data", "test_root"): Annotated[PathText | None, MOVABLE_CONTENT],
     ("model", "activation"): Literal["relu", "tanh", "sigmoid", "none"],
@@ -97,7 +100,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
         Before("none", "lenet|mlp|vgg*"),
     ],
     ("model", "padding"): Annotated[Size, Before(2, "lenet")],
-    ("model", "path"): Annotated[PathText, CONTENT],
+    ("model", "path"): Annotated[str, _CODE, CONTENT],
     ("model", "pool"): Literal["max", "avg"],
     ("model", "pool_ceil_mode"): Annotated[bool, Before(False, "resne*|wide_resnet*")],
     ("model", "pretrained"): str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -92,6 +93,19 @@ class Groups:
             found[f"{group}.name"] = self.choices(group).get(choice, "")
         return found
 
+    def keys(self, group: str, choice: str) -> list[str]:
+        """Return the keys that a choice's YAML has; none where another package gives it."""
+        with contextlib.suppress(StopIteration):
+            text = self.file(group, choice).read_text(encoding="utf-8")
+            return [m["key"] for line in text.splitlines() if (m := _LINE.match(line))]
+        return []
+
+    def default(self, group: str) -> str:
+        """Return the choice of a group that a command need not name."""
+        text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+        match = re.search(rf"^  - {group}: (\w+)", text, re.MULTILINE)
+        return match[1] if match else ""
+
     def naming(self, text: str) -> Path | None:
         """Return the first file of the user's directory that has a text, or None."""
         files = sorted(self.own.rglob("*.yaml")) if self.own is not None else ()
@@ -101,6 +115,7 @@ class Groups:
         return [root for root in (conf_dir(), self.own) if root is not None]
 
 
+_LINE_WIDTH, _LEAST_COMMENT = 80, 30
 _LINE = re.compile(r"(?P<space> *)(?P<key>\w+):(?:.*?\s# (?P<comment>.*))?")
 
 
@@ -124,8 +139,16 @@ def with_comments(text: str, comments: Mapping[str, str]) -> str:
         key = match["key"] if match else ""
         group = group if line.startswith(" ") else key
         comment = comments.get(f"{group}.{key}" if line.startswith(" ") else key)
-        lines.append(f"{line}  # {comment}" if comment else line)
+        lines += _commented(line, comment or "")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _commented(line: str, comment: str) -> list[str]:
+    """Return a line with its comment, which goes on below itself where 80 columns end."""
+    room = max(_LINE_WIDTH - len(line) - len("  # "), _LEAST_COMMENT)
+    first, *rest = textwrap.wrap(comment, room, break_on_hyphens=False) or [""]
+    below = [f"{' ' * len(line)}  # {part}" for part in rest]
+    return [f"{line}  # {first}" if first else line, *below]
 
 
 def _description(path: Path) -> str:

@@ -50,8 +50,15 @@ class Ratio:
     """Marks a float that may also be written as a fraction, such as ``1/16``."""
 
 
+@dataclass(frozen=True)
 class IsPath:
-    """Marks text that is a path of the user's: nothing in it is grammar."""
+    """Marks text that is a path of the user's: nothing in it is grammar.
+
+    Args:
+        form: what it looks like, for messages.
+    """
+
+    form: str = "a path"
 
 
 Count = Annotated[int, Range(ge=1)]
@@ -95,6 +102,8 @@ def expectation(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Annotated:
         base, *marks = get_args(kind)
+        if (path := next((mark for mark in marks if isinstance(mark, IsPath)), None)) is not None:
+            return path.form
         ranges = [str(mark) for mark in marks if isinstance(mark, Range)]
         ratio = " or a fraction such as 1/16" if any(isinstance(m, Ratio) for m in marks) else ""
         return " ".join([expectation(base) + ratio, *ranges])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,15 @@ from cnnbench.config.run_config import GROUPS, all_keys, role_of
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.errors import did_you_mean
 from cnnbench.files import expand_path
+
+# What others call a choice of ours.
+_OTHER_WORDS = {
+    "gpu": "cuda",
+    "metal": "mps",
+    "ce": "cross_entropy",
+    "l2": "mse",
+    "fmnist": "fashion_mnist",
+}
 
 
 @dataclass(frozen=True)
@@ -197,13 +207,19 @@ def is_interpolated(value: Any) -> bool:
 
 def unknown_choice(choice: str, known: Iterable[str]) -> str:
     """Say which choices a group has, the nearest one first."""
-    names = list(known)
+    names = sorted(known, key=_by_number)
     expected = ", ".join(names) or "nothing: there is none yet"
     longer = [name for name in names if name.startswith(choice)]
-    hint = did_you_mean(choice, names) or "."
+    meant = _OTHER_WORDS.get(choice.lower())
+    hint = f"; did you mean '{meant}'?" if meant in names else did_you_mean(choice, names) or "."
     if choice and len(longer) > 1:
         hint = f"; did you mean one of {', '.join(longer)}?"
     return f"={choice}: unknown choice{hint} Expected {expected}."
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Order resnet18 before resnet101."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:

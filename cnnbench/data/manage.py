@@ -35,6 +35,8 @@ def where(name: str, root: Path | None) -> list[Row]:
             if root is None:
                 raise DataError(f"data={name}: name the file: data.root=FILE.{name}")
             return [_location("file", root, "as it is" if root.is_file() else "absent")]
+        if name == "custom":
+            return [_location("code of your own", "", "named by data.path=FILE.py:NAME")]
         return [_location("cnnbench", "", "needs no files")]
     rows = []
     for location in locations(published, data_root(root)):

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.data.arrays import DatasetArrays, combine_hashes, hash_parts, survey
-from cnnbench.data.readers.custom import custom_facts, custom_fingerprint, read_custom
+from cnnbench.data.readers.custom import (
+    custom_facts,
+    custom_fingerprint,
+    facts_of,
+    fingerprint_of,
+    read_custom,
+    read_packaged,
+)
 from cnnbench.data.readers.digits import digits_path, read_digits
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.folder import folder_facts, folder_fingerprint, read_folder
@@ -85,14 +92,19 @@ def dataset_row(name: str) -> DatasetRow:
     """Return a data set's row, of this package or of another that is installed.
 
     Raises:
-        UsageError: there is no such data set, or another package gives something else.
+        UsageError: there is no such data set.
     """
     if name in DATASETS or name not in plugins("data", DATASETS):
         return DATASETS[name]
     row = load_plugin("data", name)
-    if not isinstance(row, DatasetRow):
-        raise UsageError(f"data={name}: the package gives {row!r}, expected a DatasetRow")
-    return row
+    if isinstance(row, DatasetRow):
+        return row
+    return DatasetRow(
+        read=lambda request: read_packaged(name, request.root),
+        facts=lambda root, _: facts_of(read_packaged(name, root)),
+        fingerprint=lambda root, _: fingerprint_of(read_packaged(name, root)),
+        may_flip=True,
+    )
 
 
 def read_dataset(

@@ -49,7 +49,8 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._running: list[str] = []
-        for name, part in module.named_modules():
+        # The whole is not among them: its auxiliary forward runs no hook before it.
+        for name, part in list(module.named_modules())[1:]:
             part.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
             part.register_forward_hook(lambda *_: self._leave())
 

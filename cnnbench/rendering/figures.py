@@ -139,6 +139,8 @@ def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg")) -> l
             # A character that the font lacks is drawn as a box.
             warnings.filterwarnings("ignore", r"Glyph \d+")
             figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        # Laid out once: that takes longer than to draw.
+        figure.set_layout_engine("none")
         file = stem.with_name(f"{stem.name}.{kind}")
         atomic_write(file, buffer.getvalue())
         files.append(file)

@@ -6,17 +6,17 @@ import csv
 import io
 import json
 import re
-import shutil
-import sys
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from cnnbench.notices import NEWLINE, visible
+from cnnbench.notices import NEWLINE, cell_width, terminal_width, visible
 
 FORMATS = ("text", "markdown", "csv", "json")
-# Characters of a row in a transposed table: longer cells are folded.
+# Columns of a row in a transposed table: wider cells are folded.
 _NARROWEST, _WIDEST = 12, 28
+# No column of words becomes narrower than this to make a table fit.
+_LEAST = 16
+_PIECE = re.compile(r"[^ /_.,=-]*[ /_.,=-]*")
 # What begins a formula in a spreadsheet, also as typed in East Asia.
 _FORMULAS = "=+-@\uff1d\uff0b\uff0d\uff20"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -41,7 +41,7 @@ def render_table(
     columns: Sequence[str],
     output_format: str,
     right: Collection[str] = (),
-    width: int | None = None,
+    width: int | None = 0,
     *,
     bold: Collection[int] = (),
 ) -> str:
@@ -52,8 +52,10 @@ def render_table(
         columns: which, and in which order.
         output_format: one of ``FORMATS``, or ``latex``; ``json`` gives the rows alone, unrounded.
         right: columns to align to the right, beside those that hold numbers alone.
-        width: characters that a line of text may have. A wider table is transposed: its columns go
-            down and its rows side by side, as many as fit.
+        width: columns of a terminal that a line of text may take; 0: of the one there is; None:
+            any. In a wider table paths get lines of their own, then heads and words are folded;
+            where that is not enough, it is transposed: its columns go down and its rows side by
+            side, as many as fit.
         bold: indices of rows that stand out: by a terminal's control sequence in text that is not
             transposed, by their marks in Markdown and LaTeX.
     """
@@ -80,18 +82,127 @@ def render_table(
         return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *body])
     if output_format == "latex":
         return _latex([list(columns), *cells], numeric, bold)
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
-        return _transposed(columns, cells, width)
+    return _text(columns, cells, numeric, terminal_width() if width == 0 else width, bold)
+
+
+def _text(
+    columns: list[str],
+    cells: list[list[str]],
+    numeric: list[bool],
+    width: int | None,
+    bold: Collection[int],
+) -> str:
+    widths = _natural_widths(columns, cells)
+    below = [""] * (len(cells) + 1)
+    if width is not None and _line_width(widths) > width:
+        at = next((at for at in range(len(columns)) if any(_is_path(r[at]) for r in cells)), None)
+        if at is not None and len(columns) > 2:
+            # A path that can be copied is worth more than a line for each row.
+            below = [row.pop(at) for row in (columns, *cells)]
+            del numeric[at]
+        fitting = _fitting_widths(columns, cells, numeric, width)
+        if fitting is None:
+            return _transposed(columns, cells, width)
+        widths = fitting
+    heads = [
+        head if cell_width(head) <= size else head.replace("_", " ")
+        for head, size in zip(columns, widths, strict=True)
+    ]
     lines = []
-    for index, row in enumerate([list(columns), *cells], start=-1):
-        padded = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ]
-        line = "  ".join(padded).rstrip()
-        lines.append(f"\x1b[1m{line}\x1b[0m\n" if index in bold else f"{line}\n")
+    for index, (row, path) in enumerate(zip([heads, *cells], below, strict=True), start=-1):
+        for line in (*_folded_row(row, widths, numeric), *([f"  {path}"] if path else [])):
+            lines.append(f"\x1b[1m{line}\x1b[0m\n" if index in bold else f"{line}\n")
     return "".join(lines)
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "http://", "https://")) and len(text) > 1
+
+
+def _natural_widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cell_width, column)) for column in zip(columns, *cells, strict=True)]
+
+
+def _line_width(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _fitting_widths(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], width: int
+) -> list[int] | None:
+    """Return the widths of columns, folded where a line has no room; None where that fails."""
+    widths, of_cells = _natural_widths(columns, cells), _natural_widths([""] * len(columns), cells)
+    excess = _line_width(widths) - width
+    # Heads are folded before words, and numbers never.
+    of_heads = [max(map(cell_width, _pieces(c.replace("_", " ")))) for c in columns]
+    no_less = [max(pair) for pair in zip(of_cells, of_heads, strict=True)]
+    least = [
+        size if right else min(size, max([_LEAST, head, *map(cell_width, _all_pieces(cells, at))]))
+        for at, (size, head, right) in enumerate(zip(no_less, of_heads, numeric, strict=True))
+    ]
+    for limits in (no_less, least):
+        while excess > 0:
+            room = [size - limit for size, limit in zip(widths, limits, strict=True)]
+            if max(room) <= 0:
+                break
+            at = max(range(len(widths)), key=lambda at: (room[at] > 0, widths[at]))
+            widths[at] -= 1
+            excess -= 1
+    return widths if excess <= 0 else None
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the parts of a text between which a line may end, none of them wide."""
+    return [
+        part
+        for piece in _PIECE.findall(text)
+        for part in (_chopped(piece, _WIDEST) if cell_width(piece) > _WIDEST else [piece])
+    ] or [""]
+
+
+def _chopped(text: str, size: int) -> list[str]:
+    from rich.cells import chop_cells
+
+    return list(chop_cells(text, size))
+
+
+def _all_pieces(cells: Sequence[Sequence[str]], at: int) -> list[str]:
+    return [piece.rstrip() for row in cells for piece in _pieces(row[at])]
+
+
+def _wrap(text: str, size: int) -> list[str]:
+    """Return a text as lines of at most so many columns."""
+    lines = [""]
+    for piece in _pieces(text):
+        for part in _chopped(piece, size) if cell_width(piece.rstrip()) > size else [piece]:
+            if lines[-1] and cell_width((lines[-1] + part).rstrip()) > size:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
+def _folded_row(
+    row: Sequence[str], widths: Sequence[int], numeric: Sequence[bool] | None = None
+) -> list[str]:
+    """Return the lines of a row, each cell padded to its column."""
+    folded = [
+        _wrap(cell, size) if cell_width(cell) > size else [cell]
+        for cell, size in zip(row, widths, strict=True)
+    ]
+    return [
+        "  ".join(
+            _padded(
+                parts[number] if number < len(parts) else "", size, bool(numeric and numeric[at])
+            )
+            for at, (parts, size) in enumerate(zip(folded, widths, strict=True))
+        ).rstrip()
+        for number in range(max(map(len, folded)))
+    ]
+
+
+def _padded(text: str, size: int, to_right: bool) -> str:
+    blanks = " " * (size - cell_width(text))
+    return f"{blanks}{text}" if to_right else f"{text}{blanks}"
 
 
 def _csv_cell(value: Any) -> Any:
@@ -115,13 +226,13 @@ def _markdown_cell(text: str) -> str:
 
 def _transposed(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
     """Return blocks of rows side by side, each with the names of the columns before them."""
-    margin = max(map(len, columns))
+    margin = max(map(cell_width, columns))
     room = max(width - margin - 2, _NARROWEST)
     limit = min(room, _WIDEST)
     blocks: list[list[Sequence[str]]] = []
     left = 0
     for row in cells:
-        needed = min(max(map(len, row)), limit) + 2
+        needed = min(max(map(cell_width, row)), limit) + 2
         if needed > left:
             blocks.append([])
             left = room + 2
@@ -131,16 +242,11 @@ def _transposed(columns: Sequence[str], cells: Sequence[Sequence[str]], width: i
 
 
 def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, limit: int) -> str:
-    widths = [min(max(map(len, row)), limit) for row in rows]
+    widths = [margin, *(min(max(map(cell_width, row)), limit) for row in rows)]
     lines = []
     for index, column in enumerate(columns):
-        folded = [textwrap.wrap(row[index], size) for row, size in zip(rows, widths, strict=True)]
-        for number in range(max(1, *map(len, folded))):
-            parts = [cell[number] if number < len(cell) else "" for cell in folded]
-            padded = [part.ljust(size) for part, size in zip(parts, widths, strict=True)]
-            name = column if number == 0 else ""
-            lines.append("  ".join([name.ljust(margin), *padded]).rstrip() + "\n")
-    return "".join(lines)
+        lines += _folded_row([column, *(row[index] for row in rows)], widths)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool], bold: Collection[int]) -> str:
@@ -161,11 +267,6 @@ def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool], bold: Collec
             "\\end{tabular}\n",
         ]
     )
-
-
-def terminal_width() -> int | None:
-    """Return the columns of the terminal on standard output; None where that is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def render_json(value: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cnnbench.notices import cell_width
+
 # Columns of the first table that name a row, in each further one too.
 _NAMES = 2
 
@@ -30,7 +32,7 @@ def fitting_columns(
     """
     if width is None:
         return [list(ranks)]
-    sizes = {head: max(len(head), *(len(row[head]) for row in texts)) + 2 for head in ranks}
+    sizes = {head: max(map(cell_width, (head, *(row[head] for row in texts)))) + 2 for head in ranks}
     first = [head for head, rank in ranks.items() if rank == 0]
     tables = [_filled(first, list(ranks), sizes, width)]
     while waiting := [

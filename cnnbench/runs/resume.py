@@ -54,10 +54,10 @@ def how_to_train_longer(run: RunDir) -> str:
     """Return what to type to train a finished run, or one like it, for more epochs."""
     path, config = shlex.quote(str(run.path)), run.config
     if config.scheduler.name == "constant" and not config.scheduler.warmup_fraction:
-        return f"to train it longer: cnnbench train resume={path} extend_epochs=5"
+        return f"to train it longer:\ncnnbench train resume={path} extend_epochs=5"
     return (
-        "its learning rates end with it, so to train longer is another run: cnnbench train "
-        f"--config {path}/config.yaml num_epochs={2 * config.num_epochs}"
+        "its learning rates end with it, so to train longer is another run:\ncnnbench "
+        f"train --config {path}/config.yaml num_epochs={2 * config.num_epochs}"
     )
 
 

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import DiskError, Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
-from cnnbench.notices import notice, warn
-from cnnbench.rendering.text import terminal_width
+from cnnbench.notices import notice, terminal_width, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cnnbench.notices import NEWLINE, visible
+from cnnbench.notices import NEWLINE, fold, visible
 
 if TYPE_CHECKING:
     from cnnbench.metrics import Scores
 
 # The eye follows no faster, and a step must cost next to nothing.
 REFRESH_SECONDS = 0.1
+_BAR_WIDTH = 20  # what stands beside it fits 80 columns
 
 
 class Cell:
@@ -64,12 +66,19 @@ class Console:
         self._progress: Progress | None = None
         self._images = 0
         self._steps = 0
+        # Of the bar: where it began, how many it has, and how many come after it in the run.
+        self._first = self._total = self._after = 0
         self._started = self._next_refresh = 0.0
         self._numbers = ""
 
     def print(self, text: str) -> None:
-        """Print lines as they are: no markup, no colours, no control characters, never wrapped."""
+        """Print lines as they are: no markup, no colours, no control characters.
+
+        A terminal gets wide ones folded; paths and commands to copy stay whole.
+        """
         text = visible(text, kept=NEWLINE)
+        if self._console.is_terminal:
+            text = fold(text, self._console.width)
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def start_bar(self, epoch: int, num_epochs: int, num_steps: int, *, step: int = 0) -> None:
@@ -81,15 +90,41 @@ class Console:
             num_steps: of this epoch.
             step: steps of this epoch that were done before, in a resumed run.
         """
+        self._begin(f"epoch {epoch}/{num_epochs}", num_steps, step)
+        self._after = (num_epochs - epoch) * num_steps
+
+    def start_count(self, what: str, total: int) -> None:
+        """Begin what is no training: images of an evaluation, parts of a measurement.
+
+        Args:
+            what: it is, in a word.
+            total: how many ``count`` will tell of.
+        """
+        self._begin(what, total, 0)
+
+    def counted(
+        self, batches: Iterable[tuple[Any, Sized]], what: str, total: int
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield batches, and show how many of their examples are done."""
+        self.start_count(what, total)
+        try:
+            for batch in batches:
+                self.count(len(batch[1]))
+                yield batch
+        finally:
+            self.stop_bar()
+
+    def _begin(self, what: str, total: int, done: int) -> None:
         self.stop_bar()
-        self._images, self._steps, self._numbers = 0, step, ""
+        self._images, self._steps, self._numbers = 0, done, ""
+        self._first, self._after, self._total = done, 0, total
         self._started = time.perf_counter()
         self._next_refresh = self._started
         if not self._console.is_interactive and self._cell is None:
             return
         self._progress = Progress(
-            TextColumn(f"epoch {epoch}/{num_epochs}", markup=False),
-            BarColumn(),
+            TextColumn(what, markup=False),
+            BarColumn(_BAR_WIDTH),
             TextColumn("{task.completed}/{task.total}", markup=False),
             TextColumn("{task.description}", markup=False),
             console=self._console,
@@ -98,7 +133,7 @@ class Console:
             # rich would send warnings for a redirected standard error to the terminal instead.
             redirect_stderr=sys.stderr.isatty(),
         )
-        self._progress.add_task("", total=num_steps, completed=step)
+        self._progress.add_task("", total=total, completed=done)
         if self._cell is None:
             self._progress.start()
         else:
@@ -118,14 +153,28 @@ class Console:
         if loss is not None:
             self._numbers = f"loss {loss:.3f}  "
         now = time.perf_counter()
-        if now < self._next_refresh:
+        if now >= self._next_refresh:
+            rate = self._images / (now - self._started)
+            self._draw(f"{self._numbers}{rate:.0f} images/s  ", now)
+
+    def count(self, number: int, text: str = "") -> None:
+        """Count what ``start_count`` began, with a few words on what comes next."""
+        if self._progress is None:
             return
+        self._steps += number
+        now = time.perf_counter()
+        if text or now >= self._next_refresh:
+            self._draw(f"{text}  " if text else "", now)
+
+    def _draw(self, text: str, now: float) -> None:
+        assert self._progress is not None
         self._next_refresh = now + REFRESH_SECONDS
-        rate = self._images / (now - self._started)
+        done = self._steps - self._first
+        left = self._total - self._steps + self._after
+        if done > 0:
+            text += f"{format_seconds((now - self._started) / done * left)} left"
         task = self._progress.task_ids[0]
-        self._progress.update(
-            task, completed=self._steps, description=f"{self._numbers}{rate:.0f} images/s"
-        )
+        self._progress.update(task, completed=self._steps, description=text)
         if self._cell is None:
             self._progress.refresh()
         else:

@@ -287,7 +287,8 @@ class Training:
     def _evaluate(self, split: str, *counted: ConfusionMatrix | CurveCounts | Outputs) -> Scores:
         """Return the exact scores of the current weights on a split, and fill what else counts."""
         sums = self.setup.sums()
-        for logits, targets in self.setup.evaluate(split, sums):
+        batches = self.setup.evaluate(split, sums)
+        for logits, targets in self.screen.counted(batches, split, len(self.data.parts[split])):
             for counts in counted:
                 counts.add(logits, targets)
             self._stop_if_asked()

@@ -17,6 +17,7 @@ from torch import nn
 import cnnbench
 from cnnbench.analysis import bench as measuring
 from cnnbench.analysis.bench import PARTS, flops_per_image, part_seconds, train_rate
+from cnnbench.analysis.bench_jobs import fastest_device
 from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
@@ -27,6 +28,8 @@ from cnnbench.training.setup import Setup, set_up
 
 SECONDS = 0.2
 KEYS = {
+    "epoch_data_seconds",
+    "epoch_compute_seconds",
     "model",
     "data",
     "image_size",
@@ -192,6 +195,48 @@ def test_jobs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(row["train_images_per_second"] > 0 for row in rows)
     assert "[2/2] data.batch_size=16" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_epochs_seconds_are_those_of_its_steps(tmp_path: Path) -> None:
+    found = cnnbench.bench(tiny(tmp_path), seconds=SECONDS)
+    # 72 training images in batches of 16.
+    assert found["epoch_data_seconds"] == pytest.approx(5 * found["data_seconds"])
+    whole = found["epoch_data_seconds"] + found["epoch_compute_seconds"]
+    assert whole == pytest.approx(5 * found["step_seconds"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_a_device_that_is_not_there_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["bench", "-m", *tiny(tmp_path), "--seconds", "0.1"]
+    assert cli([*argv, "device=cpu,cuda"]) == 0
+    out, err = capsys.readouterr()
+    assert "device=cpu:" in out
+    assert "device=cuda" not in out
+    assert "device=cuda: not measured: this machine has no CUDA device" in err
+    assert cli([*argv, "device=cuda"]) == 2
+
+
+def test_the_faster_device_and_the_setting_to_copy() -> None:
+    def row(job: str, median: float, spread: float) -> dict[str, object]:
+        rate = "train_images_per_second"
+        return {
+            "job": job,
+            rate: median,
+            f"{rate}_min": median - spread,
+            f"{rate}_max": median + spread,
+        }
+
+    cpu, mps = row("device=cpu", 100.0, 5.0), row("device=mps", 250.0, 5.0)
+    assert fastest_device([cpu, mps]) == (
+        "fastest: device=mps, 2.50 times device=cpu; to train with it: device=mps"
+    )
+    batches = [row("device=cpu data.batch_size=64", 120.0, 1.0), cpu, mps]
+    assert "2.08 times device=cpu" in str(fastest_device(batches))
+    assert "equally fast" in str(fastest_device([cpu, row("device=mps", 104.0, 5.0)]))
+    assert fastest_device([cpu, {"job": "device=cuda", "error": "none"}]) is None
+    assert fastest_device([row("seed=0", 1.0, 0.1), row("seed=1", 2.0, 0.1)]) is None
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_a_network_that_asks_for_a_rate_of_adam_gets_it_and_the_user_wins() -> N
         ("optimizer.lr=inf", "optimizer.lr=Infinity: expected a number > 0"),
         ("data.shuffle=1", "data.shuffle=1: expected true or false"),
         ("device.precision=fp23", "expected one of auto, fp32, bf16, fp16; did you mean 'fp32'?"),
-        ("data=folder", "data.root: missing; expected text"),
+        ("data=folder", "data.root: missing; expected a path"),
         ("selection=first", "selection=first: expected one of val/accuracy, val/loss, last, test"),
         ("hydra.run.dir=/tmp/x", "hydra.run.dir: Hydra's own settings have no effect here; use o"),
         ("hydra.sweep.dir=x", "use output_root"),

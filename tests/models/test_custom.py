@@ -305,6 +305,16 @@ def package(tmp_path, monkeypatch):
 DATA = """
 from cnnbench.data import DATASETS
 row = DATASETS["digits"]
+
+class Stripes:
+    classes = ["lying", "standing"]
+    def __len__(self):
+        return 60
+    def __getitem__(self, index):
+        import numpy as np
+        image = np.zeros((8, 8), np.uint8)
+        image[index % 7 :: 2] = 255
+        return (image if index % 2 else image.T), index % 2
 """
 
 
@@ -312,7 +322,8 @@ def test_a_packages_network_and_data_set(package, tmp_path, capsys):
     file = package(
         "friend",
         "[cnnbench.models]\nfriendnet = friend_nets:MyNet\nwrongnet = friend_nets:row\n"
-        "[cnnbench.datasets]\nfriends = friend_nets:row\nwrongs = friend_nets:MyNet\n",
+        "[cnnbench.datasets]\nfriends = friend_nets:row\nstripes = friend_nets:Stripes\n"
+        "wrongs = friend_nets:MyNet\n",
     )
     assert cli(["ls", "model"]) == 0
     assert "from the package friend (friend_nets:MyNet)" in capsys.readouterr().out
@@ -323,6 +334,9 @@ def test_a_packages_network_and_data_set(package, tmp_path, capsys):
     assert ran(file)
     assert info(run)["config"]["data"]["name"] == "friends"
     assert weights(run)["conv.weight"].shape == (2, 1, 3, 3)
+    striped = cnnbench.train(["model=softmax", "data=stripes", *settings])
+    assert info(striped)["data"]["class_names"] == ["lying", "standing"]
+    assert 0 <= cnnbench.evaluate(striped)["accuracy"] <= 1
     # An installed package is the user's own doing: its runs are read like ours.
     assert isinstance(cnnbench.load(run), nn.Module)
     for wrong in ("model=wrongnet", "data=wrongs"):

@@ -11,6 +11,7 @@ from cnnbench.analysis.compare.predicted import UNSEEN
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import best_row
+from cnnbench.notices import fold
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
 from cnnbench.rendering.widths import fitting_columns
@@ -275,7 +276,7 @@ def _wrapped(text: str, output_format: str) -> str:
     """Return a sentence in lines that a terminal of 80 columns shows; Markdown wraps by itself."""
     if output_format != "text":
         return text
-    return textwrap.fill(text, _LINE, break_long_words=False, break_on_hyphens=False)
+    return fold(text, _LINE, margin="")
 
 
 def reading_notes(found: Comparison) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console as RichConsole
 from torch import Tensor
 
 from cnnbench.analysis.data_check import seen_before
@@ -30,12 +32,13 @@ from cnnbench.metrics import (
     per_class,
     top_k_correct,
 )
-from cnnbench.notices import notice, warn
+from cnnbench.notices import guarded, notice, warn
 from cnnbench.runs.code import with_named_data
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.runs.predictions import FILE_NAME, Outputs
 from cnnbench.runs.provenance import check_same_data
+from cnnbench.tracking import Console
 from cnnbench.training.data import check_recorded_root, read_splits
 
 # (uint8 images (n, C, H, W), their indices in the split) -> images of the same shape
@@ -86,7 +89,11 @@ class OpenSplit:
             self.data.prepare,
             autocast=contextlib.nullcontext,
         )
-        return ((self.network.loss.outputs(given), targets) for given, targets in pairs)
+        # With a bar in a terminal.
+        counted = Console(RichConsole(file=guarded(sys.stderr))).counted(
+            pairs, self.name, self.num_images
+        )
+        return ((self.network.loss.outputs(given), targets) for given, targets in counted)
 
     def _changed(self, batches: Batches, change: Change) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0

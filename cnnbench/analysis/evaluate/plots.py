@@ -142,9 +142,14 @@ def mistakes_grid(measured: Measured, wrong: Indices, images: ImagesAt, title: s
     # Of equally sure ones, in the split's order.
     surest = wrong[np.argsort(-measured.probabilities[wrong], kind="stable")][:_MAX_IMAGES]
     num_rows = max(1, math.ceil(len(surest) / _GRID_COLUMNS))
-    figure = Figure(figsize=(1.45 * _GRID_COLUMNS, 0.5 + 1.75 * num_rows), layout="constrained")
-    axes = list(figure.subplots(num_rows, _GRID_COLUMNS, squeeze=False).flat)
+    width, height = 1.45 * _GRID_COLUMNS, 0.5 + 1.75 * num_rows
+    # Placed by hand: to lay thirty titles out takes longer than all else.
+    figure = Figure(figsize=(width, height))
+    room = {"left": 0.1 / width, "right": 1 - 0.1 / width, "bottom": 0.1 / height}
+    room |= {"top": 1 - 0.85 / height, "wspace": 0.12, "hspace": 0.42}
+    axes = list(figure.subplots(num_rows, _GRID_COLUMNS, squeeze=False, gridspec_kw=room).flat)
     for ax in axes:
+        ax.set(xticks=[], yticks=[])
         ax.axis("off")
     names = [_label(name) for name in measured.class_names]
     for ax, index, image in zip(axes, surest, images(surest.tolist()), strict=False):
@@ -152,10 +157,10 @@ def mistakes_grid(measured: Measured, wrong: Indices, images: ImagesAt, title: s
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         true, predicted = names[measured.targets[index]], names[measured.predictions[index]]
         sure = measured.probabilities[index]
-        ax.set_title(f"{true}\n→ {predicted} ({sure:.3f})", fontsize=7.5)
+        ax.set_title(f"{true}\n→ {predicted} ({sure:.3f})", fontsize=7.5, y=1.0, pad=3)
     shown = "all" if len(surest) == len(wrong) else f"the {len(surest)} surest of"
     text = f"{title}: {shown} {len(wrong)} (true class → predicted, probability)"
-    figure.suptitle(text, fontsize=10)
+    figure.suptitle(text, fontsize=10, y=1 - 0.12 / height, va="top")
     return figure
 
 
@@ -177,7 +182,8 @@ def _confusion_matrix(measured: Measured) -> Figure:
     counts = np.array(measured.result["confusion_matrix"])
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     num_classes = len(counts)
-    side = min(14.0, 2.4 + 0.42 * num_classes)
+    # Without names beside them, cells need no room for letters.
+    side = min(14.0, 2.4 + 0.42 * num_classes) if num_classes <= _MAX_NAMED else 8.0
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     ax = figure.add_subplot()
     image = ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)

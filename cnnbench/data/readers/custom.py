@@ -34,6 +34,7 @@ from cnnbench.data.readers.plain import (
 from cnnbench.data.readers.sources import Facts
 from cnnbench.errors import UsageError, error_text, expected_names, user_code_error
 from cnnbench.files import code_sha256, read_code, split_code_path
+from cnnbench.registry import load_plugin
 from cnnbench.user_code import run_user_file
 
 _EXPECTED = (
@@ -217,6 +218,29 @@ def _read(text: str, _: str, root: Path | None) -> DatasetArrays:
             raise UsageError(f"{label}: {error_text(error)}") from error
 
 
+@lru_cache(maxsize=2)
+def read_packaged(name: str, root: Path | None) -> DatasetArrays:
+    """Read what another package's entry point names, which may be whatever a file may hold.
+
+    Args:
+        name: of the data set.
+        root: given to what takes ``root``.
+
+    Raises:
+        UsageError: it cannot be imported, or is no data set.
+        DataError: its arrays are no images and labels.
+    """
+    label = f"data={name}"
+    with _seeded():
+        value = load_plugin("data", name)
+        try:
+            return _data_of(_make(value, root, label), label, f"the package's {name}")
+        except Exception as error:
+            if (reason := user_code_error(error)) is None:
+                raise
+            raise UsageError(f"{label}: {reason}") from error
+
+
 def _is_own(value: Any, module: Any) -> bool:
     return bool(getattr(value, "__module__", None) == module.__name__)
 
@@ -228,7 +252,11 @@ def custom_facts(root: Path | None, args: Mapping[str, Any]) -> Facts:
         UsageError: as ``read_custom``.
         DataError: likewise.
     """
-    arrays = read_custom(root, args)
+    return facts_of(read_custom(root, args))
+
+
+def facts_of(arrays: DatasetArrays) -> Facts:
+    """Return what is known of images that were read."""
     num_classes = len(arrays.class_names)
     counts = [
         tuple(np.bincount(part.targets, minlength=num_classes).tolist())
@@ -252,5 +280,9 @@ def custom_fingerprint(root: Path | None, args: Mapping[str, Any]) -> str:
         UsageError: as ``read_custom``.
         DataError: likewise.
     """
-    arrays = read_custom(root, args)
+    return fingerprint_of(read_custom(root, args))
+
+
+def fingerprint_of(arrays: DatasetArrays) -> str:
+    """Return a hash of what was read."""
     return hashlib.sha256(json.dumps([arrays.sha256, arrays.class_names]).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,16 @@ def test_a_name_in_letters_that_the_font_lacks(tmp_path: Path) -> None:
     found.result["per_class"][0]["class"] = "运动鞋"
     files = evaluation_plots.plot_evaluation(found, images, tmp_path / "new" / "place")
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_hundreds_of_classes_are_drawn_in_seconds(tmp_path: Path) -> None:
+    found = measured(4600, num_classes=230)
+    since = time.process_time()
+    files = evaluation_plots.plot_evaluation(found, images_of_28_pixels, tmp_path)
+    # About 2 s on a 2-core EPYC; it was 22.
+    assert time.process_time() - since < 5
+    assert len(files) == 7
+
+
+def images_of_28_pixels(places: Sequence[int]) -> np.ndarray:
+    return np.zeros((len(places), 1, 28, 28), dtype=np.uint8)
