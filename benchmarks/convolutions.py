@@ -1,10 +1,13 @@
-"""Training steps with oneDNN's convolutions against steps that use `cnnbench.layers.cpu.products`.
+"""Training steps with oneDNN's convolutions against steps with those of `cnnbench.layers.cpu`.
 
-    python benchmarks/convolutions.py [--repeats 7] [--shapes]
+    python benchmarks/convolutions.py [--winograd] [--repeats 7] [--shapes] [--cpu-time]
 
-bfloat16 autocast, channels_last, AdamW; one step each in turn in one process, medians. `--shapes`
-shows forward and backward of each convolution instead, and how fast products run beside the peak,
-the fastest of large square matrix products in the same run.
+The other way is `products` in bfloat16, or with `--winograd` that in float32. channels_last, AdamW;
+one step each in turn in one process, medians. `--shapes` shows forward and backward of each
+convolution instead, and how fast the other way runs beside the peak, the fastest of large square
+matrix products in the same run; Winograd's algorithm is credited with the multiplications of a
+direct sum. `--cpu-time` takes the CPU's seconds in place of the clock's, for a machine on which
+other work runs; with `OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE` none of them are waiting.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from torch import Tensor, nn
 import cnnbench
 from cnnbench.analysis.bench import peak_flops_per_second
 from cnnbench.device.device import configure, device_name
-from cnnbench.device.precision import BF16
+from cnnbench.device.precision import BF16, FP32, Precision, autocast
 from cnnbench.layers.cpu.products import use_products
+from cnnbench.layers.cpu.winograd import use_winograd
 
 
 class Case(NamedTuple):
@@ -50,23 +54,36 @@ CASES = (
 )
 
 
-def alternating(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+class Way(NamedTuple):
+    """What is compared with oneDNN, in which number format, and by which clock."""
+
+    name: str
+    use: Callable[[nn.Module], None]
+    precision: Precision
+    clock: Callable[[], float]
+
+
+def alternating(
+    ways: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> list[float]:
     """Return the median milliseconds of each way, one call each in turn after two warm-ups."""
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats + 2):
         for times, way in zip(seconds, ways, strict=True):
-            started = time.perf_counter()
+            started = clock()
             way()
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
     return [median(times[2:]) * 1e3 for times in seconds]
 
 
-def training_step(network: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], object]:
+def training_step(
+    network: nn.Module, images: Tensor, targets: Tensor, precision: Precision
+) -> Callable[[], object]:
     """Return one AdamW step as a function."""
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), precision):
             loss = nn.functional.cross_entropy(network(images).float(), targets)
         loss.backward()
         optimizer.step()
@@ -75,18 +92,19 @@ def training_step(network: nn.Module, images: Tensor, targets: Tensor) -> Callab
     return step
 
 
-def both_ways(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Return a network as it is and its copy with products."""
-    other = copy.deepcopy(layer)
-    use_products(other)
+def both_ways(layer: nn.Module, way: Way) -> tuple[nn.Module, nn.Module]:
+    """Return a network as it is and its copy that computes the other way."""
+    other = nn.Sequential(copy.deepcopy(layer))
+    way.use(other)
     return layer, other
 
 
-def compare_steps(case: Case, repeats: int) -> None:
+def compare_steps(case: Case, repeats: int, way: Way) -> None:
     """Print a row: milliseconds of a training step both ways."""
     network, images, targets = made(case)
-    ways = [training_step(one, images, targets) for one in both_ways(network)]
-    plain, product = alternating(ways, repeats)
+    networks = both_ways(network, way)
+    steps = [training_step(one, images, targets, way.precision) for one in networks]
+    plain, product = alternating(steps, repeats, way.clock)
     print(
         f"| {case.model} {case.args or ''} | {case.side} | {case.batch_size} "
         f"| {plain:.1f} | {product:.1f} | {plain / product:.2f} |",
@@ -94,7 +112,7 @@ def compare_steps(case: Case, repeats: int) -> None:
     )
 
 
-def compare_shapes(case: Case, repeats: int) -> None:
+def compare_shapes(case: Case, repeats: int, way: Way) -> None:
     """Print a row for each distinct convolution, and all together: forward and backward."""
     network, images, _ = made(case)
     totals = [0.0, 0.0, 0.0]
@@ -107,9 +125,11 @@ def compare_shapes(case: Case, repeats: int) -> None:
         )
 
     for (layer, shape), count in convolutions(network, images).items():
-        inputs = torch.randn(shape).to(torch.bfloat16, memory_format=torch.channels_last)
-        ways = [functools.partial(passes, one, inputs) for one in both_ways(layer)]
-        plain, product = alternating(ways, repeats)
+        inputs = torch.randn(shape).to(way.precision.dtype, memory_format=torch.channels_last)
+        ways = [
+            functools.partial(passes, one, inputs, way.precision) for one in both_ways(layer, way)
+        ]
+        plain, product = alternating(ways, repeats, way.clock)
         flops = 3.0 * 2 * macs(layer, inputs)  # forward, the inputs' gradient and the weights'
         show(f"{count} x {layer} | {shape[2]} | {shape[0]}", plain, product, flops)
         for index, value in enumerate((plain, product, flops)):
@@ -124,9 +144,9 @@ def macs(layer: nn.Module, inputs: Tensor) -> int:
     return int(out.numel() * next(layer.parameters())[0].numel())
 
 
-def passes(layer: nn.Module, inputs: Tensor) -> None:
+def passes(layer: nn.Module, inputs: Tensor, precision: Precision) -> None:
     """Run a layer forward and backward."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.device("cpu"), precision):
         out = layer(inputs.requires_grad_())
     out.backward(out.detach())
 
@@ -169,6 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--shapes", action="store_true")
+    parser.add_argument("--winograd", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--models", nargs="*", default=[case.model for case in CASES])
     args = parser.parse_args()
     configure(torch.device("cpu"), None)
@@ -176,15 +198,19 @@ def main() -> None:
         f"torch {torch.__version__}, Python {platform.python_version()}, "
         f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads\n"
     )
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    way = Way("products", use_products, BF16, clock)
+    if args.winograd:
+        way = Way("Winograd", use_winograd, FP32, clock)
     rate = ""
     if args.shapes:
-        peak = peak_flops_per_second(torch.device("cpu"), BF16, 2.0)
+        peak = peak_flops_per_second(torch.device("cpu"), way.precision, 2.0)
         rate = f" Gflop/s of {peak / 1e9:,.0f} |"
-    print(f"| network | side | batch | oneDNN, ms | products, ms | ratio |{rate}")
+    print(f"| network | side | batch | oneDNN, ms | {way.name}, ms | ratio |{rate}")
     print("|---|---:|---:|---:|---:|---:|" + "---:|" * args.shapes)
     for case in CASES:
         if case.model in args.models:
-            (compare_shapes if args.shapes else compare_steps)(case, args.repeats)
+            (compare_shapes if args.shapes else compare_steps)(case, args.repeats, way)
 
 
 if __name__ == "__main__":

@@ -369,6 +369,7 @@ ROWS: dict[str, Row] = {
     "device.precision": Row(computed, ("bf16",)),
     "device.num_threads": Row(computed, ("31",)),
     "device.channels_last": Row(computed, ("false",)),
+    "device.winograd": Row(computed, ("false",)),
     "device.compile": Row(computed, _ON, ("model=lenet", "data.native_size=28")),
     "budget.tflop": Row(left, ("1e-6",), ("num_epochs=5",)),
     "budget.seconds": Row(left, ("1e-9",), ("num_epochs=5",)),

@@ -144,6 +144,7 @@ class DeviceConfig:
     num_threads: Count | None
     channels_last: bool | Literal["auto"]
     compile: Annotated[bool, Before(False)]
+    winograd: Annotated[Literal["auto", False], Before(False)]
     args: Mapping[str, Any]
 
 

@@ -108,7 +108,7 @@ def expectation(kind: Any) -> str:
         ratio = " or a fraction such as 1/16" if any(isinstance(m, Ratio) for m in marks) else ""
         return " ".join([expectation(base) + ratio, *ranges])
     if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
+        return "one of " + ", ".join(_choices(kind))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(expectation(part) for part in get_args(kind))
     if kind == OpenArgs:
@@ -331,5 +331,5 @@ def _with_bounds_alone(kind: Any) -> Any:
 
 def _choices(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
-        return [str(choice) for choice in get_args(kind)]
+        return ["false" if choice is False else str(choice) for choice in get_args(kind)]
     return [choice for part in get_args(kind) for choice in _choices(part)]

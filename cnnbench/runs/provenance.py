@@ -29,6 +29,7 @@ _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "device": lambda process: process.effective.get("device_name"),
     "device.precision": lambda process: process.effective.get("precision"),
     "device.num_threads": lambda process: process.effective.get("num_threads"),
+    "device.winograd": lambda process: process.effective.get("winograd"),
     "model.path": lambda process: _short(process.model_files.get("path")),
     "files that model.path imports": lambda process: _short(process.model_files.get("helpers")),
     "data.path": lambda process: _short(process.model_files.get("data_path")),

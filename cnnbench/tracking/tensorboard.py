@@ -219,10 +219,11 @@ class TensorBoard:
         self._session("session_end_info", end, step)
 
     def _session(self, kind: str, content: Any, step: int) -> None:
-        from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+        from tensorboard.plugins.hparams import plugin_data_pb2
 
         data = _untyped(plugin_data_pb2).HParamsPluginData(**{kind: content})
-        about = _untyped(metadata).create_summary_metadata(data)
+        # As the plug-in's own `metadata` makes it, which imports a stand-in for TensorFlow.
+        about = {"plugin_data": {"plugin_name": "hparams", "content": data.SerializeToString()}}
         value = {"tag": f"{_HPARAMS}{kind}", "metadata": about, "tensor": _tensor(np.empty(0))}
         self._write(step=step, summary={"value": [value]})
 

@@ -25,6 +25,7 @@ from cnnbench.errors import (
     user_code_error,
 )
 from cnnbench.files import expand_path
+from cnnbench.layers.cpu.winograd import suits_winograd
 from cnnbench.models.build import Network
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
@@ -64,6 +65,7 @@ def check(config: RunConfig) -> Plan:
         network=network,
         precision=resolve_precision(config.device.precision, device, macs=network.macs),
         channels_last=_channels_last(config, device, network),
+        suits_winograd=suits_winograd(),
         schedule=schedule,
     )
     check_memory(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from cnnbench.models.build import Network
 from cnnbench.models.init import whiten
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
+from cnnbench.runs.record import RunRecord
 from cnnbench.seeds import derive_seed
 from cnnbench.training.kernels import right_kernels
 from cnnbench.training.network import build_model
@@ -44,6 +45,7 @@ class Plan:
         network: what is trained, measured.
         precision: the effective number format, never ``auto``.
         channels_last: whether images and weights are laid out channels last.
+        suits_winograd: whether the kind of CPU gains by Winograd's algorithm.
         schedule: of the learning rate.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     network: Network
     precision: Precision
     channels_last: bool
+    suits_winograd: bool
     schedule: Schedule
 
     @property
@@ -60,9 +63,28 @@ class Plan:
         """What the network is trained towards."""
         return LOSSES[self.config.loss.name]
 
+    @property
+    def winograd(self) -> bool:
+        """Whether 3x3 convolutions in float32 go by Winograd's algorithm where a rule says so."""
+        device = self.config.device
+        is_fp32 = self.device.type == "cpu" and self.precision.name == "fp32"
+        may = device.winograd == "auto" and not device.compile
+        return may and is_fp32 and self.channels_last and self.suits_winograd
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass computes in the plan's precision."""
         return autocast(self.device, self.precision)
+
+
+def as_before(plan: Plan, record: RunRecord) -> Plan:
+    """Return the plan of a run that goes on with the kernels of its last process.
+
+    Args:
+        plan: as made here and now.
+        record: before this process is noted in it.
+    """
+    used = record.provenance.processes[-1].effective.get("winograd")
+    return plan if used is None else replace(plan, suits_winograd=bool(used))
 
 
 def precision_warning(plan: Plan) -> str | None:
@@ -245,6 +267,7 @@ def set_up(
             plan.precision,
             channels_last=plan.channels_last,
             is_compiled=config.device.compile,
+            winograd=plan.winograd,
         )
         kernel_ways = _right_kernels(plan, model, kernel_ways)
     if plan.channels_last:

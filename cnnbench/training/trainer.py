@@ -33,7 +33,7 @@ from cnnbench.training.display import log_step
 from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
 from cnnbench.training.restore import epoch_name, restore
-from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
+from cnnbench.training.setup import Plan, Setup, as_before, precision_warning, set_up
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -64,13 +64,17 @@ class Training:
     def __init__(
         self, plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
     ) -> None:
+        before = run.record if run.has_record else None
+        if before is not None:
+            check_same_data(before, sha256=data.sha256, source=data.source)
+            plan = as_before(plan, before)
         self.plan, self.data, self.run, self.stop = plan, data, run, stop
-        self.config, self.network = plan.config, plan.network
-        self.command = list(command)
+        self.config, self.network, self.command = plan.config, plan.network, list(command)
         self.effective = {
             **effective_settings(plan.device),
             "precision": plan.precision.name,
             "channels_last": plan.channels_last,
+            "winograd": plan.winograd,
         }
         self.screen = Console(RichConsole(file=guarded(sys.stdout)))
         self.clock = Clock(stop)
@@ -78,9 +82,6 @@ class Training:
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
         config = plan.config
-        before = run.record if run.has_record else None
-        if before is not None:
-            check_same_data(before, sha256=data.sha256, source=data.source)
         self.earlier_test_reads = before.test_reads if before is not None else 0
         # A count is kept where the run is resumed; what it counted is measured again.
         reads = {"test_reads": self.earlier_test_reads} if self.earlier_test_reads else {}

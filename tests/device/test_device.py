@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def test_yaml_has_one_file_per_device_with_the_same_keys() -> None:
     assert set(files) == set(DEVICES)
     for name, values in files.items():
         expected = {"precision": "auto", "num_threads": None, "channels_last": "auto"}
-        assert values == {"name": name, **expected, "compile": False}
+        assert values == {"name": name, **expected, "compile": False, "winograd": "auto"}
 
 
 def test_auto_takes_what_there_is() -> None:
@@ -92,6 +93,38 @@ def test_what_is_effective_is_what_was_configured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OMP_NUM_THREADS")
     configure(CPU, None)
     assert torch.get_num_threads() == available_cores()
+
+
+@pytest.mark.skipif(
+    "AVX" not in torch.backends.cpu.get_cpu_capability(), reason="no vectors to take away"
+)
+def test_a_cpu_without_some_instructions_is_what_the_environment_says() -> None:
+    code = """
+import json, torch
+from cnnbench.device.device import effective_settings
+from cnnbench.device.kernel_check import Conditions
+from cnnbench.device.precision import resolve_precision
+from cnnbench.layers.cpu.winograd import suits_winograd
+cpu = torch.device("cpu")
+signature = Conditions(1, True, False).signature()
+print(json.dumps([effective_settings(cpu), signature,
+    resolve_precision("auto", cpu, macs=10**9).name, suits_winograd()]))
+"""
+    limits = {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(
+        command, env=os.environ | limits, capture_output=True, text=True, check=True
+    )
+    effective, signature, precision, suits = json.loads(run.stdout)
+    assert effective["cpu_capability"] == "AVX2"
+    assert effective["native_bf16"] is False
+    # What was found with all instructions does not count.
+    assert signature.items() >= limits.items()
+    assert (precision, suits) == ("fp32", True)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")

@@ -1,6 +1,7 @@
 """What stands in for torch's own kernels where a CPU trains faster, or only right, without them.
 
-``products`` is for convolutions in bfloat16, ``pools`` for 2x2 max pools, ``slices`` for strided
+``products`` is for convolutions in bfloat16, ``winograd`` for those in float32, ``pools`` for 2x2
+max pools, ``slices`` for strided
 1x1 convolutions, which torch's kernel can get wrong; ``use_cpu_kernels`` puts them into a network
 by rules over its layers alone. ``ways`` are for layers whose kernel was found wrong on this
 machine. A layer that computes something else than torch's belongs to ``layers``. Imports
@@ -15,10 +16,16 @@ from cnnbench.device.precision import Precision
 from cnnbench.layers.cpu.pools import use_halving
 from cnnbench.layers.cpu.products import use_products
 from cnnbench.layers.cpu.slices import use_slices
+from cnnbench.layers.cpu.winograd import use_winograd
 
 
 def use_cpu_kernels(
-    model: nn.Module, precision: Precision, *, channels_last: bool, is_compiled: bool = False
+    model: nn.Module,
+    precision: Precision,
+    *,
+    channels_last: bool,
+    is_compiled: bool = False,
+    winograd: bool = False,
 ) -> None:
     """Let the layers of a network that trains on a CPU use the kernels of this package.
 
@@ -30,6 +37,7 @@ def use_cpu_kernels(
         channels_last: whether its images and weights are laid out channels last.
         is_compiled: whether it is to be run through ``torch.compile``, which has faster forms of
             its own and yet calls torch's convolutions.
+        winograd: whether 3x3 convolutions in float32 may go by Winograd's algorithm.
     """
     use_slices(model)
     if is_compiled:
@@ -37,3 +45,5 @@ def use_cpu_kernels(
     use_halving(model)
     if channels_last and precision.name == "bf16":
         use_products(model)
+    if channels_last and precision.name == "fp32" and winograd:
+        use_winograd(model)
