@@ -1,0 +1,129 @@
+"""One run in several processes: what one computes, however it is divided, stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from tiny import differences, info, records, signal_at, tiny, weights
+from warmed import Forks, found
+
+NUM_TORCHRUNS = 20
+# Draws in every way that a layer can, and normalises nothing.
+NETWORK = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 8, 3, stride=2)
+        self.dropout = nn.Dropout2d(0.2)
+        self.head = nn.Linear(8, num_classes)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.dropout(self.conv(x).relu())
+        if self.training:
+            x = x + 0.1 * torch.randn_like(x)
+            x = x * torch.empty(len(x), 1, 1, 1).bernoulli_(0.9)
+        return self.head(F.dropout(x.mean((2, 3)), 0.3, self.training))
+"""
+# 72 training images in batches of 15 and a last one of 12: parts of 8 and 7 images, or of 5.
+SETTINGS = (
+    "data.batch_size=15",
+    "augment=crop_flip",
+    "augment.randaugment_ops=1",
+    "optimizer=sgd",
+    "optimizer.lr=0.05",
+    "save_every_steps=2",
+)
+NORMED = ("model=basic_cnn", "model.norm=true", "data.batch_size=15")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    file = tmp_path / "net.py"
+    file.write_text(NETWORK)
+    return f"model.path={file}:Net"
+
+
+class Torchrun:
+    """Forks the processes that torchrun would start, and keeps the store that outlives them."""
+
+    def __init__(self, forks: Forks) -> None:
+        self.forks = forks
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def __call__(
+        self, *argv: str, size: int = 2, attempt: int = 0, preamble: str = "", of_rank: int = 0
+    ) -> list[dict[str, Any]]:
+        """Run a command in so many processes, after some Python in one of them."""
+        variables = {
+            "TORCHELASTIC_RUN_ID": "tests",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": str(attempt),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.store.port),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+        }
+        code = (
+            f"import os\nos.environ.update({variables!r}, RANK=str(COPY), LOCAL_RANK=str(COPY))\n"
+            f"if COPY == {of_rank}:\n    exec({preamble!r}, {{}})\n"
+        )
+        return self.forks.run_copies(size, *argv, preamble=code)
+
+
+@pytest.fixture
+def torchrun(forks: Forks) -> Torchrun:
+    return Torchrun(forks)
+
+
+def check_silent(answer: dict[str, Any]) -> None:
+    assert (answer["out"], answer["err"]) == ("", "")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("loss.class_weights=balanced",),
+        ("augment.mixup_alpha=0.4", "loss.label_smoothing=0.1", "optimizer.ema_decay=0.9"),
+        ("data.num_workers=1", "data.shuffle=false", "optimizer.clip_norm=0.1"),
+    ],
+    ids=["weights", "mixup", "workers"],
+)
+def test_several_processes_train_as_one(
+    size: int, more: tuple[str, ...], network: str, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    settings = (*SETTINGS, "model=custom", network, *more)
+    first, *others = torchrun("train", *tiny(tmp_path / "many", *settings), size=size)
+    assert first["code"] == 0, first["err"]
+    for other in others:
+        assert other["code"] == 0
+        check_silent(other)
+    torchrun.forks.train(*tiny(tmp_path / "one", *settings))
+    many, one = found(tmp_path / "many"), found(tmp_path / "one")
+    assert first["out"].splitlines()[-1] == str(many)
+    for ours, theirs in zip(records(many), records(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for name, tensor in weights(one).items():
+        assert weights(many)[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-5)
+    results = info(many)["results"], info(one)["results"]
+    assert results[0]["test/accuracy"] == results[1]["test/accuracy"]
+    assert results[0]["test/loss"] == pytest.approx(results[1]["test/loss"], rel=1e-4)
+    [process] = info(many)["provenance"]["processes"]
+    assert process["effective"]["world_size"] == size
+    assert (many / "predictions.npz").stat().st_size == (one / "predictions.npz").stat().st_size
