@@ -49,7 +49,7 @@ SETTINGS = (
     "optimizer.lr=0.05",
     "save_every_steps=2",
 )
-NORMED = ("model=basic_cnn", "model.norm=true", "data.batch_size=15")
+NORMED = ("model=mlp", "model.hidden=[8]", "model.norm=hidden", "optimizer.ema_decay=0.9")
 
 
 @pytest.fixture
@@ -127,3 +127,91 @@ def test_several_processes_train_as_one(
     [process] = info(many)["provenance"]["processes"]
     assert process["effective"]["world_size"] == size
     assert (many / "predictions.npz").stat().st_size == (one / "predictions.npz").stat().st_size
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes with batch norm and all the state there is."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    first, other = Torchrun(forks)("train", *tiny(root, *SETTINGS, *NORMED))
+    assert first["code"] == other["code"] == 0, first["err"]
+    assert "batch norm is not synchronised on a CPU: each of the 2 processes" in first["err"]
+    check_silent(other)
+    return found(root)
+
+
+@pytest.mark.parametrize(
+    ("of_rank", "signum", "point"),
+    [
+        (0, signal.SIGTERM, ("cnnbench.engine.loop:_update", 3)),
+        (1, signal.SIGINT, ("cnnbench.training.trainer:Training._evaluate", 2)),
+    ],
+)
+def test_a_signal_to_one_stops_all_and_they_resume_to_the_same_bits(
+    of_rank: int,
+    signum: int,
+    point: tuple[str, int],
+    uninterrupted: Path,
+    torchrun: Torchrun,
+    tmp_path: Path,
+) -> None:
+    settings = tiny(tmp_path, *SETTINGS, *NORMED)
+    stopping = signal_at(*point, signum)
+    first, other = torchrun("train", *settings, preamble=stopping, of_rank=of_rank)
+    assert first["code"] == other["code"] == 128 + signum, first["err"] + other["err"]
+    run = found(tmp_path)
+    assert first["out"].splitlines()[-1] == str(run)
+    assert first["err"].endswith(f"Resume with:\ncnnbench train resume={run}\n")
+    check_silent(other)
+    assert info(run)["status"] == "interrupted"
+    first, other = Torchrun(torchrun.forks)("train", f"resume={run}")
+    assert first["code"] == other["code"] == 0, first["err"] + other["err"]
+    assert differences(uninterrupted, run) == []
+
+
+def test_a_run_goes_from_two_processes_to_one_and_back(
+    network: str, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    settings = ("model=custom", network, *SETTINGS, "num_epochs=3")
+    torchrun.forks.train(*tiny(tmp_path / "whole", *settings))
+    whole = found(tmp_path / "whole")
+    stopping = signal_at("cnnbench.engine.loop:_update", 3, signal.SIGTERM)
+    torchrun("train", *tiny(tmp_path / "run", *settings), preamble=stopping)
+    run = found(tmp_path / "run")
+    # One process from the second to the ninth step, then two again.
+    stopping = signal_at("cnnbench.engine.loop:_update", 7, signal.SIGTERM)
+    alone = torchrun.forks.run("train", f"resume={run}", network, preamble=stopping)
+    assert alone["code"] == 143, alone["err"]
+    assert "resumed with something else than before (world_size 2, then 1)" in alone["err"]
+    first, other = Torchrun(torchrun.forks)("train", f"resume={run}", network)
+    assert first["code"] == other["code"] == 0, first["err"]
+    assert "(world_size 1, then 2)" in first["err"]
+    check_silent(other)
+    for ours, theirs in zip(records(run), records(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("of_rank", [0, 1])
+def test_when_one_is_killed_the_other_says_so_and_a_restart_resumes(
+    of_rank: int, uninterrupted: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    settings = tiny(tmp_path, *SETTINGS, *NORMED)
+    dying = signal_at("cnnbench.engine.loop:_update", 4)
+    answers = torchrun("train", *settings, preamble=dying, of_rank=of_rank)
+    killed, survivor = answers[of_rank], answers[1 - of_rank]
+    run = found(tmp_path)
+    assert killed["code"] == -signal.SIGKILL
+    assert survivor["code"] == 75, survivor["err"]
+    said = (killed["err"] + survivor["err"]).splitlines()
+    assert said[-2].startswith("cnnbench: another of the 2 processes of this run has ended")
+    assert said[-1] == f"cnnbench train resume={run}"
+    # The same command, as torchrun --max-restarts starts it again.
+    first, other = torchrun("train", *settings, attempt=1)
+    assert first["code"] == other["code"] == 0, first["err"]
+    assert "resumed after epoch 0, step 2" in first["out"]
+    assert found(tmp_path) == run
+    assert differences(uninterrupted, run) == []
+    # Killed once more when all was done, nothing is trained again.
+    first, other = torchrun("train", *settings, attempt=2)
+    assert (first["code"], first["out"].splitlines()[-1]) == (0, str(run))
+    assert len(info(run)["provenance"]["processes"]) == 2
