@@ -240,7 +240,7 @@ def randaugment(images: Tensor, num_ops: int, magnitude: int, generator: torch.G
     from torchvision.transforms.v2 import RandAugment  # type: ignore[attr-defined]
 
     transform = RandAugment(num_ops, magnitude)
-    seeds = _draw_integers(0, 2**62, images, generator).tolist()
+    seeds = _draw_integers(0, 2**62 - 1, images, generator).tolist()
     changed = []
     # torchvision draws from the global generator, which belongs to dropout.
     with torch.random.fork_rng(devices=[]):

@@ -29,7 +29,7 @@ _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "device": lambda process: process.effective.get("device_name"),
     "device.precision": lambda process: process.effective.get("precision"),
     "device.num_threads": lambda process: process.effective.get("num_threads"),
-    # Which sums are made first, and what batch norm sees on a CPU; earlier runs were of one process.
+    # The order of sums, and what batch norm sees on a CPU; earlier runs had one process each.
     "world_size": lambda process: process.effective.get("world_size", 1),
     "model.path": lambda process: _short(process.model_files.get("path")),
     "files that model.path imports": lambda process: _short(process.model_files.get("helpers")),

@@ -255,7 +255,7 @@ def check_splits(plan: Plan, data: Splits, has_batch_norm: Callable[[], bool]) -
     for what, count in counts.items():
         if 0 < count < size:
             raise UsageError(
-                f"data={data.name}: has {count} {what} images, too few for {size} processes"
+                f"data={data.name}: too few {what} images for {size} processes: {count}"
             )
     if least > size:
         data.warnings.append(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +212,149 @@ def test_when_one_is_killed_the_other_says_so_and_a_restart_resumes(
     first, other = torchrun("train", *settings, attempt=2)
     assert (first["code"], first["out"].splitlines()[-1]) == (0, str(run))
     assert len(info(run)["provenance"]["processes"]) == 2
+
+
+REFUSED = {
+    "a batch that is too small": (("data.batch_size=1",), "is divided among 2 processes; expected"),
+    "a last batch for batch norm": (
+        (*NORMED, "data.batch_size=23"),
+        "the last batch of an epoch has 3 of the 72 training images, too few for 2 processes; "
+        "expected at least 4: set data.drop_last=true or another batch size",
+    ),
+    "few test images": (
+        ("data.num_test=1",),
+        "data=synthetic: too few test images for 2 processes: 1",
+    ),
+    "seconds": (
+        ("budget.seconds=5",),
+        "budget.seconds: is for one process, and torchrun started 2; set budget.tflop or",
+    ),
+    "compile": (("device.compile=true",), "device.compile: is for one process"),
+    "parts": (("optimizer.accumulate_steps=2",), "optimizer.accumulate_steps: is for one process"),
+    "a sweep": (
+        ("-m", "seed=0,1"),
+        "train -m: torchrun started 2 processes, which train one run together; write 'cnnbench "
+        "train -m ...' without torchrun",
+    ),
+    "a key with a typo": (("sede=1",), "sede: unknown key; did you mean 'seed'?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_several_processes_cannot_do_is_refused_once(
+    case: str, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    settings, message = REFUSED[case]
+    answers = torchrun("train", *tiny(tmp_path, *settings))
+    assert [answer["code"] for answer in answers] == [2, 2], answers[0]["err"]
+    said = "".join(answer["err"] for answer in answers)
+    assert said.count(message) == 1, said
+    assert said.startswith("cnnbench: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_verbs_are_for_one_process(torchrun: Torchrun) -> None:
+    first, other = torchrun("compare", "outputs")
+    assert first["code"] == other["code"] == 2
+    assert first["err"] == (
+        "cnnbench: compare: torchrun started 2 processes, which train one run together; write "
+        "'cnnbench compare ...' without torchrun\n"
+    )
+    check_silent(other)
+
+
+def started(root: Path, *settings: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start two processes by the real torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
+    command = ["--nproc-per-node", "2", "-m", "cnnbench", "train", *tiny(root, *settings)]
+    return subprocess.Popen(
+        [*torchrun, *command], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [
+        int(pid)
+        for pid in children.split()
+        if b"cnnbench" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def wait_for(process: subprocess.Popen[str], start: str) -> list[str]:
+    """Return the lines of standard output up to one that starts so."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(start):
+            return lines
+    raise AssertionError("".join(lines) + process.communicate()[1])
+
+
+def test_torchrun_itself(tmp_path: Path) -> None:
+    process = started(tmp_path, "model=softmax", "num_epochs=1")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == str(found(tmp_path))
+    assert len(re.findall("^epoch 1/1", out, re.MULTILINE)) == 1
+    assert "cnnbench" not in err
+
+
+@pytest.mark.slow
+def test_every_end_is_clean(tmp_path: Path) -> None:
+    for number in range(NUM_TORCHRUNS):
+        root = tmp_path / str(number)
+        root.mkdir()
+        process = started(root, "model=softmax", "num_epochs=1")
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out.splitlines()[-1]) == (0, str(found(root))), err
+        assert "cnnbench" not in err
+        assert "rror" not in err
+
+
+@pytest.mark.slow
+def test_every_restart_resumes(tmp_path: Path) -> None:
+    settings = ("model=mlp", "model.hidden=[8]", "num_epochs=400", "checkpoint.keep_last=1")
+    for number in range(NUM_TORCHRUNS):
+        root = tmp_path / str(number)
+        root.mkdir()
+        process = started(root, *settings, options=("--max-restarts", "1"))
+        wait_for(process, f"epoch {2 + number}/")
+        os.kill(workers(process)[number % 2], signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "resumed after epoch" in out
+        run = found(root)
+        assert out.splitlines()[-1] == str(run)
+        assert len(info(run)["provenance"]["processes"]) == 2
+        assert [record["epoch"] for record in records(run) if "train/loss" in record] == list(
+            range(1, 401)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_torchrun_saves_the_state(signum: int, tmp_path: Path) -> None:
+    process = started(tmp_path, "model=softmax", "num_epochs=100000")
+    wait_for(process, "epoch 2/")
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=300)
+    run = found(tmp_path)
+    assert info(run)["status"] == "interrupted", err
+    ours = [n for n, line in enumerate(err.splitlines()) if "cnnbench train resume=" in line]
+    assert len(ours) == 1
+
+
+@pytest.mark.slow
+def test_when_one_is_killed_torchruns_report_follows_our_last_line(tmp_path: Path) -> None:
+    process = started(tmp_path, "model=softmax", "num_epochs=100000")
+    wait_for(process, "epoch 2/")
+    os.kill(workers(process)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    lines = err.splitlines()
+    [ours] = [n for n, line in enumerate(lines) if "cnnbench train resume=" in line]
+    assert lines[ours - 1].startswith("cnnbench: another of the 2 processes of this run has ended")
+    assert "failed (exitcode: -9)" in "".join(lines[ours + 1 :])
+    assert "failed (exitcode: -9)" not in "".join(lines[:ours])
