@@ -132,11 +132,7 @@ class Splits:
             moved: dict[int, Tensor] = {}
             self.parts = {split: part.to(device, moved) for split, part in self.parts.items()}
         self._num_workers, self._seed, self._epoch = num_workers, seed, 1
-        # An image is mixed with any other of its batch.
-        part = None if self._augment.mixes else self.shard
-        self._order = self._batch_order(
-            "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, shard=part
-        )
+        self._order = self._train_order(shuffle=shuffle, drop_last=drop_last, seed=seed)
         self.steps_per_epoch, self.last_batch_size = len(self._order), self._order.last_batch_size
         self._eval_loaders: dict[tuple[str, int], tuple[Batches, BatchOrder]] = {}
         self._transform = self._make_transform(channels_last)
@@ -198,6 +194,11 @@ class Splits:
     def _batch_order(self, split: str, batch_size: int, **options: Any) -> BatchOrder:
         device = self._device if self._is_resident else _CPU
         return BatchOrder(len(self.parts[split]), batch_size, device=device, **options)
+
+    def _train_order(self, **options: Any) -> BatchOrder:
+        # An image is mixed with any other of its batch, so each process has all of them.
+        shard = None if self._augment.mixes else self.shard
+        return self._batch_order("train", self.batch_size, shard=shard, **options)
 
     @cached_property
     def _train_loader(self) -> Batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,8 @@ class World:
         if next(model.parameters()).is_cuda:
             # In place: the parameters stay the ones that the optimizer has.
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # A kernel of 1x1 lies the same in either layout; torch compares strides and copies.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         part = _Part(model, compute_loss, shard, class_weights)
         parallel = nn.parallel.DistributedDataParallel(
             part, find_unused_parameters=has_unused, gradient_as_bucket_view=True

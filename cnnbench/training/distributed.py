@@ -35,6 +35,18 @@ def num_processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def resume_command(path: Path) -> str:
+    """Return what to type to resume a run in as many processes as now.
+
+    Args:
+        path: of the run.
+    """
+    command = f"cnnbench train resume={shlex.quote(str(path))}"
+    if num_processes() == 1:
+        return command
+    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m {command}"
+
+
 def check_alone(what: str, instead: str) -> None:
     """Refuse what is not for several processes.
 
@@ -281,8 +293,7 @@ def lost(error: BaseException, run: RunDir | None = None) -> CnnbenchError | Non
         return None
     saved = "nothing was saved yet"
     if run is not None and run.has_checkpoints:
-        path = shlex.quote(str(run.path))
-        saved = f"the last save stands. Resume with:\ncnnbench train resume={path}"
+        saved = f"the last save stands. Resume with:\n{resume_command(run.path)}"
     return ResourceError(
         f"another of the {num_processes()} processes of this run has ended or cannot be reached; "
         f"{saved}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -159,8 +160,8 @@ class Setup:
             num_steps: in all; by default those of the run. Another number stretches the schedule
                 to it.
         """
-        config = self.plan.config
-        return fit(
+        config, world, shard = self.plan.config, self.plan.world, self.data.shard
+        steps = fit(
             self.state,
             self.data.train_batches,
             self.data.prepare_train,
@@ -170,16 +171,19 @@ class Setup:
             seed=config.seed,
             device=self.plan.device,
             autocast=self.plan.autocast,
-            compute_loss=self.plan.world.in_parts(
+            compute_loss=world.in_parts(
                 self.compute_loss,
                 self.state.model,
-                self.data.shard,
+                shard,
                 class_weights=_class_weights(self.plan, self.data),
                 has_unused=is_foreign(self.plan.network.name),
             ),
             clip_norm=config.optimizer.clip_norm,
             accumulate_steps=config.optimizer.accumulate_steps,
         )
+        if world.size == 1:
+            return steps
+        return (dataclasses.replace(step, num_images=shard.total) for step in steps)
 
     def sums(self) -> Sums:
         """Return empty sums over examples, on the plan's device."""

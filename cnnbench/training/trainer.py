@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from cnnbench.training import display, estimates, first_batch
 from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
+from cnnbench.training.distributed import resume_command
 from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
 from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
@@ -302,7 +302,7 @@ class Training:
             self._save(f"step_{self.state.global_step:08d}")
         raise Interrupted(
             f"{reason} after epoch {self.state.epoch}, step {self.state.global_step}; the state is "
-            f"saved. Resume with:\ncnnbench train resume={shlex.quote(str(self.run.path))}",
+            f"saved. Resume with:\n{resume_command(self.run.path)}",
             self.stop.signum,
             self.run.path,
         )
