@@ -30,7 +30,7 @@ from cnnbench.models.build import Network
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.training import distributed
-from cnnbench.training.data import build_augment, describe_data, read_splits
+from cnnbench.training.data import build_augment, check_recorded_root, describe_data, read_splits
 from cnnbench.training.distributed import meeting
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network, has_batch_norm
@@ -219,6 +219,8 @@ def resume(
     """
     stop = StopRequest(config.max_seconds, since)
     config = _resumed_config(config)
+    if run.has_checkpoints:
+        check_recorded_root(config, "data.root=PATH")
     with _trains_alone, meeting(config.device.name) as place:
         [plan] = (
             [check(config, place.world)]

@@ -133,14 +133,16 @@ def find_images(root: Path) -> ImageWalk:
     """
     walk = ImageWalk()
     try:
-        is_folder = stat.S_ISDIR(root.stat().st_mode)
+        mode = root.stat().st_mode
     except FileNotFoundError:
         raise DataError(f"{root}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{root}: cannot be read: {error.strerror}") from None
-    if not is_folder:
+    if stat.S_ISREG(mode):
         walk.files.append(root)
         return walk
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{root}: neither a file nor a folder")
     seen_folders: set[tuple[int, int]] = set()
     seen_files: set[tuple[int, int]] = set()
     folders = [root]
