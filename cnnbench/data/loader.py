@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -248,6 +249,9 @@ def make_loader(
 
 def _leave_interrupts_to_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # torchrun ends the whole group of a process that it started, which has to save its state first.
+    if "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def divided(

@@ -93,15 +93,22 @@ def check_silent(answer: dict[str, Any]) -> None:
     assert (answer["out"], answer["err"]) == ("", "")
 
 
-@pytest.mark.parametrize("size", [2, 3])
+MIXED = ("augment.mixup_alpha=0.4", "loss.label_smoothing=0.1", "optimizer.ema_decay=0.9")
+
+
 @pytest.mark.parametrize(
-    "more",
+    ("size", "more"),
     [
-        ("loss.class_weights=balanced",),
-        ("augment.mixup_alpha=0.4", "loss.label_smoothing=0.1", "optimizer.ema_decay=0.9"),
-        ("data.num_workers=1", "data.shuffle=false", "optimizer.clip_norm=0.1"),
+        (2, ("loss.class_weights=balanced",)),
+        pytest.param(2, MIXED, marks=pytest.mark.slow),
+        pytest.param(3, MIXED, marks=pytest.mark.slow),
+        pytest.param(3, ("loss.class_weights=balanced",), marks=pytest.mark.slow),
+        pytest.param(
+            3,
+            ("data.num_workers=1", "data.shuffle=false", "optimizer.clip_norm=0.1"),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["weights", "mixup", "workers"],
 )
 def test_several_processes_train_as_one(
     size: int, more: tuple[str, ...], network: str, torchrun: Torchrun, tmp_path: Path
@@ -189,7 +196,7 @@ def test_a_run_goes_from_two_processes_to_one_and_back(
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("of_rank", [0, 1])
+@pytest.mark.parametrize("of_rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_one_is_killed_the_other_says_so_and_a_restart_resumes(
     of_rank: int, uninterrupted: Path, torchrun: Torchrun, tmp_path: Path
 ) -> None:
@@ -241,7 +248,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+QUICK = ("a last batch for batch norm", "a sweep", "a key with a typo")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case in QUICK else (pytest.mark.slow,)) for case in REFUSED],
+)
 def test_what_several_processes_cannot_do_is_refused_once(
     case: str, torchrun: Torchrun, tmp_path: Path
 ) -> None:
@@ -255,6 +268,15 @@ def test_what_several_processes_cannot_do_is_refused_once(
     assert said.count(message) == 1, said
     assert said.startswith("cnnbench: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_all_is_said_once(torchrun: Torchrun, tmp_path: Path) -> None:
+    settings = tiny(tmp_path, "model=softmax", "optimizer=sgd", "optimizer.lr=1e38", "seed=3")
+    answers = torchrun("train", *settings)
+    assert [answer["code"] for answer in answers] == [76, 76]
+    [line] = "".join(answer["err"] for answer in answers).splitlines()
+    assert "so no update was made" in line
+    assert info(found(tmp_path))["status"] == "failed"
 
 
 def test_other_verbs_are_for_one_process(torchrun: Torchrun) -> None:
@@ -340,7 +362,7 @@ def test_every_restart_resumes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_torchrun_saves_the_state(signum: int, tmp_path: Path) -> None:
-    process = started(tmp_path, "model=softmax", "num_epochs=100000")
+    process = started(tmp_path, "model=softmax", "num_epochs=100000", "data.num_workers=1")
     wait_for(process, "epoch 2/")
     process.send_signal(signum)
     _, err = process.communicate(timeout=300)
