@@ -1,11 +1,12 @@
 """Two processes of one thread against one process of two threads, training the same batches.
 
-    python benchmarks/ranks.py [NETWORK ...] [--rounds 7] [--steps 3] [--format text|...]
+    python benchmarks/ranks.py [NETWORK ...] [--rounds 9] [--steps 2] [--format text|...]
 
 torchrun starts two processes. In turns both take some steps together, and the first one takes as
-many alone with two threads while the other one waits; images per second are the medians over the
-turns. The ratio is what the processes reach of the threads; at least .85 is to be reached. On a
-machine that does other work, turns of both kinds meet the same of it, and only the ratio counts.
+many alone with two threads while the other one waits. `ratio` is the median over the turns of the
+images per second of the processes against those of the threads; at least .85 is to be reached.
+`cpu_ratio` is the same of the CPU time that an image takes, which says less, and more where other
+programs keep the machine busy: with two threads, one that waits for its turn holds up the other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NETWORKS = {
     "resnet18": ("model=resnet18", "data.native_size=32"),
     "googlenet": ("model=googlenet", "data.native_size=32"),
 }
-COLUMNS = ("network", "processes", "threads", "ratio", "turns", "load")
+COLUMNS = ("network", "processes", "threads", "ratio", "cpu_ratio", "turns", "load")
 _BATCH = 64
 
 
@@ -37,36 +38,46 @@ def measure(names: list[str], *, rounds: int, steps: int) -> list[dict[str, Any]
     from cnnbench.training.distributed import meeting
 
     with meeting("cpu") as place:
-        world = place.world
-        rows = []
+        world, rows = place.world, []
         for name in names:
             together, alone = _steps(name, world), _steps(name, World())
-            rates: dict[str, list[float]] = {"processes": [], "threads": []}
-            for number in range(rounds + 1):
-                done = {"processes": _take(together, 1, steps)}
+            turns = []
+            for _ in range(rounds + 1):  # the first one warms up
+                many = _take(together, 1, steps)
+                one = _take(alone, 2, steps) if world.is_first else many
                 world.largest([0])
-                if world.is_first:
-                    done["threads"] = _take(alone, 2, steps)
-                world.largest([0])
-                if number:  # the first turn warms up
-                    for kind, rate in done.items():
-                        rates[kind].append(rate)
+                # Milliseconds of the slower process, and of the CPU for both.
+                wall, cpu = world.largest([many[0]])[0], many[1] + _of_other(world, many[1])
+                turns.append((wall, one[0], cpu, one[1]))
             if world.is_first:
-                medians = {kind: statistics.median(found) for kind, found in rates.items()}
-                ratios = [
-                    many / one
-                    for many, one in zip(rates["processes"], rates["threads"], strict=True)
-                ]
-                rows.append(
-                    {
-                        "network": name,
-                        **{kind: round(rate, 1) for kind, rate in medians.items()},
-                        "ratio": round(statistics.median(ratios), 3),
-                        "turns": rounds,
-                        "load": round(os.getloadavg()[0], 1),
-                    }
-                )
+                rows.append(_row(name, turns[1:], steps))
         return rows
+
+
+def _of_other(world: Any, number: int) -> int:
+    """Return what the second process has of a number, in both."""
+    found: int = world.largest([0 if world.is_first else number])[0]
+    return found
+
+
+def _row(name: str, turns: list[tuple[int, int, int, int]], steps: int) -> dict[str, Any]:
+    many, one, many_cpu, one_cpu = zip(*turns, strict=True)
+
+    def rate(milliseconds: tuple[int, ...]) -> float:
+        return round(steps * _BATCH * 1000 / statistics.median(milliseconds), 1)
+
+    def ratio(ours: tuple[int, ...], theirs: tuple[int, ...]) -> float:
+        return round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 2)
+
+    return {
+        "network": name,
+        "processes": rate(many),
+        "threads": rate(one),
+        "ratio": ratio(many, one),
+        "cpu_ratio": ratio(many_cpu, one_cpu),
+        "turns": len(turns),
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def _steps(name: str, world: Any) -> Iterator[Any]:
@@ -83,23 +94,26 @@ def _steps(name: str, world: Any) -> Iterator[Any]:
     return set_up(plan, read(plan)).steps()
 
 
-def _take(steps: Iterator[Any], num_threads: int, count: int) -> float:
-    """Take steps, and return the images of whole batches per second."""
+def _take(steps: Iterator[Any], num_threads: int, count: int) -> tuple[int, int]:
+    """Take steps, and return the milliseconds, and those of the CPU."""
     import torch
 
     torch.set_num_threads(num_threads)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(steps)
-    return count * _BATCH / (time.perf_counter() - started)
+    return (
+        round(1000 * (time.perf_counter() - wall)),
+        round(1000 * (time.process_time() - cpu)),
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each kind; 7 by default")
-    parser.add_argument("--steps", type=int, default=3, help="of a turn; 3 by default")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each kind; 9 by default")
+    parser.add_argument("--steps", type=int, default=2, help="of a turn; 2 by default")
     parser.add_argument("--format", choices=FORMATS, default="text")
     args = parser.parse_args()
     names = args.networks or ["resnet18", "googlenet"]
