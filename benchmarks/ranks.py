@@ -29,7 +29,7 @@ NETWORKS = {
     "googlenet": ("model=googlenet", "data.native_size=32"),
 }
 COLUMNS = ("network", "processes", "threads", "ratio", "cpu_ratio", "turns", "load")
-_BATCH = 64
+_BATCH = 128
 
 
 def measure(names: list[str], *, rounds: int, steps: int) -> list[dict[str, Any]]:
