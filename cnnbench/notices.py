@@ -32,6 +32,8 @@ def notice(message: str) -> None:
     Args:
         message: one plain sentence, or a few lines.
     """
+    if _is_quiet:
+        return
     # A full disk under a log of errors is no reason to end the work.
     with suppress(OSError):
         text, stream = f"cnnbench: {visible(message, kept=NEWLINE)}", guarded(sys.stderr)
@@ -89,6 +91,17 @@ def _fold_line(line: str, width: int, margin: str) -> str:
     )
 
 
+def keep_quiet(quiet: bool) -> None:
+    """Say nothing from here on, or speak again: of several processes of a run one speaks."""
+    global _is_quiet
+    _is_quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Return whether nothing is said."""
+    return _is_quiet
+
+
 def visible(text: str, kept: str = "") -> str:
     r"""Return a text in which nothing steers a terminal, a table or a reader's eye.
 
@@ -136,7 +149,7 @@ def show_status(text: str) -> None:
     global _status
     stream = sys.stderr
     with suppress(OSError, ValueError, AttributeError):
-        if isinstance(stream, _Guarded) and stream.isatty():
+        if not _is_quiet and isinstance(stream, _Guarded) and stream.isatty():
             stream.write(text)
             stream.flush()
             _status = len(text), stream
@@ -179,6 +192,10 @@ def guard_streams() -> None:
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+    # Of the processes that torchrun starts the first writes, and one of each machine complains.
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+        sys.stdout = guarded(None)
+        keep_quiet(os.environ.get("LOCAL_RANK") != "0")
 
 
 class _Guarded:
@@ -227,6 +244,7 @@ class _Guarded:
 
 
 _NOWHERE = io.StringIO()
+_is_quiet = False
 # The length of what show_status shows, and where.
 _status: tuple[int, _Guarded] | None = None
 

@@ -75,6 +75,7 @@ WITHOUT_TORCH = (
     "cnnbench.seeds",
     "cnnbench.signals",
     "cnnbench.config.settings",
+    "cnnbench.training.distributed",
     "cnnbench.training.stop",
     "cnnbench.sweeps.jobs",
     "cnnbench.sweeps.job",

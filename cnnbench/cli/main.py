@@ -22,6 +22,7 @@ from cnnbench.errors import (
 from cnnbench.files import disk_error
 from cnnbench.notices import clear_status, notice, show_status
 from cnnbench.rendering.text import FORMATS
+from cnnbench.training.distributed import check_alone
 from cnnbench.version import __version__
 
 VERBS = {
@@ -171,6 +172,8 @@ def _dispatch(argv: list[str]) -> int:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         hint = _setting_meant(unknown[0], argv) if hasattr(args, "settings") else ""
         raise UsageError(f"unknown flag {unknown[0]}{hint or did_you_mean(unknown[0], flags)}")
+    if verb != "train":
+        check_alone(verb, f"cnnbench {verb} ...")
     show_status(f"cnnbench {verb} ...")
     try:
         return int(module.main(args))

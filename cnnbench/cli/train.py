@@ -34,6 +34,9 @@ With -m, hydra.launcher.slots=N runs N jobs at once (by default as many as suit
 the machine; 1 where seconds are to be compared), and
 hydra.launcher.max_failures=N stops after so many failed ones.
 
+'torchrun --nproc-per-node 2 -m cnnbench train ...' trains one run in two
+processes, each of which computes its part of every batch: docs/scaling.md.
+
 Examples:
   cnnbench train                                   LeNet on 8x8 digits
   cnnbench train model=googlenet data=fashion_mnist

@@ -132,7 +132,7 @@ def row_settings(
     Args:
         tree: the recorded config, from a file: a key that is unknown counts as one that decides.
         effective: what the process that trained computed with, by the last part of the key;
-            ``device_name`` is the device that was used.
+            ``device_name`` is the device that was used, ``world_size`` the number of processes.
         files: the hashes of what the network was made from (``path``, ``weights``), and
             data of the user's own (``data_path``).
 
@@ -154,6 +154,8 @@ def row_settings(
     settings["device"] = effective.get("device_name", effective.get("device"))
     if settings["device.channels_last"] == "auto":  # older runs did not record the outcome
         settings["device.channels_last"] = effective.get("device") != "mps"
+    if (world_size := effective.get("world_size", 1)) != 1:
+        settings["world_size"] = world_size
     return settings | {_key_of_file(name): str(digest)[:12] for name, digest in files.items()}
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnbench.data.images import Images
+from cnnbench.data.shards import draws_of
 from cnnbench.data.transforms import resize
 from cnnbench.errors import UsageError
 
@@ -161,14 +162,16 @@ def versions(
 
 def _draw_integers(low: int, high: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Return one whole number in [low, high] for each image, on the images' device."""
-    draws = torch.randint(low, high + 1, (len(like),), generator=generator, device=generator.device)
-    return draws.to(like.device)
+    count, rows = draws_of(len(like), generator)
+    draws = torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)
+    return draws[rows].to(like.device)
 
 
 def _draw_fractions(like: Tensor, generator: torch.Generator) -> Tensor:
     """Return one number in [0, 1) for each image, on the images' device."""
-    draws = torch.rand(len(like), generator=generator, device=generator.device)
-    return draws.to(like.device)
+    count, rows = draws_of(len(like), generator)
+    draws = torch.rand(count, generator=generator, device=generator.device)
+    return draws[rows].to(like.device)
 
 
 def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
@@ -237,12 +240,14 @@ def randaugment(images: Tensor, num_ops: int, magnitude: int, generator: torch.G
     from torchvision.transforms.v2 import RandAugment  # type: ignore[attr-defined]
 
     transform = RandAugment(num_ops, magnitude)
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    seeds = _draw_integers(0, 2**62 - 1, images, generator).tolist()
+    changed = []
     # torchvision draws from the global generator, which belongs to dropout.
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(seed))
-        changed = torch.stack([transform(image) for image in images.cpu().contiguous()])
-    return changed.to(images.device)
+        for seed, image in zip(seeds, images.cpu().contiguous(), strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(transform(image))
+    return torch.stack(changed).to(images.device)
 
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:

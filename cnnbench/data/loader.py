@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -11,13 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, ImageFiles, Indices, Part
+from cnnbench.data.arrays import (
+    MEMORY_LIMIT_BYTES,
+    DatasetArrays,
+    ImageFiles,
+    Indices,
+    Part,
+)
+from cnnbench.data.shards import Shard
 from cnnbench.data.transforms import resize
 from cnnbench.errors import UsageError
 from cnnbench.seeds import derive_seed
 
 Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
+# What the images may take of a GPU's free memory; the rest is for training.
+_DATA_SHARE = 0.25
 
 
 class ImageDataset(Dataset[Batch]):
@@ -115,6 +125,7 @@ class BatchOrder(Sampler[Tensor]):
     """The batches of an epoch, each as the indices of its images.
 
     A single image left over joins the batch before: batch norm cannot learn from one value.
+    Several processes have the same batches, and each has its part of every one.
 
     Args:
         num_images: images in the split.
@@ -123,6 +134,8 @@ class BatchOrder(Sampler[Tensor]):
         drop_last: leave out the last images where they fill no batch.
         seed: of the run.
         device: where the indices are made; to be that of the images.
+        shard: the part of each batch that is this process's; by default all of it.
+        smallest: fewer images that are left over join the batch before; >= 1.
 
     Attributes:
         last_batch_size: images in an epoch's last batch.
@@ -140,6 +153,8 @@ class BatchOrder(Sampler[Tensor]):
         drop_last: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        shard: Shard | None = None,
+        smallest: int = 2,
     ) -> None:
         if drop_last and num_images < batch_size:
             raise UsageError(
@@ -150,9 +165,9 @@ class BatchOrder(Sampler[Tensor]):
         self._shuffle, self._seed = shuffle, seed
         self._epoch, self._first_batch = 1, 0
         whole, rest = divmod(num_images, batch_size)
-        self._joined = rest == 1 and whole > 0 and not drop_last
+        self._joined = rest if rest < smallest and whole > 0 and not drop_last else 0
         self._num_batches = whole + (rest > 0 and not drop_last and not self._joined)
-        self._device = device
+        self._device, self._shard = device, shard if shard is not None else Shard()
         self.last_batch_size = rest if rest and whole < self._num_batches else batch_size
         self.last_batch_size += self._joined
 
@@ -170,6 +185,15 @@ class BatchOrder(Sampler[Tensor]):
         """Return the number of batches of a whole epoch."""
         return self._num_batches
 
+    def size_of(self, batch: int) -> int:
+        """Return the images of a whole batch.
+
+        Args:
+            batch: its number in the epoch, from 0.
+        """
+        is_last = batch == self._num_batches - 1
+        return self.last_batch_size if is_last else self._batch_size
+
     def __iter__(self) -> Iterator[Tensor]:
         if self._shuffle:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", self._epoch))
@@ -179,9 +203,8 @@ class BatchOrder(Sampler[Tensor]):
         # Once for the whole epoch, so that no step waits for a copy.
         order = order.to(self._device)
         for batch in range(self._first_batch, self._num_batches):
-            start = batch * self._batch_size
-            is_last = batch == self._num_batches - 1
-            yield order[start : start + self._batch_size + (self._joined and is_last)]
+            start, size = batch * self._batch_size, self.size_of(batch)
+            yield order[start : start + size][self._shard.rows(size)]
 
 
 class _Batches:
@@ -226,3 +249,29 @@ def make_loader(
 
 def _leave_interrupts_to_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # torchrun ends the whole group of a process that it started, which has to save its state first.
+    if "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+def divided(
+    arrays: DatasetArrays,
+    rows: tuple[Indices, Indices, Indices],
+    image_size: int,
+    limit_bytes: int,
+) -> dict[str, ImageDataset]:
+    """Return the images of each split; training and validation images share their memory."""
+    train, val, test = rows
+    kept = np.sort(np.concatenate([train, val]))
+    shared = ImageDataset(arrays.train, image_size, rows=kept, limit_bytes=limit_bytes)
+    return {
+        "train": shared.select(np.searchsorted(kept, train)),
+        "val": shared.select(np.searchsorted(kept, val)),
+        "test": ImageDataset(arrays.test, image_size, rows=test, limit_bytes=limit_bytes),
+    }
+
+
+def fit_into(parts: dict[str, ImageDataset], device: torch.device) -> bool:
+    """Return whether a GPU has room for all images; those decoded from files have no size."""
+    sizes = {part.in_memory_bytes() for part in parts.values()}
+    return 0 not in sizes and sum(sizes) <= torch.cuda.mem_get_info(device)[0] * _DATA_SHARE

@@ -19,8 +19,9 @@ from cnnbench.data.arrays import (
 from cnnbench.data.augment import Augment
 from cnnbench.data.folds import measured_sha256
 from cnnbench.data.images import border_brightness, sample_grid
-from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
+from cnnbench.data.loader import Batch, Batches, BatchOrder, divided, fit_into, make_loader
 from cnnbench.data.notes import split_notes
+from cnnbench.data.shards import Shard
 from cnnbench.data.split import split_train, strata, stratified_sample
 from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import UsageError
@@ -28,8 +29,6 @@ from cnnbench.errors import UsageError
 # What the outputs of all layers may take while a batch is evaluated.
 _EVAL_BYTES = 256 << 20
 _MAX_EVAL_BATCH = 1024
-# What the images may take of a GPU's free memory; the rest is for training.
-_DATA_SHARE = 0.25
 # So many images tell how bright a data set's background is.
 _BORDER_IMAGES = 256
 _CPU = torch.device("cpu")
@@ -60,6 +59,7 @@ class Splits:
         channels_last: whether network input is laid out channels last.
         resize_once: whether images in memory are resized now, where they fit; else batches have
             them at their own size, and ``prepare`` resizes them, to the same bits.
+        shard: the part of each batch that this process computes; by default all of it.
 
     Attributes:
         parts: the images of ``train``, ``val`` and ``test``, each a data set of whole batches.
@@ -76,6 +76,7 @@ class Splits:
         measured: the split that results are of: test, or val where that is a fold.
         measured_sha256: over the hash of the data and which images these are.
         source: where they were read from.
+        shard: as given; knows the size of the whole batch at hand.
         steps_per_epoch: training batches of a whole epoch.
         last_batch_size: images in an epoch's last batch.
         warnings: what the user should know.
@@ -104,7 +105,9 @@ class Splits:
         device: torch.device = _CPU,
         channels_last: bool = False,
         resize_once: bool = True,
+        shard: Shard | None = None,
     ) -> None:
+        self.shard = shard if shard is not None else Shard()
         self.name, self.batch_size = name, batch_size
         self._augment = augment if augment is not None else Augment()
         self._image_size, self._split_seed, self._device = image_size, split_seed, device
@@ -123,19 +126,17 @@ class Splits:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
         self._border = None if arrays.columns else _border(arrays, rows[0])
         arrays = scale.with_targets(arrays)
-        self.parts = _divided(arrays, rows, image_size, MEMORY_LIMIT_BYTES if resize_once else 0)
+        self.parts = divided(arrays, rows, image_size, MEMORY_LIMIT_BYTES if resize_once else 0)
         # Worker processes cannot read what lies on a GPU.
         may_move = device.type == "cuda" and num_workers == 0 and not arrays.columns
-        self._is_resident = may_move and _fit(self.parts, device)
+        self._is_resident = may_move and fit_into(self.parts, device)
         if self._is_resident:
             moved: dict[int, Tensor] = {}
             self.parts = {split: part.to(device, moved) for split, part in self.parts.items()}
         self._num_workers, self._seed, self._epoch = num_workers, seed, 1
-        self._order = self._batch_order(
-            "train", batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed
-        )
+        self._order = self._train_order(shuffle=shuffle, drop_last=drop_last, seed=seed)
         self.steps_per_epoch, self.last_batch_size = len(self._order), self._order.last_batch_size
-        self._eval_loaders: dict[tuple[str, int], Batches] = {}
+        self._eval_loaders: dict[tuple[str, int], tuple[Batches, BatchOrder]] = {}
         self._transform = self._make_transform(channels_last)
         self.warnings = list(arrays.warnings)
         if batch_size > self.num_train:
@@ -196,6 +197,11 @@ class Splits:
         device = self._device if self._is_resident else _CPU
         return BatchOrder(len(self.parts[split]), batch_size, device=device, **options)
 
+    def _train_order(self, **options: Any) -> BatchOrder:
+        # An image is mixed with any other of its batch, so each process has all of them.
+        shard = None if self._augment.mixes else self.shard
+        return self._batch_order("train", self.batch_size, shard=shard, **options)
+
     @cached_property
     def _train_loader(self) -> Batches:
         return make_loader(
@@ -214,17 +220,21 @@ class Splits:
         """
         self._epoch = epoch
         self._order.set_epoch(epoch, first_batch)
-        return self._train_loader
+        return self.shard.following(self._train_loader, self._order.size_of, first_batch)
 
     def batches(self, split: str, batch_size: int = _MAX_EVAL_BATCH) -> Batches:
-        """Return a split's raw batches in order, every image once, for ``prepare``."""
+        """Return a split's raw batches in order, every image once, for ``prepare``.
+
+        Several processes have the same batches, so many times as large, and each its part of them.
+        """
         key = split, batch_size
         if key not in self._eval_loaders:  # made once: workers live as long as their loader
-            order = self._batch_order(split, min(batch_size, _MAX_EVAL_BATCH))
-            self._eval_loaders[key] = make_loader(
-                self.parts[split], order, num_workers=self._num_workers
-            )
-        return self._eval_loaders[key]
+            size, count = min(batch_size, _MAX_EVAL_BATCH), self.shard.count
+            order = self._batch_order(split, size * count, shard=self.shard, smallest=max(2, count))
+            loader = make_loader(self.parts[split], order, num_workers=self._num_workers)
+            self._eval_loaders[key] = loader, order
+        loader, order = self._eval_loaders[key]
+        return self.shard.following(loader, order.size_of)
 
     def prepare(
         self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
@@ -260,10 +270,16 @@ class Splits:
         if self.columns:
             return self.prepare(images, targets)
         assert generator is not None
+        mixes, targets = self._augment.mixes, self._to_device(targets)
+        generator = generator if mixes else self.shard.generator(generator)
         images = self._transform.resize(self._to_device(images))
         changed = self._augment.images(images, generator, epoch=self._epoch, seed=self._seed)
         inputs = self._transform(changed)
-        return self._augment.mix(inputs, self._to_device(targets), self.num_classes, generator)
+        if not mixes:
+            return inputs, targets
+        mixed = self._augment.mix(inputs, targets, self.num_classes, generator)
+        rows = self.shard.rows(len(inputs))
+        return mixed[0][rows], mixed[1][rows]
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
@@ -362,29 +378,6 @@ def _border(arrays: DatasetArrays, rows: Indices) -> float:
     """Return how bright the borders of the first training images are."""
     first = arrays.train.take(rows[:_BORDER_IMAGES])
     return border_brightness(np.concatenate(list(first.chunks())))
-
-
-def _divided(
-    arrays: DatasetArrays,
-    rows: tuple[Indices, Indices, Indices],
-    image_size: int,
-    limit_bytes: int,
-) -> dict[str, ImageDataset]:
-    """Return the images of each split; training and validation images share their memory."""
-    train, val, test = rows
-    kept = np.sort(np.concatenate([train, val]))
-    shared = ImageDataset(arrays.train, image_size, rows=kept, limit_bytes=limit_bytes)
-    return {
-        "train": shared.select(np.searchsorted(kept, train)),
-        "val": shared.select(np.searchsorted(kept, val)),
-        "test": ImageDataset(arrays.test, image_size, rows=test, limit_bytes=limit_bytes),
-    }
-
-
-def _fit(parts: dict[str, ImageDataset], device: torch.device) -> bool:
-    """Return whether a GPU has room for all images; those decoded from files have no size."""
-    sizes = {part.in_memory_bytes() for part in parts.values()}
-    return 0 not in sizes and sum(sizes) <= torch.cuda.mem_get_info(device)[0] * _DATA_SHARE
 
 
 def eval_batch_size(activation_bytes: int) -> int:

@@ -97,9 +97,7 @@ class Checkpoints:
         """
         entry: dict[str, Any] = {"epoch": epoch, "global_step": global_step}
         for part, payload in (("weights", weights), ("state", state)):
-            buffer = io.BytesIO()
-            torch.save({"format": FORMAT, **payload}, buffer)  # noqa: TID251
-            content = buffer.getvalue()
+            content = write_tensors(payload)
             atomic_write(self.directory / _file_name(name, part), content)
             digest = hashlib.sha256(content).hexdigest()
             entry[part] = {"sha256": digest, "bytes": len(content)}
@@ -289,6 +287,17 @@ def _check_manifest(manifest: Any) -> None:
     for mark in ("best", "last"):
         if manifest[mark] is not None and manifest[mark] not in manifest["saves"]:
             raise ValueError(f"{mark} names no checkpoint")
+
+
+def write_tensors(payload: Mapping[str, Any]) -> bytes:
+    """Return what ``read_tensors`` reads back.
+
+    Args:
+        payload: tensors, numbers, strings, lists and dicts.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **payload}, buffer)  # noqa: TID251
+    return buffer.getvalue()
 
 
 def read_tensors(content: bytes, source: Path) -> dict[str, Any]:

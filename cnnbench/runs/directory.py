@@ -44,10 +44,12 @@ class RunDir:
         path: of the directory.
         generation: of the lease by which this process writes to it, as a job of a sweep; None
             for all others.
+        writes: whether this process is the run's writer, if it trains it; of several processes of
+            a run one is.
     """
 
-    def __init__(self, path: Path, generation: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, generation: int | None = None, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self._generation = generation
         self.record_file = path / "run.json"
         self.checkpoints = path / "checkpoints"
@@ -121,8 +123,19 @@ class RunDir:
         except ConfigError as error:
             raise CheckpointError(f"{self.record_file}: not a config of ours:\n{error}") from None
 
+    def write_record(self, record: RunRecord) -> None:
+        """Replace ``run.json`` atomically, where this process is the writer.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        if self.writes:
+            record.write(self.record_file)
+
     def write_config(self, tree: Mapping[str, Any]) -> None:
-        """Write ``config.yaml``, which ``train --config`` repeats."""
+        """Write ``config.yaml``, which ``train --config`` repeats, as ``write_record`` writes."""
+        if not self.writes:
+            return
         import yaml
 
         text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
@@ -130,7 +143,7 @@ class RunDir:
 
     @contextmanager
     def lock(self, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
-        """Hold the directory as its only writer.
+        """Hold the directory as its only writer; another one holds nothing.
 
         Args:
             wait_seconds: how long to wait for another writer; >= 0. By default, long enough for
@@ -140,6 +153,9 @@ class RunDir:
             UsageError: another process holds it.
             DiskError: it cannot be written to.
         """
+        if not self.writes:
+            yield
+            return
         import filelock
 
         lock = filelock.FileLock(self.path / ".lock")

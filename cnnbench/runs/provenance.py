@@ -30,6 +30,8 @@ _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "device.precision": lambda process: process.effective.get("precision"),
     "device.num_threads": lambda process: process.effective.get("num_threads"),
     "device.winograd": lambda process: process.effective.get("winograd"),
+    # The order of sums, and what batch norm sees on a CPU; earlier runs had one process each.
+    "world_size": lambda process: process.effective.get("world_size", 1),
     "model.path": lambda process: _short(process.model_files.get("path")),
     "files that model.path imports": lambda process: _short(process.model_files.get("helpers")),
     "data.path": lambda process: _short(process.model_files.get("data_path")),

@@ -45,7 +45,7 @@ class ProcessRecord:
         command: its command line.
         machine: platform, versions of Python and torch, processor, cores, memory, GPUs.
         effective: what it computed with: ``device``, ``device_name``, ``precision`` (never auto),
-            ``num_threads`` and switches of torch.
+            ``num_threads``, ``world_size`` (processes that trained together) and switches of torch.
         code_version: of the package; None where it was not recorded.
         model_files: SHA-256 of the files that the network is made from, by ``path`` (its code),
             ``helpers`` (what that code imports), ``data_path``, ``data_helpers`` and ``weights``.

@@ -28,6 +28,7 @@ from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
 from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.training.distributed import check_alone
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def launch_sweep(
 
     Raises:
         CnnbenchError: as ``run_sweep``, or a job does not fit this machine.
+        UsageError: torchrun started this process and others.
     """
+    check_alone("train -m", "cnnbench train -m ...")
     # It loads torch while this process does.
     with contextlib.closing(create_launcher(launcher)) as created:
         from cnnbench.sweeps.slots import choose_slots, training_macs

@@ -4,7 +4,8 @@
 ``Plan`` that a check returns and the ``Setup`` that is ready to train, which ``bench`` uses too.
 ``data`` and ``network`` turn a config into images and first weights, ``trainer`` drives the loop,
 ``display`` is what a run shows, ``estimates`` what it will take, ``stop`` how it is asked to stop,
-``kernels`` whether its operations compute right here.
+``kernels`` whether its operations compute right here, ``distributed`` how several processes of a
+run meet and end.
 What needs no config belongs lower: loops to ``engine``, images to ``data``, networks to ``models``,
 files of a run to ``runs``. Imports all of these; what reads finished runs belongs to ``analysis``.
 """

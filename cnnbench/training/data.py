@@ -12,6 +12,7 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
 from cnnbench.data.augment import Augment
 from cnnbench.data.folds import hold_out
+from cnnbench.data.shards import Shard
 from cnnbench.data.splits import Splits
 from cnnbench.data.table import dataset_row
 from cnnbench.errors import DataError
@@ -91,6 +92,7 @@ def read_splits(
     device: torch.device | None = None,
     channels_last: bool = False,
     resize_once: bool = True,
+    shard: Shard | None = None,
 ) -> Splits:
     """Read, verify and split the data of a config.
 
@@ -100,6 +102,7 @@ def read_splits(
         device: where batches are prepared; by default the CPU.
         channels_last: whether network input is laid out channels last.
         resize_once: as ``Splits`` takes it.
+        shard: likewise.
 
     Raises:
         DataError: files are missing or damaged.
@@ -107,7 +110,12 @@ def read_splits(
     """
     arrays = read_arrays(config, report)
     return build_splits(
-        config, arrays, device=device, channels_last=channels_last, resize_once=resize_once
+        config,
+        arrays,
+        device=device,
+        channels_last=channels_last,
+        resize_once=resize_once,
+        shard=shard,
     )
 
 
@@ -139,6 +147,7 @@ def build_splits(
     device: torch.device | None = None,
     channels_last: bool = False,
     resize_once: bool = True,
+    shard: Shard | None = None,
 ) -> Splits:
     """Split data that was read, as a config says.
 
@@ -148,6 +157,7 @@ def build_splits(
         device: as ``read_splits`` takes it.
         channels_last: likewise.
         resize_once: likewise.
+        shard: likewise.
 
     Raises:
         UsageError: a loader option cannot act on this data.
@@ -170,4 +180,5 @@ def build_splits(
         device=device if device is not None else torch.device("cpu"),
         channels_last=channels_last,
         resize_once=resize_once,
+        shard=shard,
     )

@@ -40,8 +40,8 @@ def result_tags(loss: Loss) -> list[str]:
 
 def open_trackers(
     run: RunDir, plan: Plan, step: int, *, is_epoch_open: bool, warn: Callable[[str], None]
-) -> tuple[Trackers, TensorBoard]:
-    """Open a run's files of numbers, without what will be measured again.
+) -> tuple[Trackers, TensorBoard | None]:
+    """Open a run's files of numbers, without what will be measured again, where they are written.
 
     Args:
         run: an existing directory that nobody else writes to.
@@ -60,6 +60,8 @@ def open_trackers(
         # What is written at the very end; an epoch that is selected by test has such numbers too.
         return "train/loss" not in names and any(n.startswith(("test/", "results/")) for n in names)
 
+    if not run.writes:
+        return Trackers(), None
     metrics = JsonLines(run.metrics)
     metrics.truncate_after(step, is_written_again)
     tensorboard = TensorBoard(
@@ -106,6 +108,8 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         f"{data.in_channels} columns" if data.columns else f"{data.in_channels} x {size} x {size}"
     )
     what = "rows" if data.columns else "images"
+    world_size = setup.plan.world.size
+    processes = f" in each of {world_size} processes" if world_size > 1 else ""
     stem = f", stem {args['stem']}" if "stem" in args else ""
     return (
         f"{config.model.name} on {config.data.name}: {shape}{stem}, "
@@ -113,7 +117,7 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         f"train {data.num_train}, val {data.num_val}, test {data.num_test} {what}\n"
         + "".join(f"{note}\n" for note in (*data.notes, *network.notes))
         + f"{effective['device_name']}, {effective['precision']}, "
-        f"{effective['num_threads']} threads; seed {config.seed}"
+        f"{effective['num_threads']} threads{processes}; seed {config.seed}"
     )
 
 

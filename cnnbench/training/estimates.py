@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import shutil
 import statistics
 import time
@@ -83,7 +84,9 @@ def expected_bytes(setup: Setup) -> tuple[int, int]:
     kept = predictions.expected_bytes(setup.data.num_test, setup.data.num_classes)
     return (
         disk_bytes(weights, to_resume, setup.num_epochs, keep_last) + kept,
-        training_bytes(state.model, to_resume, activations, config.data.batch_size),
+        training_bytes(
+            state.model, to_resume, activations, _batch_part(setup.plan, config.data.batch_size)
+        ),
     )
 
 
@@ -106,7 +109,7 @@ def expected_epoch_seconds(setup: Setup) -> float:
             loss.backward()
             loss.item()
             seconds.append(time.perf_counter() - started)
-    return min(seconds) / len(raw_targets) * data.num_train
+    return min(seconds) / len(raw_targets) * data.num_train / setup.plan.world.size
 
 
 def affordable_steps(setup: Setup, seconds: float) -> int:
@@ -139,8 +142,13 @@ def least_bytes(plan: Plan) -> int:
     """
     data, network = plan.config.data, plan.network
     num_train = max(1, round(sum(plan.facts.train_counts) * (1 - data.val_fraction)))
-    batch_size = min(data.batch_size, num_train, data.limit or num_train)
+    batch_size = _batch_part(plan, min(data.batch_size, num_train, data.limit or num_train))
     return 2 * 4 * network.num_params + network.activation_bytes * batch_size // 2
+
+
+def _batch_part(plan: Plan, batch_size: int) -> int:
+    """Return the images of a batch that are on one device; a CPU has those of all processes."""
+    return batch_size if plan.device.type == "cpu" else math.ceil(batch_size / plan.world.size)
 
 
 def check_memory(plan: Plan) -> None:

@@ -14,6 +14,7 @@ from cnnbench.data.splits import Splits
 from cnnbench.device.device import configure, resolve_channels_last, resolve_device
 from cnnbench.device.precision import resolve_precision
 from cnnbench.engine.compile import check_compiler
+from cnnbench.engine.world import World
 from cnnbench.errors import (
     CnnbenchError,
     DataError,
@@ -29,9 +30,11 @@ from cnnbench.layers.cpu.winograd import suits_winograd
 from cnnbench.models.build import Network
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
+from cnnbench.training import distributed
 from cnnbench.training.data import build_augment, check_recorded_root, describe_data, read_splits
+from cnnbench.training.distributed import meeting
 from cnnbench.training.estimates import check_memory
-from cnnbench.training.network import check_initial_weights, describe_network
+from cnnbench.training.network import check_initial_weights, describe_network, has_batch_norm
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training
@@ -41,8 +44,12 @@ from cnnbench.training.trainer import Training
 _trains_alone = threading.RLock()
 
 
-def check(config: RunConfig) -> Plan:
+def check(config: RunConfig, world: World | None = None) -> Plan:
     """Find what the config alone cannot show, before an image is read or anything written.
+
+    Args:
+        config: checked.
+        world: the processes that train together; by default this one.
 
     Raises:
         UsageError: no such device or compiler, images too small for the network, arguments that do
@@ -67,8 +74,10 @@ def check(config: RunConfig) -> Plan:
         channels_last=_channels_last(config, device, network),
         suits_winograd=suits_winograd(),
         schedule=schedule,
+        world=world if world is not None else World(),
     )
     check_memory(plan)
+    distributed.check(plan, lambda: has_batch_norm(config, plan.network))
     return plan
 
 
@@ -90,13 +99,17 @@ def _channels_last(config: RunConfig, device: torch.device, network: Network) ->
     return False
 
 
-def check_all(configs: Sequence[RunConfig]) -> list[Plan]:
+def check_all(configs: Sequence[RunConfig], world: World | None = None) -> list[Plan]:
     """Check the configs of new runs, and the weights that they begin with.
+
+    Args:
+        configs: checked.
+        world: as ``check`` takes it.
 
     Raises:
         CnnbenchError: as ``check`` and ``check_initial_weights``.
     """
-    plans = [check(config) for config in configs]
+    plans = [check(config, world) for config in configs]
     # The jobs of a sweep mostly begin with the same weights, which take long to read.
     beginnings = {
         (repr(plan.config.model), repr(plan.network), plan.facts.class_names): plan
@@ -116,7 +129,13 @@ def read(plan: Plan) -> Splits:
     """
     config, facts = plan.config, plan.facts
     configure(plan.device, config.device.num_threads)
-    data = read_splits(config, warn, device=plan.device, channels_last=plan.channels_last)
+    data = read_splits(
+        config,
+        warn,
+        device=plan.device,
+        channels_last=plan.channels_last,
+        shard=plan.world.shard,
+    )
     if (data.in_channels, data.num_classes) != (facts.in_channels, facts.num_classes):
         raise DataError(
             f"data={config.data.name}: has {data.num_classes} classes and {data.in_channels} "
@@ -124,6 +143,7 @@ def read(plan: Plan) -> Splits:
             "before it was read"
         )
     _check_splits(config, data)
+    distributed.check_splits(plan, data, lambda: has_batch_norm(config, plan.network))
     return data
 
 
@@ -169,10 +189,12 @@ def start(config: RunConfig, command: Sequence[str], since: float | None = None)
         CnnbenchError: as ``_train``.
     """
     stop = StopRequest(config.max_seconds, since)
-    with _trains_alone:
-        [plan] = check_all([config])
+    with _trains_alone, meeting(config.device.name) as place:
+        [plan] = check_all([config], place.world)
         data = read(plan)
-        run = RunDir.create_new(config, expand_path(config.output_root))
+        run = place.run(lambda: RunDir.create_new(config, expand_path(config.output_root)))
+        if run.has_record and run.record.status == "done":
+            return run  # torchrun started it again after its end
         try:
             _train(plan, data, run, command, stop)
         except DiskError:
@@ -207,10 +229,15 @@ def resume(
     config = _resumed_config(config)
     if run.has_checkpoints:
         check_recorded_root(config, "data.root=PATH")
-    with _trains_alone:
-        plan = check(config) if run.has_checkpoints else check_all([config])[0]
+    with _trains_alone, meeting(config.device.name) as place:
+        [plan] = (
+            [check(config, place.world)]
+            if run.has_checkpoints
+            else check_all([config], place.world)
+        )
         data = read(plan)
-        if not run.path.exists():
+        run.writes = plan.world.is_first
+        if run.writes and not run.path.exists():
             RunDir.create(run.path)
         _train(plan, data, run, command, stop, beside)
 
@@ -265,18 +292,21 @@ def _train(
         DiskError: a file cannot be written; the checkpoint before stands.
         CheckpointError: checkpoints were there and none is whole.
     """
+    world = plan.world
+    stop.agree = world.largest
     with run.lock(), stop:
         training = Training(plan, data, run, command, stop)
         training.beside = beside
-        training.write_record("running")
         try:
+            world.largest([0])  # all have read the record
+            training.write_record("running")
             training.train()
         except Interrupted as error:
             training.write_record("interrupted", str(error))
             raise
         except BaseException as error:
             ignore_dead_children()
-            plain = plain_error(error, plan.config)
+            plain = distributed.lost(error, run) or plain_error(error, plan.config)
             training.write_record("failed", str(plain or f"{type(error).__name__}: {error}"))
             if plain is not None and plain is not error:
                 raise plain from error

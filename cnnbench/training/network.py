@@ -46,6 +46,12 @@ def describe_network(config: RunConfig, facts: Facts) -> Network:
     return measure_network(config.model.name, config.model.args, **network_sizes(config, facts))
 
 
+def has_batch_norm(config: RunConfig, network: Network) -> bool:
+    """Tell whether a network has layers that normalise over the images of a batch."""
+    module = build_meta(network.name, config.model.args, **network.sizes)
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
 def network_sizes(config: RunConfig, facts: Facts) -> dict[str, int]:
     """Return what a network's constructor must know of its data, and of its loss.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,10 +19,11 @@ from cnnbench.device.precision import Precision, autocast, emulation_factor, gra
 from cnnbench.engine import Step, TrainState, evaluate, fit
 from cnnbench.engine.compile import compile_loss
 from cnnbench.engine.loop import ComputeLoss, loss_of
+from cnnbench.engine.world import World
 from cnnbench.layers.cpu import use_cpu_kernels
 from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import Sums
-from cnnbench.models.build import Network
+from cnnbench.models.build import Network, is_foreign
 from cnnbench.models.init import whiten
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
@@ -47,6 +49,7 @@ class Plan:
         channels_last: whether images and weights are laid out channels last.
         suits_winograd: whether the kind of CPU gains by Winograd's algorithm.
         schedule: of the learning rate.
+        world: the processes that train together.
     """
 
     config: RunConfig
@@ -57,6 +60,7 @@ class Plan:
     channels_last: bool
     suits_winograd: bool
     schedule: Schedule
+    world: World = field(default_factory=World)
 
     @property
     def loss(self) -> Loss:
@@ -178,8 +182,8 @@ class Setup:
             num_steps: in all; by default those of the run. Another number stretches the schedule
                 to it.
         """
-        config = self.plan.config
-        return fit(
+        config, world, shard = self.plan.config, self.plan.world, self.data.shard
+        steps = fit(
             self.state,
             self.data.train_batches,
             self.data.prepare_train,
@@ -189,10 +193,19 @@ class Setup:
             seed=config.seed,
             device=self.plan.device,
             autocast=self.plan.autocast,
-            compute_loss=self.compute_loss,
+            compute_loss=world.in_parts(
+                self.compute_loss,
+                self.state.model,
+                shard,
+                class_weights=_class_weights(self.plan, self.data),
+                has_unused=is_foreign(self.plan.network.name),
+            ),
             clip_norm=config.optimizer.clip_norm,
             accumulate_steps=config.optimizer.accumulate_steps,
         )
+        if world.size == 1:
+            return steps
+        return (dataclasses.replace(step, num_images=shard.total) for step in steps)
 
     def sums(self) -> Sums:
         """Return empty sums over examples, on the plan's device."""
@@ -207,14 +220,17 @@ class Setup:
 
         Yields:
             Outputs, as ``Loss.outputs`` has them, in float32 and targets (n,), in the split's
-            order.
+            order; all of them in each of several processes.
         """
+        world, shard = self.plan.world, self.data.shard
+        world.share_buffers(self.state.evaluated_model)
         batches = self.data.batches(split, eval_batch_size(self.plan.network.activation_bytes))
         loss = self.plan.loss
         for given, targets in evaluate(
             self.state.evaluated_model, batches, self.data.prepare, autocast=self.plan.autocast
         ):
-            outputs = loss.outputs(given)
+            outputs = world.gather(loss.outputs(given), shard)
+            targets = world.gather(targets, shard)
             sums.add(loss.total(outputs, targets), outputs, targets)
             yield outputs, targets
 
@@ -290,15 +306,16 @@ def set_up(
 
 def _compute_loss(plan: Plan, data: Splits) -> ComputeLoss:
     """Return what training makes smaller; evaluation has neither weights nor smoothing."""
-    args = plan.config.loss.args
-    weights = None
-    if args.get("class_weights", "none") == "balanced":
-        counts = data.class_counts("train").to(plan.device, torch.float32)
-        # A class without a training image is never a target, and takes no part in the mean.
-        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
-    return loss_of(
-        plan.loss, weights=weights, label_smoothing=float(args.get("label_smoothing", 0.0))
-    )
+    smoothing = float(plan.config.loss.args.get("label_smoothing", 0.0))
+    return loss_of(plan.loss, weights=_class_weights(plan, data), label_smoothing=smoothing)
+
+
+def _class_weights(plan: Plan, data: Splits) -> Tensor | None:
+    if plan.config.loss.args.get("class_weights", "none") != "balanced":
+        return None
+    counts = data.class_counts("train").to(plan.device, torch.float32)
+    # A class without a training image is never a target, and takes no part in the mean.
+    return counts.sum() / (len(counts) * counts.clamp(min=1))
 
 
 def planned_steps(plan: Plan, data: Splits) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
 
@@ -31,7 +32,10 @@ class StopRequest:
     Attributes:
         signum: the signal that was received, 0 before.
         num_continued: how often the process was continued after it had been stopped, as by Ctrl-Z.
+        agree: what all processes of the run make of the numbers that each has.
     """
+
+    agree: Callable[[Sequence[int]], Sequence[int]] = staticmethod(lambda numbers: numbers)
 
     def __init__(self, max_seconds: float | None = None, since: float | None = None) -> None:
         self.signum = self.num_continued = 0
@@ -65,15 +69,17 @@ class StopRequest:
 
     def reason(self) -> str | None:
         """Return why to stop now, or ``None``."""
-        if self.signum:
+        signum, is_over = self.agree((self.signum, self._is_over()))
+        self.signum = signum or self.signum  # one may have come in the meantime
+        if signum:
             return _NAMES[signal.Signals(self.signum)]
-        if self._max_seconds is not None and self._is_over():
+        if is_over:
             return f"max_seconds={self._max_seconds:g} are over"
         return None
 
     def _is_over(self) -> bool:
-        assert self._max_seconds is not None
-        return time.monotonic() - self._since > self._max_seconds
+        seconds = self._max_seconds
+        return seconds is not None and time.monotonic() - self._since > seconds
 
 
 def ignore_dead_children() -> None:

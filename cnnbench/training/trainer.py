@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,6 @@ from cnnbench.engine.finite import check_loss, check_weights
 from cnnbench.errors import Interrupted
 from cnnbench.metrics import ConfusionMatrix, CurveCounts, Scores
 from cnnbench.notices import guarded, warn
-from cnnbench.runs.checkpoint import Checkpoints
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.predictions import Outputs
 from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
@@ -30,10 +28,12 @@ from cnnbench.training import display, estimates, first_batch
 from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
+from cnnbench.training.distributed import resume_command
 from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
-from cnnbench.training.restore import epoch_name, restore
+from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
 from cnnbench.training.setup import Plan, Setup, as_before, precision_warning, set_up
+from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -75,10 +75,11 @@ class Training:
             "precision": plan.precision.name,
             "channels_last": plan.channels_last,
             "winograd": plan.winograd,
+            "world_size": plan.world.size,
         }
         self.screen = Console(RichConsole(file=guarded(sys.stdout)))
         self.clock = Clock(stop)
-        self.checkpoints = Checkpoints(run.checkpoints)
+        self.checkpoints = SharedCheckpoints(run.checkpoints, plan.world)
         self.progress = Progress()
         self.saved_at: tuple[int, int] | None = None
         config = plan.config
@@ -201,18 +202,14 @@ class Training:
 
     def _steps(self) -> Iterator[Step]:
         steps, count = self.setup.steps(), self.config.profile_steps
-        if count is None:
+        if count is None or not self.run.writes:
             return steps
         return profiled(steps, self.run.path / TRACE, count, self.plan.device, self.screen.print)
 
     def _start_epoch(self) -> None:
-        if self.state.epoch < self.setup.num_epochs:
-            self.screen.start_bar(
-                self.state.epoch + 1,
-                self.setup.num_epochs,
-                self.data.steps_per_epoch,
-                step=self.state.epoch_step,
-            )
+        state, num_epochs, num_steps = self.state, self.setup.num_epochs, self.data.steps_per_epoch
+        if state.epoch < num_epochs:
+            self.screen.start_bar(state.epoch + 1, num_epochs, num_steps, step=state.epoch_step)
         self.clock.restart()
 
     def _count_seconds(self) -> None:
@@ -232,6 +229,7 @@ class Training:
     def _end_epoch(self) -> None:
         """Evaluate, log and save the epoch that was just trained."""
         config, state, progress = self.config, self.state, self.progress
+        self.plan.world.collect(state.sums)
         train = state.sums.read()
         seconds = progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
@@ -307,7 +305,7 @@ class Training:
             self._save(f"step_{self.state.global_step:08d}")
         raise Interrupted(
             f"{reason} after epoch {self.state.epoch}, step {self.state.global_step}; the state is "
-            f"saved. Resume with:\ncnnbench train resume={shlex.quote(str(self.run.path))}",
+            f"saved. Resume with:\n{resume_command(self.run.path)}",
             self.stop.signum,
             self.run.path,
         )
@@ -318,6 +316,7 @@ class Training:
 
     def _save(self, name: str, *, is_best: bool = False) -> None:
         check_weights(self.state)
+        self.plan.world.collect(self.state.sums)
         self.trackers.flush()  # a run resumed from here finds its numbers up to here
         self.checkpoints.save(
             name,
@@ -370,7 +369,8 @@ class Training:
                 display.show_test(self.tensorboard, *counted, self.data.class_names, step)
             display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
-        outputs.write(self.run.path, self.data.measured_sha256)
+        if self.run.writes:
+            outputs.write(self.run.path, self.data.measured_sha256)
         self.write_record("done")
         self.screen.print(
             f"{split} {test.text(4)} with epoch {epoch}'s "
@@ -383,7 +383,7 @@ class Training:
         if self.tensorboard is not None and status != "running":
             self.tensorboard.session_end(status, self.state.global_step)
         self.provenance = self.provenance.noting(beside=tuple(self.beside()))
-        RunRecord(
+        record = RunRecord(
             status=status,
             reason=reason,
             config=to_tree(self.config),
@@ -394,7 +394,8 @@ class Training:
             results=self.results,
             test_confusion=self.confusion,
             provenance=self.provenance,
-        ).write(self.run.record_file)
+        )
+        self.run.write_record(record)
 
     def close(self) -> None:
         """Take the bar off the screen and close the files."""

@@ -74,9 +74,11 @@ def test_randaugment_is_torchvisions_image_by_image(channels: int) -> None:
     before = torch.random.get_rng_state()
     changed = Augment(randaugment_ops=2, randaugment_magnitude=12).images(images, generator())
     assert torch.equal(torch.random.get_rng_state(), before)
-    seed = int(torch.randint(2**62, (), generator=generator()))
-    torch.manual_seed(seed)
-    expected = torch.stack([RandAugment(2, 12)(image) for image in images])
+    seeds = torch.randint(2**62, (len(images),), generator=generator())
+    expected = []
+    for seed, image in zip(seeds.tolist(), images, strict=True):
+        torch.manual_seed(seed)
+        expected.append(RandAugment(2, 12)(image))
     torch.random.set_rng_state(before)
-    assert torch.equal(changed, expected)
+    assert torch.equal(changed, torch.stack(expected))
     assert (changed != images).flatten(1).any(1).sum() > 6

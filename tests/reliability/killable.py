@@ -197,7 +197,8 @@ CALLS = ("open", "half a write", "write", "fsync", "rename", "directory fsync", 
 class Child:
     """A forked command."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, order: dict[str, Any], copy: int = 0) -> None:
+        self.copy = copy
         self.order, self.shown, self.since = order, Shown(), time.monotonic()
         self.phase = "ended"
         self.out, self.err, self.names = (tempfile.TemporaryFile() for _ in range(3))  # noqa: SIM115
@@ -215,7 +216,7 @@ class Child:
                 watch(self.shown)
             if "die_at" in self.order:
                 die_at(*self.order["die_at"])
-            exec(self.order.get("preamble", ""), {"__name__": "preamble"})
+            exec(self.order.get("preamble", ""), {"__name__": "preamble", "COPY": self.copy})
             from cnnbench.__main__ import main
 
             sys.argv = ["cnnbench", *self.order["argv"]]
@@ -295,7 +296,7 @@ def main() -> None:
     assert single_config(composer, composer.parse([]))
     for line in sys.stdin:
         order = json.loads(line)
-        children = [Child(order) for _ in range(order.get("copies", 1))]
+        children = [Child(order, copy) for copy in range(order.get("copies", 1))]
         print(json.dumps([child.wait() for child in children]), flush=True)
 
 
