@@ -21,7 +21,7 @@ from cnnbench.errors import CheckpointError, CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, read_regular
 from cnnbench.notices import guard_streams, notice
 from cnnbench.runs.directory import RunDir
-from cnnbench.sweeps.lease import held, neighbours
+from cnnbench.sweeps.lease import held, neighbours, owner, read_lease
 from cnnbench.training.stop import STOP_SIGNALS
 
 # What the process ends with where another one took its job.
@@ -70,6 +70,9 @@ def main(argv: Sequence[str]) -> int:
     directory = root / "jobs" / name
     try:
         job = _read(directory / "job.json")
+        if _is_begun(directory, generation):
+            notice(f"{name}: another process began it under this lease; whoever started it retries")
+            return _LOST
         with held(directory, generation, job["lease_seconds"], lambda: _lose(name)) as end:
             code, message = _train(root, name, generation, job)
             end(code, message)
@@ -77,6 +80,18 @@ def main(argv: Sequence[str]) -> int:
         notice(str(error))
         code = error.exit_code
     return code
+
+
+def _is_begun(directory: Path, generation: int) -> bool:
+    """Tell whether another process began a lease and did not end it.
+
+    A cluster that starts a job again after its machine failed cannot know that the first process
+    is gone; whoever started it takes the next generation, which stops that one.
+    """
+    lease = read_lease(directory)
+    if lease is None or lease.generation != generation or not lease.owner:
+        return False
+    return lease.is_held and not lease.is_queued and lease.owner != owner()
 
 
 def _train(root: Path, name: str, generation: int, job: dict[str, Any]) -> tuple[int, str]:

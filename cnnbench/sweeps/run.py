@@ -26,8 +26,8 @@ from cnnbench.rendering.text import terminal_width
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
-from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
-from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
+from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
+from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
@@ -57,12 +57,12 @@ def launch_sweep(
         CnnbenchError: as ``run_sweep``, or a job does not fit this machine.
     """
     # It loads torch while this process does.
-    with contextlib.closing(create_launcher(launcher)) as created:
-        from cnnbench.sweeps.slots import choose_slots, training_macs
+    with contextlib.closing(create_launcher(launcher, config)) as created:
+        from cnnbench.sweeps.slots import slots_of, training_macs
         from cnnbench.training.launch import check_all
 
         plans = check_all([job.config for job in sweep.jobs])
-        slots = choose_slots(plans, config.slots)
+        slots = slots_of(plans, config, created)
         return run_sweep(sweep, command, config, slots, created, training_macs(plans))
 
 
@@ -145,6 +145,7 @@ class _Job:
         generation: of the newest lease before this command, then of its own.
         slot: that it takes while it runs.
         reason: why it failed.
+        num_lost: how often its process was lost under this command.
     """
 
     number: int
@@ -155,6 +156,7 @@ class _Job:
     generation: int = 0
     slot: int = 0
     reason: str = ""
+    num_lost: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -184,7 +186,7 @@ class _Sweeping:
         self.is_stopping = False
         self.view = SweepView(root)
         self.screen = Screen()
-        self._looked = -_LOOK_SECONDS
+        self._looked, self._beaten = -_LOOK_SECONDS, time.monotonic()
         self._told: set[str] = set()
         for job in jobs:
             lease = read_lease(self._directory(job))
@@ -218,6 +220,10 @@ class _Sweeping:
             if is_look_due:
                 self._looked = now
                 self._show()
+            if now - self._beaten > self.config.lease_seconds / BEATS:
+                self._beaten = now
+                for job in self.running.values():
+                    keep_queued(self._directory(job), job.generation)
             if not self.running and (self.is_stopping or not self.waiting):
                 break
             for name, code in self.launcher.ended(_POLL_SECONDS).items():
@@ -292,7 +298,16 @@ class _Sweeping:
             str(generation),
         )
         self._line(self._shown(job))
-        self.launcher.submit(Launch(name, command, directory, self.slots.environment(job.slot)))
+        self.launcher.submit(
+            Launch(
+                name,
+                command,
+                directory,
+                self.slots.environment(job.slot),
+                self.slots.num_threads or 1,
+                self.slots.num_gpus,
+            )
+        )
         return True
 
     def _end(self, job: _Job, code: int | None) -> None:
@@ -303,6 +318,8 @@ class _Sweeping:
             # Another command has it, or a process that nobody waits for any more.
             job.status = "waiting"
             self.waiting.append(job)
+            return
+        if lease.is_held and code == GONE and self._retries(job, lease):
             return
         if lease.is_held:
             lease = self._bury(job, lease, code)
@@ -321,6 +338,21 @@ class _Sweeping:
         else:
             self._fail(job, lease.message)
 
+    def _retries(self, job: _Job, lease: Lease) -> bool:
+        """Let a job that was lost be started again, where it may; tell whether that is so."""
+        if self.is_stopping or job.num_lost >= self.config.max_retries:
+            return False
+        job.num_lost += 1
+        # The next generation stops the lost process at its next write, should it still be there.
+        release(self._directory(job), lease, STOPPED_CODES[-1], "its machine or process was lost")
+        self._line(
+            f"{self._shown(job)}: its machine or process was lost; it is started again "
+            f"({job.num_lost} of {self.config.max_retries})"
+        )
+        job.status = "waiting"
+        self.waiting.insert(0, job)
+        return True
+
     def _bury(self, job: _Job, lease: Lease, code: int) -> Lease:
         """Write for a process that died how it ended, in its lease and its run."""
         message = (
@@ -329,7 +361,10 @@ class _Sweeping:
             if code < 0
             else f"its process ended with exit code {code}"
         )
-        if code < 0 and -code in self.signals:
+        if code == GONE:
+            code = -signal.SIGTERM if self.is_stopping else 1
+            message = "its machine or process was lost, or it was cancelled; or it had no memory"
+        if code < 0 and (-code in self.signals or self.is_stopping):
             code, message = 128 - code, "interrupted"
         elif job.run.has_record and not job.is_done:
             record = replace(job.run.record, status="failed", reason=message)
