@@ -110,7 +110,9 @@ class OneMachineSlurm:
 
     def __exit__(self, *exc: object) -> None:
         self.ask("scancel", "--user=root")
-        time.sleep(1)
+        until = time.monotonic() + 20
+        while self.ask("squeue", "-h", "-o", "%i").split() and time.monotonic() < until:
+            time.sleep(0.2)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:

@@ -7,6 +7,7 @@ is ``NAME``, and the lease of that generation was claimed for it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -133,6 +134,18 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     raise CheckpointError(f"{file}: not a job that this version can read")
+
+
+def lease_seconds(directory: Path) -> float:
+    """Return how long a job's heartbeat may stand still; infinity where it does not say.
+
+    Args:
+        directory: of the job.
+    """
+    try:
+        return float(_read(directory / "job.json")["lease_seconds"])
+    except CheckpointError:
+        return math.inf
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:

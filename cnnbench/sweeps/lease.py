@@ -194,11 +194,11 @@ class Watcher:
     """Times how long the heartbeats of others stand still.
 
     Args:
-        seconds: after which a lease may be taken over.
+        seconds: after which a lease may be taken over; may be changed.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._seen: dict[Path, tuple[tuple[int, int], float, float]] = {}
 
     def is_stale(self, directory: Path, lease: Lease) -> bool:
@@ -209,7 +209,7 @@ class Watcher:
         seen, looked, still = self._seen.get(directory, (beat, now, 0.0))
         still = still + min(now - looked, _LONGEST_LOOK_SECONDS) if seen == beat else 0.0
         self._seen[directory] = (beat, now, still)
-        return still > self._seconds
+        return still > self.seconds
 
 
 def neighbours(jobs: Path, own: str) -> dict[str, tuple[int, int, bool]]:

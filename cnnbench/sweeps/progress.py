@@ -15,6 +15,7 @@ from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import RunDir
+from cnnbench.sweeps.job import lease_seconds
 from cnnbench.sweeps.lease import Watcher, read_lease
 from cnnbench.tracking.console import format_seconds
 from cnnbench.training.stop import STOPPED_CODES
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 Status = Literal["waiting", "running", "silent", "done", "failed", "interrupted"]
 SWEEP_FILE = "sweep.json"
-# A heartbeat that stands still for so long is called silent.
-WATCH_SECONDS = 60.0
 _MAX_SWEEP_BYTES = 256 << 20
 _MAX_ROWS = 20
 _FINISHED = ("done", "failed", "interrupted")
@@ -84,7 +83,8 @@ class SweepView:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._watcher = Watcher(WATCH_SECONDS)
+        # A heartbeat that stands still for as long as its lease is called silent.
+        self._watcher = Watcher(math.inf)
         self.jobs = [
             JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
             for job in _read_sweep(root / SWEEP_FILE)
@@ -106,6 +106,8 @@ class SweepView:
             record = None
         if record is None and lease is None:
             return
+        if self._watcher.seconds == math.inf:
+            self._watcher.seconds = lease_seconds(directory)
         if record is not None and record.status == "done":
             job.status, job.fraction = "done", 1.0
             accuracy = record.results.get("test/accuracy", record.results.get("val/accuracy"))

@@ -11,6 +11,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +20,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cnnbench.config.launcher import LauncherConfig
-from cnnbench.errors import DiskError, Interrupted
+from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
-from cnnbench.notices import notice, warn
-from cnnbench.rendering.text import terminal_width
+from cnnbench.notices import notice
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
 from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.sweeps.results import load_results, show_results
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
-REPORT = "report.html"
 
 
 def launch_sweep(
@@ -111,25 +111,8 @@ def run_sweep(
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    _show_results(root, [job.run.path for job in jobs if job.run.has_record])
+    show_results(root, [job.run.path for job in jobs if job.run.has_record])
     return root, sum(job.status == "failed" for job in jobs)
-
-
-def _show_results(root: Path, runs: Sequence[Path]) -> None:
-    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
-    from cnnbench.analysis.compare.formats import comparison_text
-    from cnnbench.analysis.compare.report import write_report
-    from cnnbench.analysis.compare.tables import compare_runs
-
-    if not runs:
-        return
-    found = compare_runs(runs)
-    print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
-    try:
-        write_report(found, root / REPORT)
-        print(f"report: {root / REPORT}", flush=True)
-    except DiskError as error:
-        warn(f"the sweep has no page: {error}")
 
 
 @dataclass
@@ -212,6 +195,7 @@ class _Sweeping:
     def run(self) -> None:
         """Run until every job ended, or was told to stop."""
         sent = 0
+        threading.Thread(target=load_results, daemon=True).start()
         while True:
             now = time.monotonic()
             is_look_due = now - self._looked >= _LOOK_SECONDS
