@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from cnnbench.config.run_config import RunConfig, read_config, to_tree
+from cnnbench.data.shared import sharing
 from cnnbench.errors import CheckpointError, CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, read_regular
 from cnnbench.notices import guard_streams, notice
@@ -74,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
         if _is_begun(directory, generation):
             notice(f"{name}: another process began it under this lease; whoever started it retries")
             return _LOST
-        with held(directory, generation, job["lease_seconds"], lambda: _lose(name)) as end:
+        lease = held(directory, generation, job["lease_seconds"], lambda: _lose(name))
+        with sharing(), lease as end:
             code, message = _train(root, name, generation, job)
             end(code, message)
     except CnnbenchError as error:

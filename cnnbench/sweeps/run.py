@@ -312,7 +312,9 @@ class _Sweeping:
             job.status = "done"
             accuracy = job.run.record.results.get("test/accuracy")
             known = f", test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
-            left = summary_line(self.view.refresh(), self.slots.number)
+            left = summary_line(
+                self.view.refresh({job.run.path.name, *self.running}), self.slots.number
+            )
             self._line(f"{self._shown(job)}: done{known}; {left}")
         elif not lease.code:  # max_seconds are over, as planned
             job.status = "interrupted"

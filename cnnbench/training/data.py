@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from cnnbench.config.run_config import RunConfig
-from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
+from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint
 from cnnbench.data.augment import Augment
+from cnnbench.data.shared import read_decoded
 from cnnbench.data.splits import Splits
 from cnnbench.data.table import dataset_row
 from cnnbench.files import expand_path
@@ -98,7 +99,7 @@ def read_arrays(config: RunConfig, report: Callable[[str], None]) -> DatasetArra
         DataError: files are missing or damaged.
     """
     data = config.data
-    return read_dataset(
+    return read_decoded(
         data.name, root=_root(config), args=_args(config), image_size=data.image_size, report=report
     )
 
