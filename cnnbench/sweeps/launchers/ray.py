@@ -145,6 +145,8 @@ def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    elif address.startswith("127."):  # a cluster that is on this machine alone
+        options["_node_ip_address"] = address.partition(":")[0]
     try:
         _check_answers(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
         ray.init(address=address, **options)
