@@ -27,7 +27,16 @@ from cnnbench.rendering.text import FORMATS, render_table
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.lease import claim, read_lease, release
 
-COLUMNS = ("runs", "job", "assumed", "hours", "ideal_hours", "busy", "limit", "compare_seconds")
+COLUMNS = (
+    "runs",
+    "job",
+    "assumed",
+    "hours",
+    "ideal_hours",
+    "workers_busy",
+    "limit",
+    "compare_seconds",
+)
 # Training seconds of a job: LeNet, 12 epochs of digits, as measured; and one of ten minutes.
 _JOB_SECONDS = {"LeNet on digits": 1.33, "10 minutes": 600.0}
 _SPREAD = 0.2
@@ -118,7 +127,7 @@ def rows(workers: int) -> list[dict[str, Any]]:
                         "assumed": assumed,
                         "hours": round(seconds / 3600, 3),
                         "ideal_hours": round(runs * job / workers / 3600, 3),
-                        "busy": f"{busy:.0%}",
+                        "workers_busy": f"{busy:.0%}",
                         "limit": min(rates, key=lambda name: rates[name]),
                         "compare_seconds": round(small + each * (runs - 100), 1),
                     }

@@ -19,7 +19,7 @@ import cnnbench
 from cnnbench.sweeps.lease import read_lease
 
 WORDS = (*TINY, "model=softmax", "optimizer=sgd", "data.native_size=8", "sweep.name=s")
-WORDS = (*WORDS, "save_every_steps=20", "checkpoint.keep_last=2")
+WORDS = (*WORDS, "save_every_steps=2", "checkpoint.keep_last=2")
 
 
 def run_killing(
