@@ -391,7 +391,7 @@ def test_two_nodes_of_ray_and_the_death_of_one(tmp_path: Path, start: Callable[.
         wait_for(lambda: process.poll() is not None or len(places()) == 2, 300)
         assert len(places()) == 2, process.poll()
         dead = places()[nodes[0].node_id]
-        wait_for(lambda: lines(jobs.parent / dead.name) > 3)
+        wait_for((jobs.parent / dead.name / "checkpoints" / "manifest.json").exists)
         killed = time.monotonic()
         cluster.remove_node(nodes[0], allow_graceful=False)
         wait_for(lambda: list(dead.glob("lease-2.json")), 60)
