@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -26,7 +27,11 @@ def main() -> int:
         with second_signal_ends():
             from cnnbench.cli.main import run
 
-            return run(sys.argv[1:])
+            code = run(sys.argv[1:])
+            # What ends with the process needs no collection, which takes long with torch loaded.
+            gc.freeze()
+            gc.disable()
+            return code
     except KeyboardInterrupt:
         return 130
 

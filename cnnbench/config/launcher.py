@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cnnbench.config.schema import ConfigError, Count, Positive, Problem, read_node
+from cnnbench.config.schema import ConfigError, Count, Positive, Problem, Range, Size, read_node
 from cnnbench.config.settings import Setting
 
 LAUNCHER_GROUP = "hydra/launcher"
@@ -26,12 +26,28 @@ class LauncherConfig:
         max_failures: likewise after so many, >= 1; None never stops.
         lease_seconds: > 0, how long the heartbeat of a job may stand still until another command
             takes the job over.
+        max_retries: >= 0, how often a job is started again whose machine or process was lost.
+        address: of a Ray cluster, HOST:PORT; ``auto`` is the one that runs on this machine or that
+            ``RAY_ADDRESS`` names, ``local`` starts one that ends with the sweep.
+        gpus: >= 0, of each job; None: one where a job computes on CUDA.
+        partition: of Slurm; None is the cluster's own default.
+        minutes: >= 2, Slurm's time limit of a job, at which it saves its state and is put back into
+            the queue.
+        max_requeues: >= 0, how often it is put back.
+        memory_gb: > 0, of a job under Slurm; None is the cluster's own default.
     """
 
     slots: Count | Literal["auto"]
     fail_fast: bool
     max_failures: Count | None
     lease_seconds: Positive
+    max_retries: Size
+    address: str
+    gpus: Size | None
+    partition: str | None
+    minutes: Annotated[int, Range(ge=2)]
+    max_requeues: Size
+    memory_gb: Positive | None
 
     @property
     def most_failures(self) -> int | None:
@@ -39,7 +55,25 @@ class LauncherConfig:
         return 1 if self.fail_fast else self.max_failures
 
 
-_DEFAULTS: dict[str, Any] = {"slots": "auto", "fail_fast": False, "lease_seconds": 60.0}
+_DEFAULTS: dict[str, Any] = {
+    "slots": "auto",
+    "fail_fast": False,
+    "lease_seconds": 60.0,
+    "max_retries": 3,
+    "address": "auto",
+    "minutes": 60,
+    "max_requeues": 100,
+}
+# The launchers that a key is for, where it is not for all.
+_ONLY_FOR = {
+    "max_retries": ("ray", "slurm"),
+    "address": ("ray",),
+    "gpus": ("ray", "slurm"),
+    "partition": ("slurm",),
+    "minutes": ("slurm",),
+    "max_requeues": ("slurm",),
+    "memory_gb": ("slurm",),
+}
 
 
 def is_launcher_key(key: str) -> bool:
@@ -61,6 +95,11 @@ def split_launcher(settings: Sequence[Setting]) -> tuple[str, LauncherConfig, li
     ]
     values = {setting.key: setting.values[0] for setting in ours}
     name = str(values.pop(LAUNCHER_GROUP, "local"))
+    problems += [
+        Problem(key, f": acts with hydra/launcher={' or '.join(fitting)}, not with {name}")
+        for key in values
+        if name not in (fitting := _ONLY_FOR.get(key.removeprefix(_PREFIX), (name,)))
+    ]
     tree = {**_DEFAULTS, **{key.removeprefix(_PREFIX): value for key, value in values.items()}}
     config = read_node(LauncherConfig, tree, {}, problems, _PREFIX)
     if problems:

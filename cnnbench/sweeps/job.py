@@ -7,6 +7,7 @@ is ``NAME``, and the lease of that generation was claimed for it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -17,11 +18,12 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from cnnbench.config.run_config import RunConfig, read_config, to_tree
+from cnnbench.data.shared import sharing
 from cnnbench.errors import CheckpointError, CnnbenchError, Interrupted
 from cnnbench.files import atomic_write, read_regular
 from cnnbench.notices import guard_streams, notice
 from cnnbench.runs.directory import RunDir
-from cnnbench.sweeps.lease import held, neighbours
+from cnnbench.sweeps.lease import held, neighbours, owner, read_lease
 from cnnbench.training.stop import STOP_SIGNALS
 
 # What the process ends with where another one took its job.
@@ -70,13 +72,29 @@ def main(argv: Sequence[str]) -> int:
     directory = root / "jobs" / name
     try:
         job = _read(directory / "job.json")
-        with held(directory, generation, job["lease_seconds"], lambda: _lose(name)) as end:
+        if _is_begun(directory, generation):
+            notice(f"{name}: another process began it under this lease; whoever started it retries")
+            return _LOST
+        lease = held(directory, generation, job["lease_seconds"], lambda: _lose(name))
+        with sharing(), lease as end:
             code, message = _train(root, name, generation, job)
             end(code, message)
     except CnnbenchError as error:
         notice(str(error))
         code = error.exit_code
     return code
+
+
+def _is_begun(directory: Path, generation: int) -> bool:
+    """Tell whether another process began a lease and did not end it.
+
+    A cluster that starts a job again after its machine failed cannot know that the first process
+    is gone; whoever started it takes the next generation, which stops that one.
+    """
+    lease = read_lease(directory)
+    if lease is None or lease.generation != generation or not lease.owner:
+        return False
+    return lease.is_held and not lease.is_queued and lease.owner != owner()
 
 
 def _train(root: Path, name: str, generation: int, job: dict[str, Any]) -> tuple[int, str]:
@@ -118,6 +136,18 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     raise CheckpointError(f"{file}: not a job that this version can read")
+
+
+def lease_seconds(directory: Path) -> float:
+    """Return how long a job's heartbeat may stand still; infinity where it does not say.
+
+    Args:
+        directory: of the job.
+    """
+    try:
+        return float(_read(directory / "job.json")["lease_seconds"])
+    except CheckpointError:
+        return math.inf
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:

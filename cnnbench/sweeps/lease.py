@@ -26,7 +26,7 @@ from cnnbench.files import atomic_write, fence, read_regular, writing
 _FILE = re.compile(r"lease-(\d{1,9})\.json")
 _MAX_BYTES = 65_536
 # How many heartbeats are in the time after which a lease is taken over.
-_BEATS = 6
+BEATS = 6
 # A watcher that was stopped itself must not take what it did not see for standing still.
 _LONGEST_LOOK_SECONDS = 2.0
 
@@ -37,7 +37,8 @@ class Lease:
 
     Attributes:
         generation: from 1; each taker's is one more.
-        owner: ``machine``, ``pid`` and ``started`` of the process that holds it.
+        owner: ``machine``, ``pid`` and ``started`` of the process that holds it; ``queued`` where
+            it is the one that took the job for another to run.
         heartbeat: counted up by the owner.
         code: exit code of the job once its process ended; None while the lease is held.
         message: why it failed, or what else its process said at the end.
@@ -53,6 +54,11 @@ class Lease:
     def is_held(self) -> bool:
         """Whether nobody released it yet, though its owner may be dead."""
         return self.code is None
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether who took the job has not begun it yet."""
+        return self.is_held and bool(self.owner.get("queued"))
 
     def is_owner_dead(self) -> bool:
         """Tell whether the owner is known to be gone: a process of this machine that is not there.
@@ -97,7 +103,7 @@ def claim(directory: Path, generation: int) -> bool:
     with writing(directory):
         try:
             with _file(directory, generation).open("x") as file:
-                file.write(_text(Lease(generation, owner())))
+                file.write(_text(Lease(generation, {**owner(), "queued": True})))
         except FileExistsError:
             return False
         for older in _generations(directory):
@@ -119,6 +125,20 @@ def release(directory: Path, lease: Lease, code: int, message: str) -> None:
         ended = replace(lease, code=code, message=message[:4000])
         with suppress(DiskError):  # then its owner's end tells, or its heartbeat
             atomic_write(_file(directory, lease.generation), _text(ended).encode())
+
+
+def keep_queued(directory: Path, generation: int) -> None:
+    """Count up the heartbeat of a job that this process took and that no other began yet.
+
+    Args:
+        directory: of the job.
+        generation: that this process claimed.
+    """
+    lease = read_lease(directory)
+    if lease is not None and lease.generation == generation and lease.is_queued:
+        with suppress(DiskError):
+            beaten = replace(lease, heartbeat=lease.heartbeat + 1)
+            atomic_write(_file(directory, generation), _text(beaten).encode())
 
 
 @contextmanager
@@ -151,7 +171,7 @@ def held(
             atomic_write(_file(directory, generation), _text(lease).encode())
 
     def beat_on() -> None:
-        while not is_over.wait(seconds / _BEATS):
+        while not is_over.wait(seconds / BEATS):
             beat()
 
     def end(code: int, message: str) -> None:
@@ -174,11 +194,11 @@ class Watcher:
     """Times how long the heartbeats of others stand still.
 
     Args:
-        seconds: after which a lease may be taken over.
+        seconds: after which a lease may be taken over; may be changed.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._seen: dict[Path, tuple[tuple[int, int], float, float]] = {}
 
     def is_stale(self, directory: Path, lease: Lease) -> bool:
@@ -189,7 +209,7 @@ class Watcher:
         seen, looked, still = self._seen.get(directory, (beat, now, 0.0))
         still = still + min(now - looked, _LONGEST_LOOK_SECONDS) if seen == beat else 0.0
         self._seen[directory] = (beat, now, still)
-        return still > self._seconds
+        return still > self.seconds
 
 
 def neighbours(jobs: Path, own: str) -> dict[str, tuple[int, int, bool]]:

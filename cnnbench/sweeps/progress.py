@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import RunDir
+from cnnbench.sweeps.job import lease_seconds
 from cnnbench.sweeps.lease import Watcher, read_lease
 from cnnbench.tracking.console import format_seconds
 from cnnbench.training.stop import STOPPED_CODES
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 Status = Literal["waiting", "running", "silent", "done", "failed", "interrupted"]
 SWEEP_FILE = "sweep.json"
-# A heartbeat that stands still for so long is called silent.
-WATCH_SECONDS = 60.0
+# Seconds.
+_LONG_LOOK = 0.1
 _MAX_SWEEP_BYTES = 256 << 20
 _MAX_ROWS = 20
 _FINISHED = ("done", "failed", "interrupted")
@@ -84,17 +85,32 @@ class SweepView:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._watcher = Watcher(WATCH_SECONDS)
+        # A heartbeat that stands still for as long as its lease is called silent.
+        self._watcher = Watcher(math.inf)
+        self._fresh_until = 0.0
         self.jobs = [
             JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
             for job in _read_sweep(root / SWEEP_FILE)
         ]
 
-    def refresh(self) -> list[JobState]:
-        """Return the jobs as they stand now."""
+    def refresh(self, runs: Collection[str] | None = None) -> list[JobState]:
+        """Return the jobs as they stand now.
+
+        Looking at all of very many takes long, and is done so seldom that it takes a tenth of the
+        time.
+
+        Args:
+            runs: the names of those that are looked at; None for all.
+        """
+        started = time.monotonic()
+        if runs is None and started < self._fresh_until:
+            return self.jobs
         for job in self.jobs:
-            if job.status != "done":
+            if job.status != "done" and (runs is None or job.run in runs):
                 self._refresh(job)
+        if runs is None:
+            now = time.monotonic()
+            self._fresh_until = now + 9 * (now - started) if now - started > _LONG_LOOK else now
         return self.jobs
 
     def _refresh(self, job: JobState) -> None:
@@ -106,6 +122,8 @@ class SweepView:
             record = None
         if record is None and lease is None:
             return
+        if self._watcher.seconds == math.inf:
+            self._watcher.seconds = lease_seconds(directory)
         if record is not None and record.status == "done":
             job.status, job.fraction = "done", 1.0
             accuracy = record.results.get("test/accuracy", record.results.get("val/accuracy"))

@@ -11,6 +11,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +20,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from cnnbench.config.launcher import LauncherConfig
-from cnnbench.errors import DiskError, Interrupted
+from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
-from cnnbench.notices import notice, terminal_width, warn
+from cnnbench.notices import notice
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
-from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
-from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
+from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
+from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.sweeps.results import load_results, show_results
 from cnnbench.training.distributed import check_alone
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
-REPORT = "report.html"
 
 
 def launch_sweep(
@@ -59,12 +60,12 @@ def launch_sweep(
     """
     check_alone("train -m", "cnnbench train -m ...")
     # It loads torch while this process does.
-    with contextlib.closing(create_launcher(launcher)) as created:
-        from cnnbench.sweeps.slots import choose_slots, training_macs
+    with contextlib.closing(create_launcher(launcher, config)) as created:
+        from cnnbench.sweeps.slots import slots_of, training_macs
         from cnnbench.training.launch import check_all
 
         plans = check_all([job.config for job in sweep.jobs])
-        slots = choose_slots(plans, config.slots)
+        slots = slots_of(plans, config, created)
         return run_sweep(sweep, command, config, slots, created, training_macs(plans))
 
 
@@ -113,25 +114,8 @@ def run_sweep(
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    _show_results(root, [job.run.path for job in jobs if job.run.has_record])
+    show_results(root, [job.run.path for job in jobs if job.run.has_record])
     return root, sum(job.status == "failed" for job in jobs)
-
-
-def _show_results(root: Path, runs: Sequence[Path]) -> None:
-    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
-    from cnnbench.analysis.compare.formats import comparison_text
-    from cnnbench.analysis.compare.report import write_report
-    from cnnbench.analysis.compare.tables import compare_runs
-
-    if not runs:
-        return
-    found = compare_runs(runs)
-    print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
-    try:
-        write_report(found, root / REPORT)
-        print(f"report: {root / REPORT}", flush=True)
-    except DiskError as error:
-        warn(f"the sweep has no page: {error}")
 
 
 @dataclass
@@ -147,6 +131,7 @@ class _Job:
         generation: of the newest lease before this command, then of its own.
         slot: that it takes while it runs.
         reason: why it failed.
+        num_lost: how often its process was lost under this command.
     """
 
     number: int
@@ -157,6 +142,7 @@ class _Job:
     generation: int = 0
     slot: int = 0
     reason: str = ""
+    num_lost: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -186,7 +172,7 @@ class _Sweeping:
         self.is_stopping = False
         self.view = SweepView(root)
         self.screen = Screen()
-        self._looked = -_LOOK_SECONDS
+        self._looked, self._beaten = -_LOOK_SECONDS, time.monotonic()
         self._told: set[str] = set()
         for job in jobs:
             lease = read_lease(self._directory(job))
@@ -212,6 +198,7 @@ class _Sweeping:
     def run(self) -> None:
         """Run until every job ended, or was told to stop."""
         sent = 0
+        threading.Thread(target=load_results, daemon=True).start()
         while True:
             now = time.monotonic()
             is_look_due = now - self._looked >= _LOOK_SECONDS
@@ -220,6 +207,10 @@ class _Sweeping:
             if is_look_due:
                 self._looked = now
                 self._show()
+            if now - self._beaten > self.config.lease_seconds / BEATS:
+                self._beaten = now
+                for job in self.running.values():
+                    keep_queued(self._directory(job), job.generation)
             if not self.running and (self.is_stopping or not self.waiting):
                 break
             for name, code in self.launcher.ended(_POLL_SECONDS).items():
@@ -294,7 +285,16 @@ class _Sweeping:
             str(generation),
         )
         self._line(self._shown(job))
-        self.launcher.submit(Launch(name, command, directory, self.slots.environment(job.slot)))
+        self.launcher.submit(
+            Launch(
+                name,
+                command,
+                directory,
+                self.slots.environment(job.slot),
+                self.slots.num_threads or 1,
+                self.slots.num_gpus,
+            )
+        )
         return True
 
     def _end(self, job: _Job, code: int | None) -> None:
@@ -306,6 +306,8 @@ class _Sweeping:
             job.status = "waiting"
             self.waiting.append(job)
             return
+        if lease.is_held and code == GONE and self._retries(job, lease):
+            return
         if lease.is_held:
             lease = self._bury(job, lease, code)
         self._repeat_warnings(job)
@@ -316,7 +318,9 @@ class _Sweeping:
             accuracy = record.results.get(f"{measured}/accuracy")
             is_known = isinstance(accuracy, float)
             known = f", {measured} accuracy {accuracy:.4f}" if is_known else ""
-            left = summary_line(self.view.refresh(), self.slots.number)
+            left = summary_line(
+                self.view.refresh({job.run.path.name, *self.running}), self.slots.number
+            )
             self._line(f"{self._shown(job)}: done{known}; {left}")
         elif not lease.code:  # max_seconds are over, as planned
             job.status = "interrupted"
@@ -326,6 +330,21 @@ class _Sweeping:
         else:
             self._fail(job, lease.message)
 
+    def _retries(self, job: _Job, lease: Lease) -> bool:
+        """Let a job that was lost be started again, where it may; tell whether that is so."""
+        if self.is_stopping or job.num_lost >= self.config.max_retries:
+            return False
+        job.num_lost += 1
+        # The next generation stops the lost process at its next write, should it still be there.
+        release(self._directory(job), lease, STOPPED_CODES[-1], "its machine or process was lost")
+        self._line(
+            f"{self._shown(job)}: its machine or process was lost; it is started again "
+            f"({job.num_lost} of {self.config.max_retries})"
+        )
+        job.status = "waiting"
+        self.waiting.insert(0, job)
+        return True
+
     def _bury(self, job: _Job, lease: Lease, code: int) -> Lease:
         """Write for a process that died how it ended, in its lease and its run."""
         message = (
@@ -334,7 +353,10 @@ class _Sweeping:
             if code < 0
             else f"its process ended with exit code {code}"
         )
-        if code < 0 and -code in self.signals:
+        if code == GONE:
+            code = -signal.SIGTERM if self.is_stopping else 1
+            message = "its machine or process was lost, or it was cancelled; or it had no memory"
+        if code < 0 and (-code in self.signals or self.is_stopping):
             code, message = 128 - code, "interrupted"
         elif job.run.has_record and not job.is_done:
             record = replace(job.run.record, status="failed", reason=message)

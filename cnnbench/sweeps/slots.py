@@ -9,9 +9,11 @@ from typing import Literal
 
 import torch
 
+from cnnbench.config.launcher import LauncherConfig
 from cnnbench.device.machine import available_cores, memory_bytes
 from cnnbench.errors import UsageError
 from cnnbench.rendering.text import format_megabytes
+from cnnbench.sweeps.launchers import Capacity, Launcher
 from cnnbench.training.estimates import device_memory, least_bytes
 from cnnbench.training.setup import Plan
 
@@ -19,6 +21,8 @@ from cnnbench.training.setup import Plan
 # each do more, see benchmarks/launchers.py.
 SMALL_MACS = 50_000_000
 LARGE_THREADS = 8
+# So many jobs are submitted at once to a cluster that has a queue, where nobody says otherwise.
+QUEUED_JOBS = 100
 # What a process takes beside its network and its batch, where the code is shared.
 _PROCESS_BYTES = 300_000_000
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -31,12 +35,15 @@ class Slots:
     Attributes:
         number: of jobs that run at once, >= 1.
         num_threads: of each, where its config names no number; None leaves what a run alone has.
-        gpus: a slot's GPU is that of its number, counted round; empty where none computes.
+        gpus: a slot's GPU is that of its number, counted round; empty where none computes, or
+            where a cluster gives them out.
+        num_gpus: that a cluster gives each job.
     """
 
     number: int
     num_threads: int | None = None
     gpus: tuple[str, ...] = ()
+    num_gpus: int = 0
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the variables by which a job gets its share.
@@ -50,6 +57,17 @@ class Slots:
         if self.gpus:
             variables[_VISIBLE] = self.gpus[slot % len(self.gpus)]
         return variables
+
+
+def slots_of(plans: Sequence[Plan], config: LauncherConfig, launcher: Launcher) -> Slots:
+    """Choose how many jobs run at once, on this machine or on a launcher's cluster.
+
+    Raises:
+        UsageError: as ``choose_slots`` and ``choose_cluster_slots``.
+    """
+    if launcher.capacity is None:
+        return choose_slots(plans, config.slots)
+    return choose_cluster_slots(plans, config.slots, launcher.capacity, config.gpus)
 
 
 def choose_slots(plans: Sequence[Plan], wanted: int | Literal["auto"]) -> Slots:
@@ -91,6 +109,73 @@ def choose_slots(plans: Sequence[Plan], wanted: int | Literal["auto"]) -> Slots:
     if asked.isdecimal() and int(asked):
         share = min(share, int(asked))
     return Slots(number, share, gpus)
+
+
+def choose_cluster_slots(
+    plans: Sequence[Plan],
+    wanted: int | Literal["auto"],
+    capacity: Capacity,
+    num_gpus: int | None = None,
+) -> Slots:
+    """Choose the same for a cluster: what each job asks for, and how many are submitted at once.
+
+    ``auto`` takes as many as have their cores and GPUs at once, or where the cluster has a queue of
+    its own ``QUEUED_JOBS``. The threads of a job are those of ``choose_slots``.
+
+    Args:
+        plans: of all jobs.
+        wanted: ``hydra.launcher.slots``.
+        capacity: of the cluster.
+        num_gpus: of each job; None for one where a job computes on CUDA.
+
+    Raises:
+        UsageError: as ``choose_slots``, or no machine is large enough for a job.
+    """
+    if num_gpus is None:
+        num_gpus = int(any(plan.device.type == "cuda" for plan in plans))
+    if not num_gpus and any(plan.config.budget.seconds is not None for plan in plans):
+        raise UsageError(
+            "budget.seconds: jobs that share machines of a cluster do not have the same seconds; "
+            "expected hydra/launcher=local, or budget.tflop"
+        )
+    most = capacity.cores_of_one or LARGE_THREADS
+    threads = _threads(plans, most)
+    if capacity.cores_of_one and threads > most:
+        raise UsageError(f"device.num_threads={threads}: no machine has more than {most} cores")
+    if num_gpus and capacity.gpus is not None and capacity.gpus < num_gpus:
+        raise UsageError(
+            f"hydra.launcher.gpus={num_gpus}: the cluster has {capacity.gpus} GPUs; give it some, "
+            "or train on CPUs: device=cpu"
+        )
+    number = wanted if wanted != "auto" else _fitting(capacity, threads, num_gpus)
+    need = [least_bytes(plan) + _PROCESS_BYTES for plan in plans]
+    if capacity.job_bytes is not None and not num_gpus and max(need) > capacity.job_bytes:
+        raise UsageError(
+            f"hydra.launcher.memory_gb={capacity.job_bytes / 1e9:g}: the largest job takes at "
+            f"least {format_megabytes(max(need))}; raise it, or lower data.batch_size"
+        )
+    while not num_gpus and number > 1 and capacity.memory_bytes is not None:
+        total = sum(sorted(need, reverse=True)[:number])
+        if total <= capacity.memory_bytes:
+            break
+        if wanted != "auto":
+            raise UsageError(
+                f"hydra.launcher.slots={number}: so many jobs take at least "
+                f"{format_megabytes(total)} of memory and the cluster has "
+                f"{format_megabytes(capacity.memory_bytes)}; lower it, or data.batch_size"
+            )
+        number -= 1
+    return Slots(number, threads, num_gpus=num_gpus)
+
+
+def _fitting(capacity: Capacity, threads: int, num_gpus: int) -> int:
+    """Return how many jobs a cluster runs at once."""
+    if capacity.cores is None:
+        return QUEUED_JOBS
+    number = capacity.cores // threads
+    if num_gpus and capacity.gpus is not None:
+        number = min(number, capacity.gpus // num_gpus)
+    return max(1, number)
 
 
 def _threads(plans: Sequence[Plan], cores: int) -> int:

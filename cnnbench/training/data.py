@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from cnnbench.config.run_config import RunConfig
-from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint, read_dataset
+from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerprint
 from cnnbench.data.augment import Augment
 from cnnbench.data.folds import hold_out
 from cnnbench.data.shards import Shard
+from cnnbench.data.shared import read_decoded
 from cnnbench.data.splits import Splits
 from cnnbench.data.table import dataset_row
 from cnnbench.errors import DataError
@@ -126,7 +127,7 @@ def read_arrays(config: RunConfig, report: Callable[[str], None]) -> DatasetArra
         DataError: files are missing or damaged.
     """
     data = config.data
-    arrays = read_dataset(
+    arrays = read_decoded(
         data.name, root=_root(config), args=_args(config), image_size=data.image_size, report=report
     )
     return without_fold(config, arrays)

@@ -33,7 +33,6 @@ from cnnbench.training.kernels import recorded_ways
 from cnnbench.training.network import build_model, load_initial_weights
 from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
 from cnnbench.training.setup import Plan, Setup, as_before, precision_warning, set_up
-from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.

@@ -16,6 +16,7 @@ from tiny import TINY, differences, info, train
 from cnnbench.sweeps import lease as leases
 from cnnbench.sweeps.job import main as run_job
 from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
+from cnnbench.sweeps.progress import SweepView
 
 QUICK = (*TINY, "model=softmax", "optimizer=sgd", "data.native_size=8", "num_epochs=2")
 
@@ -64,6 +65,25 @@ def test_a_watcher_times_heartbeats_by_its_own_clock(
     assert looks(2, 1.5) == [True]
     # A watcher that was itself stopped for an hour saw one look's worth of silence.
     assert looks(3, 1.5, 3600.0, 1.5) == [False, False, False]
+
+
+def test_watching_calls_a_job_silent_after_its_own_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now)
+    (tmp_path / "sweep.json").write_text('{"jobs": [{"overrides": [], "run": "a"}]}')
+    directory = tmp_path / "jobs" / "a"
+    directory.mkdir(parents=True)
+    job = {"format": 1, "command": [], "lease_seconds": 5.0, "config": {}}
+    (directory / "job.json").write_text(json.dumps(job))
+    elsewhere = {"machine": "another", "pid": 1, "started": "1"}
+    lease = {"owner": elsewhere, "heartbeat": 1, "code": None, "message": ""}
+    (directory / "lease-1.json").write_text(json.dumps(lease))
+    view, found = SweepView(tmp_path), []
+    for now in (0.0, 2.0, 4.0, 6.0):  # noqa: B007
+        found.append(view.refresh()[0].status)
+    assert found == ["running", "running", "running", "silent"]
 
 
 def test_an_owner_of_this_machine_that_is_gone_is_known_at_once() -> None:

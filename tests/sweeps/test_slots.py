@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import TINY, info
+from tiny import info
+from tiny_plans import SOFTMAX, plan
 
 import cnnbench
 from cnnbench.cli.main import run as cli
@@ -24,20 +24,8 @@ from cnnbench.errors import UsageError
 from cnnbench.sweeps import launchers, slots
 from cnnbench.sweeps.launchers import fork_server
 from cnnbench.sweeps.slots import choose_slots
-from cnnbench.training.launch import check
 
 GIB = 1 << 30
-SOFTMAX = (*TINY, "model=softmax", "data.native_size=8", "num_epochs=1")
-
-
-def plan(macs: int = 10**6, device: str = "cpu", **changes: Any) -> Any:
-    """A checked plan, with another size or device."""
-    composer = Composer()
-    words = [*SOFTMAX, "device.num_threads=null", *(f"{k}={v}" for k, v in changes.items())]
-    found = check(composer.compose({s.key: s.values[0] for s in composer.parse(words)}))
-    network = dataclasses.replace(found.network, macs=macs)
-    # A device that this machine may lack is known by its type alone.
-    return dataclasses.replace(found, network=network, device=SimpleNamespace(type=device))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +106,7 @@ def test_each_gpu_gets_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["hydra/launcher=slrm"], "hydra/launcher=slrm: unknown choice. Expected local"),
+        (["hydra/launcher=farm"], "hydra/launcher=farm: unknown choice. Expected local, ray, sl"),
         (["hydra/launcher=locl"], "did you mean 'local'?"),
         (["hydra.launcher.slots=0"], "hydra.launcher.slots=0: expected a whole number >= 1 or"),
         (["hydra.launcher.slots=al"], "hydra.launcher.slots=al: expected"),
@@ -152,7 +140,7 @@ def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) 
     kind = launchers._Kind("cnnbench.none", package="no_such_package", extra="farm")
     monkeypatch.setitem(launchers.LAUNCHERS, "farm", kind)
     with pytest.raises(UsageError, match=r"needs no_such_package.*pip install 'cnnbench\[farm\]'"):
-        launchers.create_launcher("farm")
+        launchers.check_launcher("farm")
 
 
 def test_launcher_words_are_no_part_of_the_jobs() -> None:

@@ -15,19 +15,22 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import ResourceError
 from cnnbench.sweeps.launchers import Launch
 
 _POLL_SECONDS = 0.05
 
 
-def create() -> ForkLauncher | SpawnLauncher:
+def create(config: LauncherConfig) -> ForkLauncher | SpawnLauncher:
     """Return what this system can do."""
     return ForkLauncher() if sys.platform == "linux" else SpawnLauncher()
 
 
 class SpawnLauncher:
     """Starts each process anew."""
+
+    capacity = None
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -71,6 +74,8 @@ class SpawnLauncher:
 
 class ForkLauncher:
     """Has a server of its own fork each process, see ``fork_server``."""
+
+    capacity = None
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,38 @@
+"""What a sweep ends with: the table of its runs, and a page."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnbench.errors import DiskError
+from cnnbench.notices import warn
+from cnnbench.rendering.text import terminal_width
+
+REPORT = "report.html"
+
+
+def load_results() -> None:
+    """Load what shows the results, while the jobs load what they need and a core is free."""
+    with contextlib.suppress(ImportError):
+        for name in ("cnnbench.analysis.compare.report", "jinja2.utils", "scipy.special"):
+            importlib.import_module(name)
+
+
+def show_results(root: Path, runs: Sequence[Path]) -> None:
+    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
+    from cnnbench.analysis.compare.formats import comparison_text
+    from cnnbench.analysis.compare.report import write_report
+    from cnnbench.analysis.compare.tables import compare_runs
+
+    if not runs:
+        return
+    found = compare_runs(runs)
+    print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
+    try:
+        write_report(found, root / REPORT)
+        print(f"report: {root / REPORT}", flush=True)
+    except DiskError as error:
+        warn(f"the sweep has no page: {error}")
