@@ -136,7 +136,8 @@ def train_sweep(
 
     Args:
         settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``;
-            ``hydra.launcher.slots`` says how many run at once.
+            ``hydra.launcher.slots`` says how many run at once. With ``hydra/sweeper=optuna`` the
+            jobs are trials of a search, which are drawn as it goes on.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
         keys: further settings, as `train` takes them.
@@ -170,6 +171,7 @@ def train_sweep(
 def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
     from cnnbench.analysis.results import Sweep
     from cnnbench.config.launcher import split_launcher
+    from cnnbench.config.sweeper import split_sweeper
     from cnnbench.notices import say_torch_loads
     from cnnbench.sweeps.jobs import expand
     from cnnbench.sweeps.launchers import check_launcher
@@ -177,6 +179,15 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
 
     launcher, how, ours = split_launcher(read)
     check_launcher(launcher)
+    sweeper, ours = split_sweeper(ours)
+    if sweeper is not None:
+        from cnnbench.sweeps.search.run import launch_search
+        from cnnbench.sweeps.search.space import read_space
+
+        space = read_space(composer, ours)
+        say_torch_loads(f"a search of {sweeper.num_trials} trials")
+        found = launch_search(composer, space, sweeper, sys.argv, launcher, how)
+        return Sweep(found[0]), found[1]
     sweep = expand(composer, ours)
     say_torch_loads(f"{len(sweep.jobs)} jobs")
     root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
@@ -542,6 +553,7 @@ def compare(
     group: str | None = None,
     baseline: str | None = None,
     margin: float | None = None,
+    pruned: bool = False,
     plots: str | Path | None = None,
     html: str | Path | None = None,
 ) -> Result:
@@ -555,6 +567,7 @@ def compare(
         group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
         margin: differences of test accuracy below it do not matter.
+        pruned: whether runs have rows that a search gave up.
         plots: a directory for figures, PNG and SVG.
         html: a file for all of it as one page.
 
@@ -576,7 +589,7 @@ def compare(
     from cnnbench.analysis.results import comparison_result
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
-    judging = {"baseline": baseline, "margin": margin}
+    judging = {"baseline": baseline, "margin": margin, "pruned": pruned}
     return comparison_result(comparison(paths, plots=plots, html=html, **selection, **judging))
 
 

@@ -25,7 +25,17 @@ Examples:
   cnnbench compare outputs --where 'data=digits and n>2' --html report.html
   cnnbench compare RUN_A RUN_B --errors
 """
-_TABLE_FLAGS = ("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test")
+_TABLE_FLAGS = (
+    "where",
+    "sort",
+    "descending",
+    "group",
+    "baseline",
+    "margin",
+    "html",
+    "self_test",
+    "pruned",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help="rows whose accuracies differ by less are equivalent; by default the larger of .002 "
         "and two test images",
+    )
+    parser.add_argument(
+        "--pruned", action="store_true", help="also rows of the trials that a search gave up"
     )
     parser.add_argument(
         "--self-test",
@@ -113,6 +126,7 @@ def main(args: argparse.Namespace) -> int:
         group=args.group,
         baseline=args.baseline,
         margin=args.margin,
+        pruned=args.pruned,
     )
     if args.self_test:
         from cnnbench.analysis.compare.self_check import check_referee, self_check_text

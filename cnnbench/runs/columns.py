@@ -161,6 +161,8 @@ COLUMNS: dict[str, Column] = {
         ),
         Column("test/mae", digits=4, better="lower", in_runs=True, in_hparams=True),
         Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
+        Column("tuning_trials"),
+        Column("tuning_seconds", digits=1),
         *(
             Column(name, "setting", is_shared=True)
             for name in (

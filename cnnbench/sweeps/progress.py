@@ -85,13 +85,15 @@ class SweepView:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._watcher = Watcher(WATCH_SECONDS)
-        self.jobs = [
-            JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
-            for job in _read_sweep(root / SWEEP_FILE)
-        ]
+        self._written = _written(root)
+        self.jobs = _jobs_of(root)
 
     def refresh(self) -> list[JobState]:
-        """Return the jobs as they stand now."""
+        """Return the jobs as they stand now; a search has more of them from time to time."""
+        if (written := _written(self.root)) not in (self._written, None):
+            known = {job.run for job in self.jobs}
+            self._written = written
+            self.jobs += [job for job in _jobs_of(self.root) if job.run not in known]
         for job in self.jobs:
             if job.status != "done":
                 self._refresh(job)
@@ -154,6 +156,22 @@ class SweepView:
                 job.epochs = (epoch, num_epochs)
                 job.seconds += finite_number(values.get("perf/epoch_seconds")) or 0.0
                 job.accuracy = finite_number(values.get("val/accuracy"))
+
+
+def _written(root: Path) -> int | None:
+    """Return when a sweep's list of jobs was written, by the file system's clock."""
+    try:
+        return (root / SWEEP_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _jobs_of(root: Path) -> list[JobState]:
+    """Return the jobs of a sweep, none of them looked at yet."""
+    return [
+        JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
+        for job in _read_sweep(root / SWEEP_FILE)
+    ]
 
 
 def _read_sweep(file: Path) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import DiskError, Interrupted
@@ -24,14 +24,16 @@ from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice, warn
 from cnnbench.rendering.text import terminal_width
 from cnnbench.runs.directory import RunDir
+from cnnbench.runs.record import PRUNED, RunRecord
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
 from cnnbench.sweeps.launchers import Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import Lease, Watcher, claim, read_lease, release
-from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.sweeps.progress import SWEEP_FILE, JobState, Screen, SweepView, summary_line
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
 if TYPE_CHECKING:
+    from cnnbench.analysis.compare.search_part import SearchPart
     from cnnbench.sweeps.slots import Slots
 
 _POLL_SECONDS = 0.1
@@ -96,26 +98,32 @@ def run_sweep(
     runs = run_directories(root, sweep.jobs)
     with writing(root):
         (root / "jobs").mkdir(parents=True, exist_ok=True)
-    record = {
-        "format": 1,
-        "command": list(command),
-        "jobs": [
+    costs = work or [1.0] * len(runs)
+    write_sweep(
+        root,
+        command,
+        [
             {"overrides": list(job.overrides), "run": run.path.name, "work": cost}
-            for job, run, cost in zip(sweep.jobs, runs, work or [1.0] * len(runs), strict=True)
+            for job, run, cost in zip(sweep.jobs, runs, costs, strict=True)
         ],
-    }
-    atomic_write(root / SWEEP_FILE, f"{json.dumps(record, indent=2)}\n".encode())
+    )
     jobs = [
         _Job(number, " ".join(job.overrides) or job.config.model.name, job, run)
         for number, (job, run) in enumerate(zip(sweep.jobs, runs, strict=True), start=1)
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    _show_results(root, [job.run.path for job in jobs if job.run.has_record])
+    show_results(root, [job.run.path for job in jobs if job.run.has_record])
     return root, sum(job.status == "failed" for job in jobs)
 
 
-def _show_results(root: Path, runs: Sequence[Path]) -> None:
+def write_sweep(root: Path, command: Sequence[str], jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Write which jobs a sweep has: of each ``overrides``, ``run``, and ``work`` where known."""
+    record = {"format": 1, "command": list(command), "jobs": list(jobs)}
+    atomic_write(root / SWEEP_FILE, f"{json.dumps(record, indent=2)}\n".encode())
+
+
+def show_results(root: Path, runs: Sequence[Path], search: SearchPart | None = None) -> None:
     """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
     from cnnbench.analysis.compare.formats import comparison_text
     from cnnbench.analysis.compare.report import write_report
@@ -126,10 +134,20 @@ def _show_results(root: Path, runs: Sequence[Path]) -> None:
     found = compare_runs(runs)
     print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
     try:
-        write_report(found, root / REPORT)
+        write_report(found, root / REPORT, search)
         print(f"report: {root / REPORT}", flush=True)
     except DiskError as error:
         warn(f"the sweep has no page: {error}")
+
+
+def _outcome(record: RunRecord) -> str:
+    """Return in words what a finished job gave."""
+    word = "pruned" if record.reason == PRUNED else "done"
+    for split in ("test", "val"):
+        accuracy = record.results.get(f"{split}/accuracy")
+        if isinstance(accuracy, float):
+            return f"{word}, {split} accuracy {accuracy:.4f}"
+    return word
 
 
 @dataclass
@@ -227,12 +245,13 @@ class _Sweeping:
                 self._stop(signum)
             sent = len(self.signals)
         if self.signals:
-            done = sum(job.status.startswith("done") for job in self.jobs)
-            raise Interrupted(
-                f"the sweep stopped with {done} of {len(self.jobs)} jobs done; "
-                "the same command resumes it",
-                self.signals[0],
-            )
+            text = f"the {self._progress()}; the same command resumes it"
+            raise Interrupted(text, self.signals[0])
+
+    def _progress(self) -> str:
+        """Say how far it came before it was stopped."""
+        done = sum(job.status.startswith("done") for job in self.jobs)
+        return f"sweep stopped with {done} of {len(self.jobs)} jobs done"
 
     def _stop(self, signum: int) -> None:
         self.is_stopping = True
@@ -309,10 +328,8 @@ class _Sweeping:
         self._repeat_warnings(job)
         if job.is_done:
             job.status = "done"
-            accuracy = job.run.record.results.get("test/accuracy")
-            known = f", test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
-            left = summary_line(self.view.refresh(), self.slots.number)
-            self._line(f"{self._shown(job)}: done{known}; {left}")
+            left = summary_line(self._states(), self.slots.number)
+            self._line(f"{self._shown(job)}: {_outcome(job.run.record)}; {left}")
         elif not lease.code:  # max_seconds are over, as planned
             job.status = "interrupted"
             self._line(f"{self._shown(job)}: {lease.message or 'interrupted'}")
@@ -365,7 +382,11 @@ class _Sweeping:
 
     def _show(self) -> None:
         if self.screen.is_live:
-            self.screen.show(self.view.refresh(), self.slots.number)
+            self.screen.show(self._states(), self.slots.number)
+
+    def _states(self) -> list[JobState]:
+        """Return how all jobs stand, those that are still to come included."""
+        return self.view.refresh()
 
     def _line(self, text: str) -> None:
         if not self.screen.is_live:

@@ -128,10 +128,11 @@ def read(plan: Plan) -> Splits:
 def _check_splits(config: RunConfig, data: Splits) -> None:
     """Refuse to train towards an epoch that could never be chosen, or a test without images."""
     limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
-    if not data.num_test:
+    if not data.num_test and config.evaluate_test:
         raise UsageError(
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
-            "images, and a run ends with a test; expected more images of each class, or a test part"
+            "images, and a run ends with a test; expected more images of each class, a test part, "
+            "or evaluate_test=false"
         )
     if config.selection.startswith("val/") and not data.num_val:
         raise UsageError(
@@ -179,6 +180,7 @@ def resume(
     command: Sequence[str],
     since: float | None = None,
     beside: Callable[[], Sequence[str]] = tuple,
+    is_pruned: Callable[[], bool] = bool,
 ) -> None:
     """Train in a given directory, from its newest checkpoint where there is one.
 
@@ -191,6 +193,7 @@ def resume(
         command: the command line, for the record.
         since: when what ``max_seconds`` counts began, by ``time.monotonic``; by default now.
         beside: tells which other jobs of its sweep ran on this machine in the meantime.
+        is_pruned: tells whether a search gave it up; it then ends after the epoch, as done.
 
     Raises:
         CnnbenchError: as ``_train``, or ``extend_epochs`` cannot extend this run.
@@ -202,7 +205,7 @@ def resume(
         data = read(plan)
         if not run.path.exists():
             RunDir.create(run.path)
-        _train(plan, data, run, command, stop, beside)
+        _train(plan, data, run, command, stop, beside, is_pruned)
 
 
 def _resumed_config(config: RunConfig) -> RunConfig:
@@ -237,6 +240,7 @@ def _train(
     command: Sequence[str],
     stop: StopRequest,
     beside: Callable[[], Sequence[str]] = tuple,
+    is_pruned: Callable[[], bool] = bool,
 ) -> None:
     """Train until the last epoch, then read the test set once and write the results.
 
@@ -246,7 +250,8 @@ def _train(
         run: an existing directory; training is resumed from its newest checkpoint.
         command: the command line, for the record.
         stop: entered here, and asked throughout.
-        beside: as ``resume`` takes it.
+        beside: as ``resume`` takes it, and the next.
+        is_pruned: likewise.
 
     Raises:
         Interrupted: a signal was received, or ``max_seconds`` are over; the state is saved.
@@ -257,7 +262,7 @@ def _train(
     """
     with run.lock(), stop:
         training = Training(plan, data, run, command, stop)
-        training.beside = beside
+        training.beside, training.is_pruned = beside, is_pruned
         training.write_record("running")
         try:
             training.train()

@@ -68,18 +68,21 @@ def compare_runs(
     group: str | None = None,
     baseline: str | None = None,
     margin: float | None = None,
+    pruned: bool = False,
 ) -> Comparison:
     """Fold runs into rows, and rows into tables.
 
     Args:
         paths: runs, or directories with runs below.
         where: a condition on the rows, as ``parse_where`` reads it.
-        sort: a column; else by test accuracy, the largest first.
+        sort: a column; else by test accuracy, where none was tested by that on the validation
+            images, the largest first.
         descending: the largest first.
         group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
         margin: differences of test accuracy below it do not matter; by default the larger of .002
             and two test images.
+        pruned: whether runs have rows that a search gave up.
 
     Raises:
         UsageError: a path holds no run, or a column, a condition, the baseline or the margin is
@@ -87,7 +90,7 @@ def compare_runs(
     """
     if margin is not None and not 0 <= margin <= 1:
         raise UsageError(f"--margin {margin:g}: expected a fraction of the test images, 0 to 1")
-    records, left_out = read_runs(paths)
+    records, left_out = read_runs(paths, pruned=pruned)
     rows = fold_seeds(records, left_out)
     columns = {column: None for row in rows for column in row.values}
     if where is not None and columns:
@@ -99,7 +102,9 @@ def compare_runs(
             raise UsageError(f"{flag} {column}: unknown column{expected_names(column, known)}")
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
-    column, is_falling = (METRIC, True) if sort is None else (sort, descending)
+    is_tested = any(row.values.get(METRIC) is not None for row in rows)
+    metric = METRIC if is_tested else METRIC.replace("test/", "val/")
+    column, is_falling = (metric, True) if sort is None else (sort, descending)
     present = [row for row in rows if row.values.get(column) is not None]
     present.sort(key=lambda row: _order(row.values[column]), reverse=is_falling)
     # What was not measured comes last in either direction.
