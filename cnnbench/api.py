@@ -185,7 +185,6 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
         from cnnbench.sweeps.search.space import read_space
 
         space = read_space(composer, ours)
-        say_torch_loads(f"a search of {sweeper.num_trials} trials")
         found = launch_search(composer, space, sweeper, sys.argv, launcher, how)
         return Sweep(found[0]), found[1]
     sweep = expand(composer, ours)

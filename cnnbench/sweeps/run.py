@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import DiskError, Interrupted
@@ -192,7 +192,7 @@ class _Sweeping:
         slots: Slots,
         launcher: Launcher,
     ) -> None:
-        self.root, self.jobs, self.command = root, jobs, command
+        self.root, self.jobs, self.command = root, list(jobs), command
         self.config, self.slots, self.launcher = config, slots, launcher
         self.running: dict[str, _Job] = {}
         self.waiting = list(jobs)
@@ -208,7 +208,7 @@ class _Sweeping:
             lease = read_lease(self._directory(job))
             job.generation = lease.generation if lease else 0
 
-    def __enter__(self) -> _Sweeping:
+    def __enter__(self) -> Self:
         self._before = {
             number: signal.signal(number, self._receive)
             for number in STOP_SIGNALS

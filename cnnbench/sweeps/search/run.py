@@ -20,7 +20,7 @@ from cnnbench.config.schema import ConfigError
 from cnnbench.config.sweeper import SweeperConfig
 from cnnbench.errors import CheckpointError, NonFiniteError
 from cnnbench.files import expand_path, read_regular, writing
-from cnnbench.notices import notice, warn
+from cnnbench.notices import notice, say_torch_loads, warn
 from cnnbench.runs.columns import COLUMNS, finite_number
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version
@@ -89,6 +89,7 @@ def launch_search(
         if before.code_version != record.code_version:
             warn(f"the code changed since this search began with {before.code_version}")
             record = replace(record, code_version=before.code_version)
+    say_torch_loads(f"a search of {sweeper.num_trials} trials")
     # It loads torch while this process does.
     with contextlib.closing(create_launcher(launcher)) as created:
         from cnnbench.sweeps.slots import choose_slots
@@ -176,7 +177,8 @@ class _Searching(_Sweeping):
             point.numbers.append(number)
             point.outcome, point.value = outcome, value
             point.runs = point.runs or runs.get(number, [])
-            point.seconds = sum(seconds_of(RunDir(self.root / name)) for name in point.runs)
+            point.seconds = self._seconds(point)
+        self._record()
         for asked in self.search.study.unfinished():
             self._add(asked)
 
@@ -274,8 +276,9 @@ class _Searching(_Sweeping):
             return
         if pruner == "median":
             self._follow(point)
-        elif pruner == "wilcoxon" and (value := self._value(job)) is not None:
-            if study.report(point.numbers[0], point.jobs.index(job), value):
+        elif pruner == "wilcoxon":
+            value, instance = self._value(job), point.jobs.index(job)
+            if value is not None and study.report(point.numbers[0], instance, value):
                 self._give_up(point)
         if job.status != "done" or job.run.record.reason == PRUNED:
             self._give_up(point)
@@ -310,22 +313,30 @@ class _Searching(_Sweeping):
 
     def _tell(self, point: _Point, outcome: Outcome, value: float | None) -> None:
         point.outcome, point.value = outcome, value
+        point.seconds = self._seconds(point)
         for number in point.numbers:
             self.search.study.tell(number, outcome, value)
+        best = self._record()
+        if best is not None and best.number == point.numbers[0]:
+            self._line(f"best so far: trial {best.number}, {self.search.objective} {best.text}")
+
+    def _record(self) -> Trial | None:
+        """Write how far the search came, and return the best trial."""
         trials = [trial for trial in self.trials() if trial.outcome is not None]
-        best = best_of(trials, self.search.objective)
+        best, space = best_of(trials, self.search.objective), self.search.space
         found = None
         if best is not None:
-            settings = list(self.search.space.overrides(best.values, self.search.space.seeds[0]))
+            settings = list(space.overrides(best.values, space.seeds[0]))
             found = {"trial": best.number, "value": best.value, "settings": settings}
-            if best.number == point.numbers[0]:
-                self._line(f"best so far: trial {best.number}, {self.search.objective} {best.text}")
-        point.seconds = sum(seconds_of(RunDir(self.root / name)) for name in point.runs)
-        seconds = sum(other.seconds for other in self.points.values())
+        seconds = sum(point.seconds for point in self.points.values())
         self.search.record = replace(
             self.search.record, trials=len(trials), seconds=seconds, best=found
         )
         self.search.record.write(self.root)
+        return best
+
+    def _seconds(self, point: _Point) -> float:
+        return sum(seconds_of(RunDir(self.root / name)) for name in point.runs)
 
     def _value(self, job: _Job) -> float | None:
         """Return the objective of a finished run that was not given up."""

@@ -91,7 +91,7 @@ class Space:
     seeds: tuple[int, ...]
     common: Mapping[str, Any]
     typed: tuple[str, ...]
-    name: str | None
+    name: str
 
     def overrides(self, values: Mapping[str, Any], seed: int) -> tuple[str, ...]:
         """Return the settings of one trial's run in which it differs from others."""
