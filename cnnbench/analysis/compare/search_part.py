@@ -10,6 +10,10 @@ from typing import Any
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 650, 52, 300
 
 
+def _opacity(share: float) -> float:
+    return round(0.15 + 0.75 * share**2, 2)
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of the picture.
@@ -117,7 +121,7 @@ class SearchPart:
                     "name": line.name,
                     "path": path(line),
                     "kind": "best" if line.is_best else "pruned" if line.share is None else "trial",
-                    "opacity": 1 if line.share is None else round(0.1 + 0.75 * line.share**2, 2),
+                    "opacity": 1 if line.share is None or line.is_best else _opacity(line.share),
                 }
                 for line in order
             ],

@@ -51,6 +51,11 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
     answers = _read_answers(rows, notes)
     # Of some rows nobody wanted the test images read.
     tested = [row for row in rows if row.values.get("evaluate_test") is not False or _value(row)]
+    if unread := len(rows) - len(tested):
+        notes.append(
+            f"Not judged: {unread} row{'' if unread == 1 else 's'} whose test images are unread "
+            "(evaluate_test=false); 'cnnbench evaluate RUN' reads them."
+        )
     kept = _same_test(tested, base, answers, notes)
     scores = [_scores(row, answers, notes) for row in kept]
     sizes = [len(flags) for row in scores for flags in row.correct.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _picture(
     if known:
         axes.append(Axis(objective, low=min(known), high=max(known)))
     best, is_falling = best_of(trials, objective), COLUMNS[objective].better == "lower"
-    ranked = sorted(known, reverse=is_falling)
+    ranked = sorted(-value if is_falling else value for value in known)
     lines = []
     for trial in trials:
         drawn = [
@@ -159,7 +160,9 @@ def _picture(
         text = ", ".join(f"{key}={text_of(value)}" for key, value in trial.values.items())
         name = f"trial {trial.number}: {text}"
         if trial.outcome == "complete" and trial.value is not None:
-            share = ranked.index(trial.value) / max(1, len(ranked) - 1)
+            worse = bisect_left(ranked, -trial.value if is_falling else trial.value)
+            equal = bisect_right(ranked, ranked[worse]) - worse
+            share = (worse + equal - 1) / max(1, len(ranked) - 1)
             name = f"{name}: {trial.text}"
             lines.append(Line(name, (*drawn, trial.value), share, trial is best))
         else:
