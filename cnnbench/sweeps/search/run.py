@@ -143,6 +143,7 @@ class _Point:
         jobs: one for each seed; none where an earlier command finished it.
         runs: names of their directories.
         deaths: how often a process of it was killed.
+        reported: the last epoch of its first seed that the study knows.
         outcome: None as long as it trains.
         value: of the objective, the mean of its seeds; None where it was not measured.
         seconds: of training that its runs took, once it has an outcome.
@@ -153,6 +154,7 @@ class _Point:
     jobs: list[_Job] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     deaths: int = 0
+    reported: int = 0
     outcome: Outcome | None = None
     value: float | None = None
     seconds: float = 0.0
@@ -228,6 +230,8 @@ class _Searching(_Sweeping):
         write_sweep(self.root, self.command, self._listed)
 
     def _is_settled(self, job: _Job) -> bool:
+        if job.status == "skipped":
+            return True
         is_settled = super()._is_settled(job)
         if is_settled:
             self._settle(job)
@@ -265,9 +269,10 @@ class _Searching(_Sweeping):
     def _follow(self, point: _Point) -> None:
         """Report the epochs of a point's first seed; give the point up where that is bad."""
         curve = read_curves(point.jobs[0].run.metrics).get(self.search.objective, {})
-        reports = [self.search.study.report(point.numbers[0], *pair) for pair in curve.items()]
-        if reports and reports[-1]:
-            self._give_up(point)
+        for epoch in sorted(epoch for epoch in curve if epoch > point.reported):
+            point.reported = epoch
+            if self.search.study.report(point.numbers[0], epoch, curve[epoch]):
+                self._give_up(point)
 
     def _settle(self, job: _Job) -> None:
         """Take note of a job that ended, and tell its point's trials where that was the last."""
@@ -292,7 +297,6 @@ class _Searching(_Sweeping):
             if job.status in _SETTLED:
                 continue
             if job in self.waiting and read_lease(directory) is None:
-                self.waiting.remove(job)
                 job.status = "skipped"
             else:
                 with writing(directory):

@@ -143,7 +143,8 @@ def read_space(composer: Composer, settings: Sequence[Setting]) -> Space:
     if not dimensions:
         raise UsageError(_NO_DIMENSION)
     kept = {key: value for key, value in common.items() if key not in ("output_root", "sweep.name")}
-    common = {**common, "evaluate_test": False}
+    # Of the many runs of a search hardly one is looked at again.
+    common = {"checkpoint.keep_last": 1, **common, "evaluate_test": False}
     typed = tuple(f"{key}={text_of(value)}" for key, value in kept.items())
     name = default_name(kept, ["search", *(dimension.key for dimension in dimensions)])
     return Space(tuple(dimensions), seeds, common, typed, str(common.get("sweep.name") or name))

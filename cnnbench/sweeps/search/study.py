@@ -191,7 +191,7 @@ class Study:
         return Asked(number, drawn)
 
     def _seed_sampler(self, number: int, key: str) -> None:
-        """Draw by the trial's number and the key, so that a killed process changes none after it."""
+        """Draw by trial and key alone, so that a killed process changes no draw after it."""
         import optuna
 
         seed = derive_seed(self._config.seed, "search", number, key) % 2**32

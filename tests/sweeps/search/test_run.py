@@ -316,12 +316,8 @@ def test_kills_at_random_lose_no_trial_and_tell_none_twice(kills: int, tmp_path:
         if victim == process.pid:
             process.communicate()
             process = started(tmp_path, num_trials, *more)
-    out, err = process.communicate(timeout=500)
-    if process.returncode is None or process.returncode < 0:
-        raise AssertionError(err)
-    again = started(tmp_path, num_trials, *more)
-    out, err = again.communicate(timeout=500)
-    assert again.returncode == 0, err
+    _, err = process.communicate(timeout=500)
+    assert process.returncode in (0, 1), err
     trials = told(root)
     assert len(trials) == num_trials
     assert all(trial.state.is_finished() for trial in trials)
