@@ -170,26 +170,9 @@ def train_sweep(
 
 def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
     from cnnbench.analysis.results import Sweep
-    from cnnbench.config.launcher import split_launcher
-    from cnnbench.config.sweeper import split_sweeper
-    from cnnbench.notices import say_torch_loads
-    from cnnbench.sweeps.jobs import expand
-    from cnnbench.sweeps.launchers import check_launcher
-    from cnnbench.sweeps.run import launch_sweep
+    from cnnbench.sweeps.launch import launch
 
-    launcher, how, ours = split_launcher(read)
-    check_launcher(launcher)
-    sweeper, ours = split_sweeper(ours)
-    if sweeper is not None:
-        from cnnbench.sweeps.search.run import launch_search
-        from cnnbench.sweeps.search.space import read_space
-
-        space = read_space(composer, ours)
-        found = launch_search(composer, space, sweeper, sys.argv, launcher, how)
-        return Sweep(found[0]), found[1]
-    sweep = expand(composer, ours)
-    say_torch_loads(f"{len(sweep.jobs)} jobs")
-    root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
+    root, num_failed = launch(composer, read, sys.argv)
     return Sweep(root), num_failed
 
 

@@ -82,11 +82,13 @@ WITHOUT_TORCH = (
     "cnnbench.sweeps.lease",
     "cnnbench.sweeps.progress",
     "cnnbench.sweeps.run",
+    "cnnbench.sweeps.launch",
+    "cnnbench.sweeps.search.run",
     *(f"cnnbench.cli.{path.stem}" for path in sorted((PACKAGE / "cli").glob("[a-z]*.py"))),
 )
 # Longer than the 400 lines that a file should have; these may only shrink.
 # Every public function with its documentation, in one file; it grows with each new function alone.
-LARGE: dict[str, int] = {"cnnbench.api": 859}
+LARGE: dict[str, int] = {"cnnbench.api": 854}
 HEAVY = ("torch", "torchvision", "tensorboard", "matplotlib", "sklearn", "scipy", "PIL")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -23,7 +23,6 @@ from cnnbench.rendering.text import render_json
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
 from cnnbench.sweeps.jobs import expand
-from cnnbench.sweeps.search.space import check_space, read_space
 
 DESCRIPTION = """\
 Train a network, and leave a run directory that explains itself. Its path is
@@ -45,7 +44,7 @@ Examples:
   cnnbench train model=googlenet data=fashion_mnist
   cnnbench train model=vgg11 data=cifar10 augment=crop_flip num_epochs=30
   cnnbench train -m model=lenet,nin_cifar 'seed=range(0,3)'   six runs, a table
-  cnnbench train -m search=lenet hydra/sweeper=optuna hydra.sweeper.num_trials=50
+  cnnbench train -m search=lenet hydra/sweeper=optuna hydra.sweeper.num_trials=9
   cnnbench train resume=outputs/digits/lenet/RUN   resume a run
   cnnbench train --config RUN/config.yaml seed=1   again, with another seed
 """
@@ -135,6 +134,8 @@ def _config_text(args: argparse.Namespace) -> str:
         _, _, settings = split_launcher(settings)
         sweeper, settings = split_sweeper(settings)
         if sweeper is not None:
+            from cnnbench.sweeps.search.space import check_space, read_space
+
             space = read_space(composer, settings)
             return config_text(check_space(composer, space)[0], composer.groups)
         return "---\n".join(
