@@ -13,6 +13,7 @@ from tiny import info, records, tiny, train
 import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.data.splits import Splits
+from cnnbench.errors import UsageError
 from cnnbench.runs.directory import RunDir
 from cnnbench.training import launch
 
@@ -68,7 +69,7 @@ def test_a_row_without_test_images_says_so(
 
 
 def test_the_epoch_cannot_be_selected_on_images_that_stay_unread(tmp_path: Path) -> None:
-    with pytest.raises(cnnbench.CnnbenchError, match="selection=test: reads the test images"):
+    with pytest.raises(UsageError, match="selection=test: reads the test images"):
         train(tmp_path, "evaluate_test=false", "selection=test")
 
 
