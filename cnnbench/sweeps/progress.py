@@ -263,8 +263,9 @@ def live_table(jobs: Sequence[JobState], slots: int) -> Table:
     order = ("running", "silent", "failed", "interrupted", "waiting", "done")
     shown = sorted(jobs, key=lambda job: order.index(job.status))[:_MAX_ROWS]
     table = Table(caption=Text(summary_line(jobs, slots)), caption_justify="left", box=None)
-    for head in ("job", "status", "epoch", "accuracy", "seconds"):
-        table.add_column(head, overflow="ellipsis", no_wrap=True)
+    # What is measured keeps its place beside a long name.
+    for head, width in (("job", 3), ("status", 12), ("epoch", 7), ("accuracy", 8), ("seconds", 7)):
+        table.add_column(head, overflow="ellipsis", no_wrap=True, min_width=width)
     for job in (job for job in jobs if job in shown):
         epoch = f"{job.epochs[0]}/{job.epochs[1]}" if job.epochs[1] else str(job.epochs[0] or "")
         status = f"running {job.fraction:.0%}" if job.status == "running" else job.status

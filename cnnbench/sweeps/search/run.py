@@ -200,6 +200,7 @@ class _Searching(_Sweeping):
             point.numbers.append(asked.number)
             if point.outcome is not None:
                 self.search.study.tell(asked.number, point.outcome, point.value)
+                self._record()
             return
         space = self.search.space
         point = self.points[_key(asked.values)] = _Point(asked.values, [asked.number])
