@@ -139,7 +139,8 @@ def train_sweep(
 
     Args:
         settings: as on the command line after ``-m``, such as ``["seed=range(0,3)"]``;
-            ``hydra.launcher.slots`` says how many run at once.
+            ``hydra.launcher.slots`` says how many run at once. With ``hydra/sweeper=optuna`` the
+            jobs are trials of a search, which are drawn as it goes on.
         config: a saved ``config.yaml`` to start from; the settings go over it.
         config_dir: a directory with groups of your own.
         keys: further settings, as `train` takes them.
@@ -172,20 +173,9 @@ def train_sweep(
 
 def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int]:
     from cnnbench.analysis.results import Sweep
-    from cnnbench.config.early import check_early
-    from cnnbench.config.launcher import split_launcher
-    from cnnbench.notices import say_torch_loads
-    from cnnbench.sweeps.jobs import expand
-    from cnnbench.sweeps.launchers import check_launcher
-    from cnnbench.sweeps.run import launch_sweep
+    from cnnbench.sweeps.launch import launch
 
-    launcher, how, ours = split_launcher(read)
-    check_launcher(launcher)
-    sweep = expand(composer, ours)
-    for job in sweep.jobs:
-        check_early(job.config)
-    say_torch_loads(f"{len(sweep.jobs)} jobs")
-    root, num_failed = launch_sweep(sweep, sys.argv, launcher, how)
+    root, num_failed = launch(composer, read, sys.argv)
     return Sweep(root), num_failed
 
 
@@ -603,6 +593,7 @@ def compare(
     margin: float | None = None,
     calibration: bool = False,
     without_duplicates: Sequence[str | Path] = (),
+    pruned: bool = False,
     plots: str | Path | None = None,
     html: str | Path | None = None,
 ) -> Result:
@@ -620,6 +611,7 @@ def compare(
             seeds, folds or images, from the runs' predictions.
         without_duplicates: files that ``data check --format json`` wrote: add
             ``test/accuracy_unseen``, without the images that training or choosing has seen.
+        pruned: whether runs have rows that a search gave up.
         plots: a directory for figures, PNG and SVG.
         html: a file for all of it as one page.
 
@@ -641,7 +633,7 @@ def compare(
     from cnnbench.analysis.results import comparison_result
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
-    judging = {"baseline": baseline, "margin": margin}
+    judging = {"baseline": baseline, "margin": margin, "pruned": pruned}
     more = {"calibration": calibration, "without_duplicates": without_duplicates}
     found = comparison(paths, plots=plots, html=html, **selection, **judging, **more)
     return comparison_result(found)

@@ -26,7 +26,7 @@ Examples:
 """
 _TABLE_FLAGS = (
     *("where", "sort", "descending", "group", "baseline", "margin", "html", "self_test"),
-    *("calibration", "without_duplicates"),
+    *("calibration", "without_duplicates", "pruned"),
 )
 
 
@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and two test images",
     )
     _add_measures(parser)
+    parser.add_argument(
+        "--pruned", action="store_true", help="also rows of the trials that a search gave up"
+    )
     parser.add_argument(
         "--self-test",
         action="store_true",
@@ -135,6 +138,7 @@ def main(args: argparse.Namespace) -> int:
         margin=args.margin,
         calibration=args.calibration,
         without_duplicates=args.without_duplicates or (),
+        pruned=args.pruned,
     )
     if args.self_test:
         from cnnbench.analysis.compare.self_check import check_referee, self_check_text

@@ -16,6 +16,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.groups import Groups
 from cnnbench.config.launcher import split_launcher
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
+from cnnbench.config.sweeper import split_sweeper
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
 from cnnbench.rendering.text import format_megabytes, render_json, render_table
@@ -36,6 +37,9 @@ hydra.launcher.max_failures=N stops after so many failed ones.
 
 'torchrun --nproc-per-node 2 -m cnnbench train ...' trains one run in two
 processes, each of which computes its part of every batch: docs/scaling.md.
+hydra/sweeper=optuna hydra.sweeper.num_trials=N searches, on the validation
+images alone, what keys are given as interval(a,b), tag(log,interval(a,b)),
+int(interval(a,b)) or a,b, or the space of search=NAME (docs/search.md).
 
 Examples:
   cnnbench train                                   LeNet on 8x8 digits
@@ -43,6 +47,7 @@ Examples:
   cnnbench train model=vgg11 data=cifar10 augment=crop_flip num_epochs=30
   cnnbench train -m model=lenet,nin_cifar 'seed=range(0,3)'   six runs, a table
   cnnbench train --dry-run model=resnet18          what it would take
+  cnnbench train -m search=lenet hydra/sweeper=optuna hydra.sweeper.num_trials=9
   cnnbench train resume=outputs/digits/lenet/RUN   resume a run
   cnnbench train --config RUN/config.yaml seed=1   again, with another seed
 """
@@ -175,6 +180,12 @@ def _config_text(args: argparse.Namespace) -> str:
     settings = read_settings(composer, args.settings, args.config, sweeps=args.multirun)
     if args.multirun:
         _, _, settings = split_launcher(settings)
+        sweeper, settings = split_sweeper(settings)
+        if sweeper is not None:
+            from cnnbench.sweeps.search.space import check_space, read_space
+
+            space = read_space(composer, settings)
+            return config_text(check_space(composer, space)[0], composer.groups)
         return "---\n".join(
             config_text(job.config, composer.groups) for job in expand(composer, settings).jobs
         )

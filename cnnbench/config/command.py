@@ -76,7 +76,9 @@ def over(below: Sequence[Setting], above: Sequence[Setting]) -> list[Setting]:
 
 def is_sweep(settings: Sequence[Setting]) -> bool:
     """Tell whether settings are of several runs."""
-    return any(s.is_sweep or (s.key == "study" and s.values[0] is not None) for s in settings)
+    return any(
+        s.is_sweep or (s.key in ("study", "search") and s.values[0] is not None) for s in settings
+    )
 
 
 def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
@@ -86,7 +88,9 @@ def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
         ConfigError: a setting is a sweep, or the config has mistakes.
     """
     problems = [
-        Problem(
+        Problem(s.key, f"={s.interval}: an interval is searched; add -m hydra/sweeper=optuna")
+        if s.interval
+        else Problem(
             s.key,
             f"={','.join(map(text_of, s.values))}: a list of choices sweeps over them; add -m"
             + ("" if s.key in GROUPS else f" (a list as one value is written {s.key}=[...])"),
@@ -97,6 +101,9 @@ def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
     assignments = {s.key: s.values[0] for s in settings}
     if assignments.get("study") is not None:
         problems.append(Problem("study", f"={assignments['study']}: is a list of jobs; add -m"))
+    if assignments.get("search") is not None:
+        text = f"={assignments['search']}: is a space to search; add -m hydra/sweeper=optuna"
+        problems.append(Problem("search", text))
     if problems:
         raise ConfigError(problems)
     return composer.compose(assignments)

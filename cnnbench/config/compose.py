@@ -25,6 +25,7 @@ from cnnbench.config.settings import (
     Setting,
     assign,
     fold_open,
+    interval_setting,
     is_interpolated,
     keyword_setting,
     leaves,
@@ -33,6 +34,7 @@ from cnnbench.config.settings import (
     unknown_key,
     words,
 )
+from cnnbench.config.sweeper import is_sweeper_key
 from cnnbench.errors import UsageError, did_you_mean
 from cnnbench.files import expand_path, read_regular
 from cnnbench.notices import notice
@@ -151,8 +153,9 @@ class Composer:
                 continue
             if key in known_keys:
                 values[key] = value
-            elif is_launcher_key(key):
-                problems.append(Problem(key, ": launches the jobs of a sweep; add train -m"))
+            elif is_launcher_key(key) or is_sweeper_key(key):
+                what = "launches the jobs of a sweep" if is_launcher_key(key) else "is of a search"
+                problems.append(Problem(key, f": {what}; add train -m"))
             else:
                 problems.append(Problem(key, unknown_key(key, list(known_keys))))
         try:
@@ -240,7 +243,7 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
         reason = str(error).splitlines()[0].rstrip(".")
         raise fail(key, f"={value}: cannot be read ({reason}); quote it: {key}='...'") from None
     key = override.key_or_group
-    if key.startswith("hydra") and not is_launcher_key(key):
+    if key.startswith("hydra") and not (is_launcher_key(key) or is_sweeper_key(key)):
         hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
         raise fail(key, f": Hydra's own settings have no effect here{hint}")
     if override.type is OverrideType.DEL:
@@ -257,7 +260,7 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
             raise fail(key, f"={value}: matches none of {', '.join(groups.choices(key))}")
         return Setting(key, tuple(names), is_sweep=True)
     if not override.is_discrete_sweep():
-        raise fail(key, f"={value}: interval() needs a sampler; use range() or choice()")
+        return interval_setting(key, value, override.value())
     texts = override.sweep_string_iterator()
     values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
     return Setting(key, values, is_sweep=True)

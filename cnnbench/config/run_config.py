@@ -50,7 +50,7 @@ from cnnbench.config.schema import (
 
 GROUPS = ("model", "data", "augment", "loss", "optimizer", "scheduler", "device")
 # Groups whose YAML sets keys anywhere in the config, so that they leave no node of their own.
-PRESET_GROUPS = ("experiment", "study", "debug")
+PRESET_GROUPS = ("experiment", "study", "search", "debug")
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,14 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """How much search there was before these settings were chosen."""
+
+    trials: Count | None
+    seconds: Positive | None
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one training run depends on, checked and frozen."""
 
@@ -193,6 +201,8 @@ class RunConfig:
     budget: Annotated[BudgetConfig, RESULT, Before({"tflop": None, "seconds": None})]
     patience: Annotated[Count | None, RESULT]
     selection: Annotated[Selection, RESULT]
+    evaluate_test: Annotated[bool, RESULT, Before(True)]
+    tuning: Annotated[TuningConfig, RECORDING, Before({"trials": None, "seconds": None})]
     max_seconds: Annotated[Positive | None, RECORDING]
     output_root: Annotated[PathText, LOCATION]
     resume: Annotated[PathText | None, LOCATION]
@@ -283,6 +293,8 @@ def _contradictions(config: RunConfig) -> list[Problem]:
         why = "data.val_fraction=0 leaves no validation images; expected selection=last"
     elif config.loss.name == "mse" and selection == "val/accuracy":
         why = "loss=mse predicts numbers, which have no accuracy; expected selection=val/loss"
+    elif selection == "test" and not config.evaluate_test:
+        why = "reads the test images, which evaluate_test=false leaves unread; set one of them"
     if why:
         problems.append(Problem("selection", f"={selection}: {why}"))
     model = config.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,17 +28,42 @@ _OTHER_WORDS = {
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Numbers that a search draws from.
+
+    Attributes:
+        low: the smallest.
+        high: the largest, above ``low``.
+        is_int: whether they are whole numbers.
+        is_log: whether their logarithms are spread evenly; then ``low`` is above 0.
+    """
+
+    low: float
+    high: float
+    is_int: bool = False
+    is_log: bool = False
+
+    def __str__(self) -> str:
+        text = f"interval({self.low:g},{self.high:g})"
+        text = f"int({text})" if self.is_int else text
+        return f"tag(log,{text})" if self.is_log else text
+
+
+@dataclass(frozen=True)
 class Setting:
     """One ``key=value`` of the command line.
 
     Args:
         key: dotted key, or the name of a group.
-        values: one value, or those of a sweep in order.
+        values: one value, or those of a sweep in order; of an interval, its ends.
+        is_sweep: whether there may be several.
+        interval: where a search draws from one.
     """
 
     key: str
     values: tuple[Any, ...]
     is_sweep: bool = False
+    interval: Interval | None = None
 
 
 def words(settings: str | Sequence[str]) -> list[str]:
@@ -78,6 +104,31 @@ def keyword_setting(name: str, value: Any) -> Setting:
     if not value:
         raise ConfigError([Problem(key, "=[]: a list sweeps over its values, and has none")])
     return Setting(key, tuple(_plain(key, part) for part in value), is_sweep=True)
+
+
+def interval_setting(key: str, text: str, sweep: Any) -> Setting:
+    """Return the interval that a search draws from.
+
+    Args:
+        key: dotted.
+        text: as it was typed.
+        sweep: ``start``, ``end`` and ``tags`` of Hydra's grammar; whole numbers are of type int.
+
+    Raises:
+        ConfigError: it is empty, or has no logarithms.
+    """
+    low, high, tags = sweep.start, sweep.end, set(sweep.tags)
+    why = ""
+    if unknown := tags - {"log"}:
+        why = f"unknown tag {', '.join(sorted(unknown))}; expected log"
+    elif not (math.isfinite(low) and math.isfinite(high) and low < high):
+        why = "expected interval(LOW,HIGH) with LOW below HIGH"
+    elif tags and low <= 0:
+        why = "a logarithm needs numbers above 0; raise the lower end, or leave tag(log,...)"
+    if why:
+        raise ConfigError([Problem(key, f"={text}: {why}")])
+    interval = Interval(low, high, is_int=type(low) is int, is_log=bool(tags))
+    return Setting(key, (low, high), is_sweep=True, interval=interval)
 
 
 def _plain(key: str, value: Any) -> Any:

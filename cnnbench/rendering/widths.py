@@ -32,7 +32,9 @@ def fitting_columns(
     """
     if width is None:
         return [list(ranks)]
-    sizes = {head: max(map(cell_width, (head, *(row[head] for row in texts)))) + 2 for head in ranks}
+    sizes = {
+        head: max(map(cell_width, (head, *(row[head] for row in texts)))) + 2 for head in ranks
+    }
     first = [head for head, rank in ranks.items() if rank == 0]
     tables = [_filled(first, list(ranks), sizes, width)]
     while waiting := [

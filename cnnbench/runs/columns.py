@@ -176,6 +176,8 @@ COLUMNS: dict[str, Column] = {
             for split in ("val", "test")
             for name, better in _PREDICTED.items()
         ),
+        Column("tuning_trials"),
+        Column("tuning_seconds", digits=1),
         *(
             Column(name, "setting", is_shared=True)
             for name in (

@@ -32,6 +32,8 @@ _PROBE_SECONDS = 0.2
 _MAX_SWEEP_BYTES = 64 << 20
 # Beside the lock: the generation of the lease whose owner has it; absent where that is no job.
 _HOLDER = ".lock-generation"
+# In the directory of a search, beside its ``sweep.json``.
+SEARCH_FILE = "search.json"
 # The names of checkpoints, and of their files.
 CHECKPOINT_NAME = r"(?:epoch_\d{4,}|step_\d{8,})"
 CHECKPOINT_FILE = rf"{CHECKPOINT_NAME}(?:\.state)?\.pt"
@@ -281,6 +283,20 @@ def sweep_jobs(root: Path) -> list[tuple[str, list[str]]]:
         return []
     # A run lies in its sweep, whatever a stranger's record says.
     return [job for job in jobs if Path(job[0]).name == job[0] and job[0] not in ("", "..")]
+
+
+def tuning_of(root: Path) -> dict[str, float]:
+    """Return ``tuning_trials`` and ``tuning_seconds`` of a search's directory; nothing of others.
+
+    Args:
+        root: the directory; whoever wrote its file, only numbers in it count.
+    """
+    try:
+        content = json.loads(read_regular(root / SEARCH_FILE, _MAX_SWEEP_BYTES))
+        found = {f"tuning_{key}": content[key] for key in ("trials", "seconds")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {key: value for key, value in found.items() if type(value) in (int, float)}
 
 
 def find_runs(root: Path) -> Iterator[RunDir]:

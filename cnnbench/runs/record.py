@@ -25,6 +25,8 @@ from cnnbench.files import atomic_write, read_regular
 
 FORMAT = 1
 Status = Literal["running", "done", "failed", "interrupted"]
+# The reason of a run that is done since a search gave it up.
+PRUNED = "pruned"
 Count = Annotated[int, Range(ge=0)]
 Seconds = Annotated[float, Range(ge=0)]
 # A name is part of the names of files.

@@ -26,6 +26,8 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.lease import held, neighbours, owner, read_lease
 from cnnbench.training.stop import STOP_SIGNALS
 
+# In a job's directory: a search gave the job up.
+PRUNE_FILE = "prune"
 # What the process ends with where another one took its job.
 _LOST = 1
 _FORMAT = 1
@@ -110,7 +112,9 @@ def _train(root: Path, name: str, generation: int, job: dict[str, Any]) -> tuple
         from cnnbench.training.launch import resume
 
         run = RunDir(root / name, generation)
-        resume(read_config(job["config"]), run, job["command"], beside=beside)
+        given_up = (root / "jobs" / name / PRUNE_FILE).exists
+        config = read_config(job["config"])
+        resume(config, run, job["command"], beside=beside, is_pruned=given_up)
     except Interrupted as error:
         return error.exit_code, str(error)
     except CnnbenchError as error:

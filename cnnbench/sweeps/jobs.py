@@ -16,6 +16,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
+from cnnbench.config.sweeper import split_sweeper
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
 from cnnbench.runs.directory import RunDir
@@ -62,6 +63,9 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     plain = {s.key: s.values[0] for s in settings if not s.is_sweep}
     if plain.get("resume") is not None:
         raise UsageError("resume: resumes one run; to resume a sweep, repeat its command")
+    sweeper, settings = split_sweeper(settings)
+    if sweeper is not None:
+        raise UsageError("hydra/sweeper: only train -m searches")
     axes = {s.key: s.values for s in settings if s.is_sweep}
     studies = axes.pop("study", (plain.pop("study", None),))
     jobs: list[Job] = []
@@ -90,11 +94,16 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
         )
     named = jobs[0].config.sweep.name
     fixed = {key: value for key, value in plain.items() if key not in ("output_root", "sweep.name")}
-    return Sweep(named or _default_name(fixed, [*axes, *filter(None, studies)]), tuple(jobs))
+    return Sweep(named or default_name(fixed, [*axes, *filter(None, studies)]), tuple(jobs))
 
 
-def _default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
-    """Name a sweep by what does not change when its axes grow, so that it is found again."""
+def default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
+    """Name a sweep by what does not change when its axes grow, so that it is found again.
+
+    Args:
+        fixed: the settings of all jobs.
+        axes: the keys in which they differ.
+    """
     digest = hashlib.sha256(json.dumps([fixed, list(axes)], sort_keys=True).encode()).hexdigest()
     return f"{file_name('-'.join(axes)) or 'sweep'}-{digest[:6]}"
 

@@ -88,13 +88,11 @@ class SweepView:
         # A heartbeat that stands still for as long as its lease is called silent.
         self._watcher = Watcher(math.inf)
         self._fresh_until = 0.0
-        self.jobs = [
-            JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
-            for job in _read_sweep(root / SWEEP_FILE)
-        ]
+        self._written = _written(root)
+        self.jobs = _jobs_of(root)
 
     def refresh(self, runs: Collection[str] | None = None) -> list[JobState]:
-        """Return the jobs as they stand now.
+        """Return the jobs as they stand now; a search has more of them from time to time.
 
         Looking at all of very many takes long, and is done so seldom that it takes a tenth of the
         time.
@@ -105,6 +103,10 @@ class SweepView:
         started = time.monotonic()
         if runs is None and started < self._fresh_until:
             return self.jobs
+        if (written := _written(self.root)) not in (self._written, None):
+            known = {job.run for job in self.jobs}
+            self._written = written
+            self.jobs += [job for job in _jobs_of(self.root) if job.run not in known]
         for job in self.jobs:
             if job.status != "done" and (runs is None or job.run in runs):
                 self._refresh(job)
@@ -172,6 +174,22 @@ class SweepView:
                 job.epochs = (epoch, num_epochs)
                 job.seconds += finite_number(values.get("perf/epoch_seconds")) or 0.0
                 job.accuracy = finite_number(values.get("val/accuracy"))
+
+
+def _written(root: Path) -> int | None:
+    """Return when a sweep's list of jobs was written, by the file system's clock."""
+    try:
+        return (root / SWEEP_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _jobs_of(root: Path) -> list[JobState]:
+    """Return the jobs of a sweep, none of them looked at yet."""
+    return [
+        JobState(" ".join(job["overrides"]) or job["run"], job["run"], job.get("work") or 1.0)
+        for job in _read_sweep(root / SWEEP_FILE)
+    ]
 
 
 def _read_sweep(file: Path) -> list[dict[str, Any]]:
@@ -263,8 +281,9 @@ def live_table(jobs: Sequence[JobState], slots: int) -> Table:
     order = ("running", "silent", "failed", "interrupted", "waiting", "done")
     shown = sorted(jobs, key=lambda job: order.index(job.status))[:_MAX_ROWS]
     table = Table(caption=Text(summary_line(jobs, slots)), caption_justify="left", box=None)
-    for head in ("job", "status", "epoch", "accuracy", "seconds"):
-        table.add_column(head, overflow="ellipsis", no_wrap=True)
+    # What is measured keeps its place beside a long name.
+    for head, width in (("job", 3), ("status", 12), ("epoch", 7), ("accuracy", 8), ("seconds", 7)):
+        table.add_column(head, overflow="ellipsis", no_wrap=True, min_width=width)
     for job in (job for job in jobs if job in shown):
         epoch = f"{job.epochs[0]}/{job.epochs[1]}" if job.epochs[1] else str(job.epochs[0] or "")
         status = f"running {job.fraction:.0%}" if job.status == "running" else job.status

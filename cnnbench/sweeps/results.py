@@ -6,10 +6,13 @@ import contextlib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnbench.errors import DiskError
-from cnnbench.notices import warn
-from cnnbench.rendering.text import terminal_width
+from cnnbench.notices import terminal_width, warn
+
+if TYPE_CHECKING:
+    from cnnbench.analysis.compare.search_part import SearchPart
 
 REPORT = "report.html"
 
@@ -21,7 +24,7 @@ def load_results() -> None:
             importlib.import_module(name)
 
 
-def show_results(root: Path, runs: Sequence[Path]) -> None:
+def show_results(root: Path, runs: Sequence[Path], search: SearchPart | None = None) -> None:
     """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
     from cnnbench.analysis.compare.formats import comparison_text
     from cnnbench.analysis.compare.report import write_report
@@ -32,7 +35,7 @@ def show_results(root: Path, runs: Sequence[Path]) -> None:
     found = compare_runs(runs)
     print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
     try:
-        write_report(found, root / REPORT)
+        write_report(found, root / REPORT, search)
         print(f"report: {root / REPORT}", flush=True)
     except DiskError as error:
         warn(f"the sweep has no page: {error}")

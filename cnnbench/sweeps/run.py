@@ -13,22 +13,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
 from cnnbench.runs.directory import RunDir
+from cnnbench.runs.record import PRUNED, RunRecord
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
 from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
-from cnnbench.sweeps.progress import SWEEP_FILE, Screen, SweepView, summary_line
+from cnnbench.sweeps.progress import SWEEP_FILE, JobState, Screen, SweepView, summary_line
 from cnnbench.sweeps.results import load_results, show_results
 from cnnbench.training.distributed import check_alone
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
@@ -99,15 +100,15 @@ def run_sweep(
     runs = run_directories(root, sweep.jobs)
     with writing(root):
         (root / "jobs").mkdir(parents=True, exist_ok=True)
-    record = {
-        "format": 1,
-        "command": list(command),
-        "jobs": [
+    costs = work or [1.0] * len(runs)
+    write_sweep(
+        root,
+        command,
+        [
             {"overrides": list(job.overrides), "run": run.path.name, "work": cost}
-            for job, run, cost in zip(sweep.jobs, runs, work or [1.0] * len(runs), strict=True)
+            for job, run, cost in zip(sweep.jobs, runs, costs, strict=True)
         ],
-    }
-    atomic_write(root / SWEEP_FILE, f"{json.dumps(record, indent=2)}\n".encode())
+    )
     jobs = [
         _Job(number, " ".join(job.overrides) or job.config.model.name, job, run)
         for number, (job, run) in enumerate(zip(sweep.jobs, runs, strict=True), start=1)
@@ -116,6 +117,22 @@ def run_sweep(
         sweeping.run()
     show_results(root, [job.run.path for job in jobs if job.run.has_record])
     return root, sum(job.status == "failed" for job in jobs)
+
+
+def write_sweep(root: Path, command: Sequence[str], jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Write which jobs a sweep has: of each ``overrides``, ``run``, and ``work`` where known."""
+    record = {"format": 1, "command": list(command), "jobs": list(jobs)}
+    atomic_write(root / SWEEP_FILE, f"{json.dumps(record, indent=2)}\n".encode())
+
+
+def _outcome(record: RunRecord) -> str:
+    """Return in words what a finished job gave."""
+    word = "pruned" if record.reason == PRUNED else "done"
+    for split in ("test", "val"):
+        accuracy = record.results.get(f"{split}/accuracy")
+        if isinstance(accuracy, float):
+            return f"{word}, {split} accuracy {accuracy:.4f}"
+    return word
 
 
 @dataclass
@@ -162,7 +179,7 @@ class _Sweeping:
         slots: Slots,
         launcher: Launcher,
     ) -> None:
-        self.root, self.jobs, self.command = root, jobs, command
+        self.root, self.jobs, self.command = root, list(jobs), command
         self.config, self.slots, self.launcher = config, slots, launcher
         self.running: dict[str, _Job] = {}
         self.waiting = list(jobs)
@@ -178,7 +195,7 @@ class _Sweeping:
             lease = read_lease(self._directory(job))
             job.generation = lease.generation if lease else 0
 
-    def __enter__(self) -> _Sweeping:
+    def __enter__(self) -> Self:
         self._before = {
             number: signal.signal(number, self._receive)
             for number in STOP_SIGNALS
@@ -220,12 +237,13 @@ class _Sweeping:
                 self._stop(signum)
             sent = len(self.signals)
         if self.signals:
-            done = sum(job.status.startswith("done") for job in self.jobs)
-            raise Interrupted(
-                f"the sweep stopped with {done} of {len(self.jobs)} jobs done; "
-                "the same command resumes it",
-                self.signals[0],
-            )
+            text = f"the {self._progress()}; the same command resumes it"
+            raise Interrupted(text, self.signals[0])
+
+    def _progress(self) -> str:
+        """Say how far it came before it was stopped."""
+        done = sum(job.status.startswith("done") for job in self.jobs)
+        return f"sweep stopped with {done} of {len(self.jobs)} jobs done"
 
     def _stop(self, signum: int) -> None:
         self.is_stopping = True
@@ -313,15 +331,8 @@ class _Sweeping:
         self._repeat_warnings(job)
         if job.is_done:
             job.status = "done"
-            record = job.run.record
-            measured = record.data.measured or "test"
-            accuracy = record.results.get(f"{measured}/accuracy")
-            is_known = isinstance(accuracy, float)
-            known = f", {measured} accuracy {accuracy:.4f}" if is_known else ""
-            left = summary_line(
-                self.view.refresh({job.run.path.name, *self.running}), self.slots.number
-            )
-            self._line(f"{self._shown(job)}: done{known}; {left}")
+            left = summary_line(self._states({job.run.path.name, *self.running}), self.slots.number)
+            self._line(f"{self._shown(job)}: {_outcome(job.run.record)}; {left}")
         elif not lease.code:  # max_seconds are over, as planned
             job.status = "interrupted"
             self._line(f"{self._shown(job)}: {lease.message or 'interrupted'}")
@@ -392,7 +403,11 @@ class _Sweeping:
 
     def _show(self) -> None:
         if self.screen.is_live:
-            self.screen.show(self.view.refresh(), self.slots.number)
+            self.screen.show(self._states(), self.slots.number)
+
+    def _states(self, runs: Collection[str] | None = None) -> list[JobState]:
+        """Return how all jobs stand, those to come included; only ``runs`` are looked at anew."""
+        return self.view.refresh(runs)
 
     def _line(self, text: str) -> None:
         if not self.screen.is_live:

@@ -13,11 +13,20 @@ from cnnbench.engine import Step, TrainState
 from cnnbench.engine.finite import check_step
 from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
+from cnnbench.notices import warn
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs.columns import COLUMNS
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
-from cnnbench.tracking import Console, JsonLines, TensorBoard, Trackers, confusion_image
+from cnnbench.tracking import (
+    Console,
+    JsonLines,
+    TensorBoard,
+    Trackers,
+    confusion_image,
+    format_seconds,
+)
+from cnnbench.training import estimates, first_batch
 from cnnbench.training.setup import Plan, Setup
 
 _GRID_IMAGES = 32
@@ -119,6 +128,22 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         + f"{effective['device_name']}, {effective['precision']}, "
         f"{effective['num_threads']} threads{processes}; seed {config.seed}"
     )
+
+
+def introduce(
+    setup: Setup, effective: Mapping[str, Any], run: RunDir, screen: Console, trackers: Trackers
+) -> None:
+    """Say what is about to happen, warn of what may not fit, and show the first images."""
+    disk, memory = estimates.expected_bytes(setup)
+    shortages = estimates.shortages(run.path, setup.plan.device, disk=disk, memory=memory)
+    for message in (*first_batch.findings(setup), *shortages):
+        warn(message)
+    seconds = estimates.expected_epoch_seconds(setup)
+    screen.print(
+        f"{introduction(setup, effective)}\nexpected: about {format_seconds(seconds)} per epoch, "
+        f"up to {disk / 1e6:,.1f} MB on disk\nrun: {run.path}"
+    )
+    show_beginning(trackers, setup)
 
 
 def show_beginning(trackers: Trackers, setup: Setup) -> None:

@@ -150,10 +150,11 @@ def read(plan: Plan) -> Splits:
 def _check_splits(config: RunConfig, data: Splits) -> None:
     """Refuse to train towards an epoch that could never be chosen, or a test without images."""
     limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
-    if not data.num_test:
+    if not data.num_test and config.evaluate_test:
         raise UsageError(
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
-            "images, and a run ends with a test; expected more images of each class, or a test part"
+            "images, and a run ends with a test; expected more images of each class, a test part, "
+            "or evaluate_test=false"
         )
     if data.measured == "val" and (not data.num_val or config.selection == "test"):
         why = "holds no image" if not data.num_val else "is what the run is measured on"
@@ -209,6 +210,7 @@ def resume(
     command: Sequence[str],
     since: float | None = None,
     beside: Callable[[], Sequence[str]] = tuple,
+    is_pruned: Callable[[], bool] = bool,
 ) -> None:
     """Train in a given directory, from its newest checkpoint where there is one.
 
@@ -221,6 +223,7 @@ def resume(
         command: the command line, for the record.
         since: when what ``max_seconds`` counts began, by ``time.monotonic``; by default now.
         beside: tells which other jobs of its sweep ran on this machine in the meantime.
+        is_pruned: tells whether a search gave it up; it then ends after the epoch, as done.
 
     Raises:
         CnnbenchError: as ``_train``, or ``extend_epochs`` cannot extend this run.
@@ -239,7 +242,7 @@ def resume(
         run.writes = plan.world.is_first
         if run.writes and not run.path.exists():
             RunDir.create(run.path)
-        _train(plan, data, run, command, stop, beside)
+        _train(plan, data, run, command, stop, beside, is_pruned)
 
 
 def _resumed_config(config: RunConfig) -> RunConfig:
@@ -274,6 +277,7 @@ def _train(
     command: Sequence[str],
     stop: StopRequest,
     beside: Callable[[], Sequence[str]] = tuple,
+    is_pruned: Callable[[], bool] = bool,
 ) -> None:
     """Train until the last epoch, then read the test set once and write the results.
 
@@ -283,7 +287,8 @@ def _train(
         run: an existing directory; training is resumed from its newest checkpoint.
         command: the command line, for the record.
         stop: entered here, and asked throughout.
-        beside: as ``resume`` takes it.
+        beside: as ``resume`` takes it, and the next.
+        is_pruned: likewise.
 
     Raises:
         Interrupted: a signal was received, or ``max_seconds`` are over; the state is saved.
@@ -296,7 +301,8 @@ def _train(
     stop.agree = world.largest
     with run.lock(), stop:
         training = Training(plan, data, run, command, stop)
-        training.beside = beside
+        training.beside, training.is_pruned = beside, is_pruned
+        training.write_record("running")
         try:
             world.largest([0])  # all have read the record
             training.write_record("running")

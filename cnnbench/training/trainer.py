@@ -22,9 +22,9 @@ from cnnbench.notices import guarded, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.predictions import Outputs
 from cnnbench.runs.provenance import check_same_data, provenance, resume_warning
-from cnnbench.runs.record import DataRecord, RunRecord, Status
+from cnnbench.runs.record import PRUNED, DataRecord, RunRecord, Status
 from cnnbench.tracking import Console, TensorBoard, Trackers, format_seconds
-from cnnbench.training import display, estimates, first_batch
+from cnnbench.training import display, estimates
 from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
@@ -55,10 +55,13 @@ class Training:
         setup: what trains; from the beginning of ``train`` on.
         progress: what is remembered from checkpoint to checkpoint.
         beside: tells which other jobs ran on this machine in the meantime.
+        is_pruned: tells whether a search gave the run up; asked after each epoch.
     """
 
     setup: Setup
     beside: Callable[[], Sequence[str]] = tuple
+    is_pruned: Callable[[], bool] = bool
+    ended_by: str | None = None
 
     def __init__(
         self, plan: Plan, data: Splits, run: RunDir, command: Sequence[str], stop: StopRequest
@@ -138,7 +141,7 @@ class Training:
         self._prepare()
         self._fix_steps()
         if self.state.global_step == 0:
-            self._introduce()
+            display.introduce(self.setup, self.effective, self.run, self.screen, self.trackers)
         if self.state.epoch > self.progress.ended_epoch:
             self._end_epoch()  # stopped while it was being evaluated
         if self.config.device.compile:
@@ -173,25 +176,15 @@ class Training:
     def _is_over(self) -> bool:
         """Return whether the run ends before its last epoch, for want of a better one."""
         patience, ended = self.config.patience, self.progress.ended_epoch
+        can_end = self.progress.best_epoch > 0 and ended < self.setup.num_epochs
+        if can_end and self.is_pruned():
+            self.ended_by = PRUNED
+            return True
         # An epoch that was not evaluated might have been the better one.
         is_evaluated = ended > 0 and ended % self.config.eval_every_epochs == 0
         return (
             patience is not None and is_evaluated and ended - self.progress.best_epoch >= patience
         )
-
-    def _introduce(self) -> None:
-        """Say what is about to happen, and show TensorBoard the first images."""
-        disk, memory = estimates.expected_bytes(self.setup)
-        shortages = estimates.shortages(self.run.path, self.plan.device, disk=disk, memory=memory)
-        for message in (*first_batch.findings(self.setup), *shortages):
-            warn(message)
-        seconds = estimates.expected_epoch_seconds(self.setup)
-        self.screen.print(
-            f"{display.introduction(self.setup, self.effective)}\nexpected: about "
-            f"{format_seconds(seconds)} per epoch, up to {disk / 1e6:,.1f} MB on disk\n"
-            f"run: {self.run.path}"
-        )
-        display.show_beginning(self.trackers, self.setup)
 
     def _compile(self) -> None:
         seconds = self.setup.compile()
@@ -337,45 +330,54 @@ class Training:
         self.saved_at = self._position()
 
     def _finish(self) -> None:
-        """Read the test set or fold once, with the selected epoch's weights; write the results."""
+        """Write the results: of the selected epoch, with one reading of the test set or fold."""
         self.screen.stop_bar()
+        progress, config = self.progress, self.config
         self.state.evaluated_model.load_state_dict(self.checkpoints.load("best")["model"])
-        num_classes = self.data.num_classes
-        counted, outputs = None, Outputs()
+        progress.test_reads = max(progress.test_reads, self.earlier_test_reads)
+        split = self.data.measured
+        test = self._test(split) if config.evaluate_test else None
+        tuning = {f"tuning_{key}": value for key, value in vars(config.tuning).items() if value}
+        self.results = {
+            **(dict(reversed(test.named(split).items())) if test else {}),
+            **progress.best_val,
+            "best_epoch": progress.best_epoch,
+            "train_seconds": progress.train_seconds,
+            "train_tflop": self.setup.tflop(self.state.global_step),
+            "selection": config.selection,
+            "test_reads": progress.test_reads,
+            **tuning,
+        }
+        if self.tensorboard is not None:
+            num_params, step = self.network.num_params, self.state.global_step
+            display.show_results(self.tensorboard, self.results, num_params, step)
+        self.trackers.flush()
+        self.write_record("done", self.ended_by)
+        self.screen.print(
+            f"{f'{split} {test.text(4)}' if test else 'the test images stay unread:'} "
+            f"with epoch {progress.best_epoch}'s weights, selected on {config.selection}; "
+            f"trained for {format_seconds(progress.train_seconds)}"
+        )
+
+    def _test(self, split: str) -> Scores:
+        """Read the test set, or the fold that stands for it, and keep what was predicted."""
+        counted, outputs, num_classes = None, Outputs(), self.data.num_classes
         if not self.plan.loss.is_number:
             device = self.plan.device
             counted = ConfusionMatrix(num_classes, device), CurveCounts(num_classes, device)
-        is_test = (split := self.data.measured) == "test"
         test = self._evaluate(split, *((*counted, outputs) if counted else ()))
-        self.progress.test_reads = max(self.progress.test_reads, self.earlier_test_reads) + is_test
-        epoch = self.progress.best_epoch
-        self.results = {
-            **dict(reversed(test.named(split).items())),
-            **self.progress.best_val,
-            "best_epoch": epoch,
-            "train_seconds": self.progress.train_seconds,
-            "train_tflop": self.setup.tflop(self.state.global_step),
-            "selection": self.config.selection,
-            "test_reads": self.progress.test_reads,
-        }
-        step = self.state.global_step
-        if is_test:  # of a fold that validates, the epoch's numbers are there already
-            self.trackers.scalars({"epoch": epoch, **test.named(split)}, step)
-        if is_test and counted is not None and num_classes <= _MAX_RECORDED_CLASSES:
-            self.confusion = tuple(map(tuple, counted[0].read().tolist()))
-        if self.tensorboard is not None:
-            if is_test and counted is not None:
+        if split == "test":  # of a fold that validates, the epoch's numbers are there already
+            self.progress.test_reads += 1
+            step = self.state.global_step
+            self.trackers.scalars({"epoch": self.progress.best_epoch, **test.named(split)}, step)
+            if counted is not None and num_classes <= _MAX_RECORDED_CLASSES:
+                self.confusion = tuple(map(tuple, counted[0].read().tolist()))
+            if self.tensorboard is not None and counted is not None:
                 display.show_test(self.tensorboard, *counted, self.data.class_names, step)
-            display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
         if self.run.writes:
             outputs.write(self.run.path, self.data.measured_sha256)
-        self.write_record("done")
-        self.screen.print(
-            f"{split} {test.text(4)} with epoch {epoch}'s "
-            f"weights, selected on {self.config.selection}; "
-            f"trained for {format_seconds(self.progress.train_seconds)}"
-        )
+        return test
 
     def write_record(self, status: Status, reason: str | None = None) -> None:
         """Replace ``run.json``, and tell TensorBoard how the run ended."""

@@ -28,7 +28,9 @@ from cnnbench.cli import main as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
+from cnnbench.config.sweeper import split_sweeper
 from cnnbench.sweeps.jobs import expand
+from cnnbench.sweeps.search.space import check_space, read_space
 
 COMMAND = (sys.executable, "-m", "cnnbench")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
@@ -125,7 +127,11 @@ def test_help_of_train_has_groups_choices_and_examples(run: Run) -> None:
     assert len(examples) > 3
     for example in examples:
         settings = [w.strip("'") for w in example.split() if "=" in w and "RUN" not in w]
-        if "-m" in example:
+        if "hydra/sweeper" in example:
+            sweeper, others = split_sweeper(composer.parse(settings))
+            assert sweeper is not None
+            assert check_space(composer, read_space(composer, others))
+        elif "-m" in example:
             assert len(expand(composer, composer.parse(settings)).jobs) == 6
         else:
             single_config(composer, composer.parse(settings))

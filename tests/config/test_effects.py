@@ -7,7 +7,7 @@ from key_effects import COMPOSER, composed
 
 from cnnbench.config.command import single_config
 from cnnbench.config.effects import RULES
-from cnnbench.config.run_config import PRESET_GROUPS, to_tree
+from cnnbench.config.run_config import to_tree
 from cnnbench.config.settings import settings_of
 from cnnbench.errors import CnnbenchError
 
@@ -113,7 +113,7 @@ def test_a_recorded_run_keeps_what_had_no_effect() -> None:
     assert single_config(COMPOSER, settings).model.init == "normal"
 
 
-@pytest.mark.parametrize("group", [group for group in PRESET_GROUPS if group != "study"])
+@pytest.mark.parametrize("group", ["experiment", "debug"])
 def test_what_a_preset_makes_can_be_repeated_from_its_file(group: str) -> None:
     for name in COMPOSER.groups.choices(group):
         config = composed(f"{group}={name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from cnnbench.rendering.text import setting_text
 from cnnbench.rendering.widths import fitting_columns
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
+from cnnbench.runs.record import PRUNED
 
 FORMATS = (*render.FORMATS, "latex")
 SPREAD_NOTE = "±: sample standard deviation over n seeds."
@@ -386,9 +388,15 @@ def left_out_text(found: Comparison, output_format: str) -> str:
     """Say which runs are in no row, and why."""
     if not found.left_out:
         return ""
+    pruned = [run for run in found.left_out if run.status == PRUNED]
     rows = [
         {"status": run.status, "reason": setting_text(run.reason), "run": setting_text(run.path)}
         for run in found.left_out
+        if run.status != PRUNED or len(pruned) == 1
     ]
+    if len(pruned) > 1:
+        reason = f"{len(pruned)} runs that their search gave up; --pruned shows them"
+        parent = setting_text(os.path.commonpath([run.path for run in pruned]))
+        rows.append({"status": PRUNED, "reason": reason, "run": parent})
     table = render.render_table(rows, ("status", "reason", "run"), output_format)
     return f"Not in the table:\n{'' if output_format == 'text' else chr(10)}{table}"

@@ -15,9 +15,9 @@ from cnnbench.files import read_regular
 from cnnbench.losses import LOSSES
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Source, finite_number, whole_number
-from cnnbench.runs.directory import RunDir, find_runs, path_of
+from cnnbench.runs.directory import RunDir, find_runs, path_of, tuning_of
 from cnnbench.runs.provenance import changes
-from cnnbench.runs.record import RunRecord
+from cnnbench.runs.record import PRUNED, RunRecord
 
 # What a stranger's line of metrics may raise.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
@@ -104,7 +104,7 @@ class LeftOut:
 
     Attributes:
         path: of its directory.
-        status: running, dead, failed, interrupted, foreign, or done.
+        status: running, dead, failed, interrupted, foreign, pruned, or done.
         reason: in a few words.
     """
 
@@ -113,8 +113,14 @@ class LeftOut:
     reason: str
 
 
-def read_runs(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]:
+def read_runs(
+    paths: Sequence[str | Path], *, pruned: bool = False
+) -> tuple[list[Record], list[LeftOut]]:
     """Return the runs at and below paths, in the order of their paths, each once.
+
+    Args:
+        paths: of runs, or directories.
+        pruned: whether those count that a search gave up.
 
     Raises:
         UsageError: a path holds no run.
@@ -124,7 +130,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Record], list[LeftOut]]
     found = {run.path: run for path in paths for run in _runs_at(path)}
     for _, run in sorted(found.items()):
         try:
-            found_run = read_run(run)
+            found_run = read_run(run, pruned=pruned)
         except CheckpointError as error:
             found_run = LeftOut(run.path, "foreign", str(error).partition(": ")[2])
         if isinstance(found_run, Record):
@@ -144,8 +150,12 @@ def _runs_at(path: str | Path) -> Iterator[RunDir]:
         raise UsageError(f"{path}: {what}; see 'cnnbench runs list'")
 
 
-def read_run(run: RunDir) -> Record | LeftOut:
+def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
     """Return what a table needs of one run, or why it is in no table.
+
+    Args:
+        run: its directory.
+        pruned: whether it counts where a search gave it up.
 
     Raises:
         CheckpointError: ``run.json`` is damaged or foreign.
@@ -157,9 +167,14 @@ def read_run(run: RunDir) -> Record | LeftOut:
     if status != "done":
         reason = (record.reason or "").partition("\n")[0]
         return LeftOut(run.path, status, reason or f"is {status}")
-    results, model, data = record.results, record.model, record.data
+    model, data = record.model, record.data
+    results = {**record.results, **tuning_of(run.path.parent)}
     settings, measured = _settings(record), data.measured or "test"
-    needed = (_score(settings.get("loss"), measured), *_NEEDED)
+    if record.reason == PRUNED and not pruned:
+        return LeftOut(run.path, PRUNED, "its search gave it up; --pruned shows it")
+    # Such a run left the test images to a later reading.
+    is_tested = measured != "test" or settings.get("evaluate_test") is not False
+    needed = (*([_score(settings.get("loss"), measured)] if is_tested else []), *_NEEDED)
     missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")
@@ -175,7 +190,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         facts={column.name: column.value(source) for column in columns.facts()},
         metrics={column.name: column.value(source) for column in columns.metrics()},
         selection=str(results.get("selection", record.config.get("selection"))),
-        test_reads=record.test_reads or int(measured == "test"),
+        test_reads=record.test_reads or int(measured == "test" and is_tested),
         data_sha256=data.sha256,
         num_test=data.num_test if measured == "test" else data.num_val,
         num_train=data.num_train,

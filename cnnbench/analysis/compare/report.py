@@ -36,6 +36,7 @@ from cnnbench.analysis.compare.report_details import (
     run_columns,
 )
 from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.search_part import SearchPart
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.files import atomic_write, writing
 from cnnbench.notices import visible
@@ -67,19 +68,24 @@ _NOTES = (
 )
 
 
-def write_report(comparison: Comparison, file: Path) -> None:
+def write_report(comparison: Comparison, file: Path, search: SearchPart | None = None) -> None:
     """Write the page; its directory is made where it is missing.
+
+    Args:
+        comparison: that it shows.
+        file: replaced.
+        search: that made its runs.
 
     Raises:
         DiskError: it cannot be written.
     """
-    page = render_report(comparison)
+    page = render_report(comparison, search)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(file, page.encode())
 
 
-def render_report(comparison: Comparison) -> str:
+def render_report(comparison: Comparison, search: SearchPart | None = None) -> str:
     """Return the page; the same comparison gives the same text."""
     import jinja2
     from jinja2.utils import htmlsafe_json_dumps
@@ -100,6 +106,7 @@ def render_report(comparison: Comparison) -> str:
     return environment.from_string(template).render(
         {
             **content,
+            "search": search.shown() if search is not None else None,
             "data": data,
             "style": style,
             "script": script,
@@ -303,7 +310,7 @@ def _charts(table: Table) -> dict[str, Any]:
                 "costs": {
                     column.name: value
                     for column in columns.costs()
-                    if (value := row.values[column.name])
+                    if mean is not None and (value := row.values[column.name])
                 },
                 "accuracy": [_round(mean or 0.0), None if half is None else _round(half)],
             }

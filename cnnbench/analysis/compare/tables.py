@@ -76,13 +76,15 @@ def compare_runs(
     margin: float | None = None,
     calibration: bool = False,
     without_duplicates: Sequence[str | Path] = (),
+    pruned: bool = False,
 ) -> Comparison:
     """Fold runs into rows, and rows into tables.
 
     Args:
         paths: runs, or directories with runs below.
         where: a condition on the rows, as ``parse_where`` reads it.
-        sort: a column; else by test accuracy, the largest first.
+        sort: a column; else by test accuracy, where none was tested by that on the validation
+            images, the largest first.
         descending: the largest first.
         group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
@@ -91,6 +93,7 @@ def compare_runs(
         calibration: add ECE, Brier score and NLL, from the runs' predictions.
         without_duplicates: files that ``data check`` wrote; add the accuracy without the images
             that training or choosing has seen.
+        pruned: whether runs have rows that a search gave up.
 
     Raises:
         UsageError: a path holds no run, or a column, a condition, the baseline or the margin is
@@ -99,7 +102,7 @@ def compare_runs(
     if margin is not None and not 0 <= margin <= 1:
         raise UsageError(f"--margin {margin:g}: expected a fraction of the test images, 0 to 1")
     seen = read_seen(without_duplicates) if without_duplicates else None
-    records, left_out = read_runs(paths)
+    records, left_out = read_runs(paths, pruned=pruned)
     records = with_predicted(records, calibration=calibration, seen=seen)
     rows = fold_seeds(records, left_out)
     columns = {column: None for row in rows for column in row.values}
@@ -113,9 +116,10 @@ def compare_runs(
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
     is_falling = descending or sort is None
+    is_tested = any(row.values.get(row.accuracy) is not None for row in rows)
 
     def sorted_by(row: Row) -> Any:
-        return row.values.get(row.accuracy if sort is None else sort)
+        return row.values.get(sort or (row.accuracy if is_tested else "val/accuracy"))
 
     present = [row for row in rows if sorted_by(row) is not None]
     present.sort(key=lambda row: _order(sorted_by(row)), reverse=is_falling)

@@ -54,7 +54,14 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
     """
     notes: list[str] = []
     answers = _read_answers(rows, notes)
-    kept = _same_test(rows, base, answers, notes)
+    # Of some rows nobody wanted the test images read.
+    tested = [row for row in rows if row.values.get("evaluate_test") is not False or _value(row)]
+    if unread := len(rows) - len(tested):
+        notes.append(
+            f"Not judged: {unread} row{'' if unread == 1 else 's'} whose test images are unread "
+            "(evaluate_test=false); 'cnnbench evaluate RUN' reads them."
+        )
+    kept = _same_test(tested, base, answers, notes)
     scores = [_scores(row, answers, notes) for row in kept]
     ratios = [row.fold_ratio for row in scores if row.fold_ratio is not None]
     # Of rows that train on more or less of the same folds, the larger variance holds for both.
@@ -87,6 +94,10 @@ def _test_size(rows: Sequence[Row], scores: Sequence[RowScores]) -> tuple[int | 
     # Folds together test each image once.
     by_fold = {r.fold: r.num_test or 0 for r in rows[0].records if r.fold is not None}
     return sum(by_fold.values()) or sizes[0], 1 / sizes[0]
+
+
+def _value(row: Row) -> float | None:
+    return row.metric(row.accuracy)["mean"]
 
 
 def scores_of(row: Row) -> RowScores:

@@ -27,6 +27,7 @@ from cnnbench.geometry.trace import analyze
 from cnnbench.metrics import (
     Calibration,
     ConfusionMatrix,
+    Scores,
     Sums,
     calibration,
     per_class,
@@ -196,9 +197,9 @@ def measure_numbers(opened: OpenSplit) -> dict[str, Any]:
     sums = loss.sums(opened.device, opened.data.target_std)
     for outputs, targets in opened.outputs():
         sums.add(loss.total(outputs, targets), outputs, targets)
-    if opened.name == "test":
-        _count_test_read(opened.run)
     scores = sums.read()
+    if opened.name == "test":
+        _count_test_read(opened, scores)
     return {
         "run": str(opened.run.path),
         "model": opened.run.config.model.name,
@@ -230,7 +231,7 @@ def measure(opened: OpenSplit) -> Measured:
     calibrated = calibration(probabilities.astype(np.float64), true == predictions)
     scores, counts = sums.read(), confusion.read()
     if opened.name == "test":
-        _count_test_read(opened.run)
+        _count_test_read(opened, scores)
         _keep_predictions(opened, kept, scores.accuracy)
     result = {
         "run": str(opened.run.path),
@@ -252,12 +253,18 @@ def measure(opened: OpenSplit) -> Measured:
     return Measured(result, true, predictions, probabilities, calibrated)
 
 
-def _count_test_read(run: RunDir) -> None:
-    """Record one more reading of the test set; a run that is being written keeps its own count."""
+def _count_test_read(opened: OpenSplit, scores: Scores) -> None:
+    """Record one more reading of the test set; a run that is being written keeps its own count.
+
+    A run that left the test images to this reading takes its scores over.
+    """
+    run, is_whole = opened.run, opened.num_left_out is None
     try:
         with run.lock(_MAX_WAIT_SECONDS):
             record = run.record
             results = {**record.results, "test_reads": record.test_reads + 1}
+            if record.config.get("evaluate_test") is False and record.status == "done" and is_whole:
+                results = {**dict(reversed(scores.named("test").items())), **results}
             replace(record, results=results).write(run.record_file)
     except UsageError:
         return
