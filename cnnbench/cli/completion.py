@@ -17,10 +17,12 @@ DESCRIPTION = """\
 Print what makes a shell complete verbs, flags, groups, their choices, keys with
 their values, and runs, after the Tab key."""
 _EXAMPLES = """\
-For every new shell, a line in its file of settings:
+Examples:
   bash  eval "$(cnnbench completion bash)"        in ~/.bashrc
   zsh   eval "$(cnnbench completion zsh)"         in ~/.zshrc, after compinit
   fish  cnnbench completion fish | source         in ~/.config/fish/config.fish
+
+A line of these in the file of its shell's settings completes in every new one.
 """
 # Each passes the line up to the cursor, and completes files where there is no answer. A candidate
 # that ends in one of =./ goes on without a blank.
