@@ -92,6 +92,12 @@ def _epoch_mean(curve: str) -> Callable[[Source], float]:
     return lambda source: fmean(source.curves[curve].values())
 
 
+def _compute_seconds(source: Source) -> float:
+    """Return the mean of what is left of an epoch's seconds without waiting for batches."""
+    epochs, waits = source.curves["perf/epoch_seconds"], source.curves["perf/data_seconds"]
+    return fmean(epochs[epoch] - wait for epoch, wait in waits.items())
+
+
 # In the order of tables, which show only what some row has.
 COLUMNS: dict[str, Column] = {
     column.name: column
@@ -108,6 +114,8 @@ COLUMNS: dict[str, Column] = {
             is_paired=True,
             is_time=True,
         ),
+        Column("data_seconds", read=_epoch_mean("perf/data_seconds"), digits=2, is_time=True),
+        Column("compute_seconds", read=_compute_seconds, digits=2, is_time=True),
         Column(
             "images_per_second",
             read=_epoch_mean("perf/images_per_second"),
