@@ -63,6 +63,7 @@ def pack_runs(
     records = [record for table in found.tables for row in table.rows for record in row.records]
     if not records:
         raise UsageError(f"{' '.join(map(str, paths))}: no finished run to pack")
+    saved = [_weights(record.path) for record in records] if weights else []
     with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch).resolve()
         names = {}
@@ -91,9 +92,8 @@ def pack_runs(
         write_report(packed, root / PAGE)
         plot_comparison(packed, root / "figures")
         contents = {str(p.relative_to(root)): p for p in sorted(root.rglob("*")) if p.is_file()}
-        if weights:
-            for path, name in names.items():
-                contents |= _weights(path, f"runs/{name}/checkpoints")
+        for name, files in zip(names.values(), saved, strict=False):
+            contents |= {f"runs/{name}/checkpoints/{path.name}": path for path in files}
         manifest = {
             "format": FORMAT,
             "code_version": code_version(),
@@ -158,21 +158,17 @@ def _copy_run(path: Path, target: Path) -> None:
         (target / name).write_bytes(content)
 
 
-def _weights(path: Path, prefix: str) -> dict[str, Path]:
-    """Return the files of a run's selected weights by their names in the package."""
+def _weights(path: Path) -> list[Path]:
+    """Return the files of a run's selected weights, and their manifest."""
     from cnnbench.runs.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(path / "checkpoints")
     manifest = checkpoints.manifest()
     name = manifest["best"] or manifest["last"]
     file = checkpoints.directory / f"{name}.pt"
-    digest = file_sha256(file, "--weights")
-    if digest != manifest["saves"][name]["weights"]["sha256"]:
+    if file_sha256(file, "--weights") != manifest["saves"][name]["weights"]["sha256"]:
         raise CheckpointError(f"{file}: damaged: it is not what its manifest says")
-    return {
-        f"{prefix}/manifest.json": checkpoints.directory / "manifest.json",
-        f"{prefix}/{name}.pt": file,
-    }
+    return [checkpoints.directory / "manifest.json", file]
 
 
 def _write_zip(file: Path, contents: Mapping[str, Path]) -> None:
