@@ -57,7 +57,7 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
         sentences.append(f"Largest mean: {names[best.number]}, {_accuracy_text(best)}.")
     for word, text in (
         ("better", f"Better than {of_it}: "),
-        ("equivalent", f"Equivalent to {of_it} within {margin:g}: "),
+        ("equivalent", f"Equivalent to {of_it} within {margin:.3g}: "),
         ("undecided", f"Not distinguishable from {of_it}: "),
         ("worse", f"Worse than {of_it}: "),
         (None, "Not compared, for the reason below: "),

@@ -179,12 +179,12 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
         return render.render_json(to_dict(found))
     if output_format == "csv":
         return _csv(found)
-    parts = [
-        _table_text(table, rows, output_format, width)
-        for table, rows in zip(found.tables, comparison_cells(found), strict=True)
-    ]
+    tables = list(zip(found.tables, comparison_cells(found), strict=True))
     if output_format == "latex":
-        return "\n".join(parts)
+        from cnnbench.analysis.compare.latex import latex_table
+
+        return "\n".join(latex_table(table, rows) for table, rows in tables)
+    parts = [_table_text(table, rows, output_format, width) for table, rows in tables]
     if not found.tables:
         parts.append("no finished run to show\n")
     elif notes := reading_notes(found):
@@ -198,12 +198,10 @@ def _table_text(
     table: Table, rows: Sequence[Sequence[Cell]], output_format: str, width: int | None
 ) -> str:
     """Return a table below what it says in words, and above what limits that."""
-    title = {"text": "", "markdown": "### ", "latex": "% "}[output_format] + table.title
+    title = {"text": "", "markdown": "### "}[output_format] + table.title
     blank = "\n" if output_format == "markdown" else ""
     parts = [f"{title}\n{blank}"] if table.title else []
-    if output_format == "latex":
-        parts += [f"% {sentence}\n" for sentence in (*table.sentences, *table.notes)]
-    elif table.sentences:
+    if table.sentences:
         parts.append(f"{_wrapped(' '.join(table.sentences), output_format)}\n\n")
     best = best_row(table.rows)
     is_marked = output_format != "text" or width is not None
@@ -226,9 +224,8 @@ def _table_text(
         notes = []
     if dropped:
         notes.append(f"Not shown for want of width: {', '.join(dropped)}.")
-    if output_format != "latex":
-        notes = [*notes, *table.notes]
-        parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
+    notes = [*notes, *table.notes]
+    parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
     return "".join(parts)
 
 
@@ -263,7 +260,7 @@ def reading_notes(found: Comparison) -> list[str]:
     rows = [row for table in found.tables for row in table.rows]
     notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
     if any(row.verdict.get("simultaneous_interval") for row in rows):
-        margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
+        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in found.tables))
         notes.append(
             f"Δ {METRIC}: difference from the {'baseline' if found.baseline else 'best row'}, and "
             "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
