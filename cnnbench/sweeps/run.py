@@ -111,25 +111,35 @@ def run_sweep(
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    _show_results(root, [job.run.path for job in jobs if job.run.has_record])
+    done = [job for job in jobs if job.run.has_record]
+    base = next((str(job.run.path) for job in done if job.job.is_baseline and job.is_done), None)
+    _show_results(root, [job.run.path for job in done], base)
     return root, sum(job.status == "failed" for job in jobs)
 
 
-def _show_results(root: Path, runs: Sequence[Path]) -> None:
-    """Print the table of a sweep's runs with its verdict, and leave it as a page in the sweep."""
+def _show_results(root: Path, runs: Sequence[Path], baseline: str | None) -> None:
+    """Print the table of a sweep's runs with its verdict; leave a page and TensorBoard's bands.
+
+    Args:
+        root: of the sweep.
+        runs: with a record.
+        baseline: a run of the row that the others are compared with; None for the best one.
+    """
+    from cnnbench.analysis.compare.bands import write_bands
     from cnnbench.analysis.compare.formats import comparison_text
     from cnnbench.analysis.compare.report import write_report
     from cnnbench.analysis.compare.tables import compare_runs
 
     if not runs:
         return
-    found = compare_runs(runs)
+    found = compare_runs(runs, baseline=baseline)
     print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
     try:
         write_report(found, root / REPORT)
         print(f"report: {root / REPORT}", flush=True)
     except DiskError as error:
         warn(f"the sweep has no page: {error}")
+    write_bands(found, root, warn)
 
 
 @dataclass

@@ -16,7 +16,9 @@ from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
 
 FORMATS = (*render.FORMATS, "latex")
-SPREAD_NOTE = "±: sample standard deviation over n seeds."
+SPREAD_NOTE = (
+    "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
+)
 _NAME_CHARACTERS = 70
 # Characters of a line of words.
 _LINE = 80
@@ -268,6 +270,10 @@ def reading_notes(found: Comparison) -> list[str]:
         )
     if note := difference_note(found):
         notes.append(note)
+    from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
+
+    if (ranked := rank_over_data_sets(found)) is not None:
+        notes.append(ranks_text(ranked))
     if any(row.is_marked("epoch_seconds") for row in rows):
         notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
     return notes
