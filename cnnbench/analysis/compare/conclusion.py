@@ -132,10 +132,9 @@ def _seeds_that_decide(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
         if isinstance(more, int):
             counts.setdefault(more, []).append(names[row.number])
     if len(counts) > _SINGLY:
-        sentences.append(
-            f"{min(counts)} to {max(counts)} seeds more would decide {sum(map(len, counts.values()))} "
-            "of these (80 % power)."
-        )
+        number = sum(map(len, counts.values()))
+        ends = f"{min(counts)} to {max(counts)}"
+        sentences.append(f"{ends} seeds more would decide {number} of these (80 % power).")
         counts = {}
     for count, found in sorted(counts.items()):
         seeds = f"{count} seed{'' if count == 1 else 's'} more"

@@ -212,7 +212,8 @@
     const rows = table.rows.filter(
       (row) => state.shown.has(row.number) && curves.get(row).length);
     const label = page.overLabels[state.over];
-    if (!rows.length) return empty(svg, `no row shown has ${state.metric} by ${label}`);
+    const by = state.over === "epoch" ? "" : ` by ${label}`;
+    if (!rows.length) return empty(svg, `no row shown has ${state.metric}${by}`);
     const points = rows.flatMap((row) => curves.get(row));
     const ends = points.flatMap(([, mean, std]) => [mean - (std ?? 0), mean + (std ?? 0)]);
     const isAccuracy = state.metric.endsWith("accuracy");
