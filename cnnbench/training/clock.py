@@ -31,9 +31,10 @@ class DataClock:
     def iterating(
         self, batches: Callable[_Args, Iterable[_Value]]
     ) -> Callable[_Args, Iterator[_Value]]:
-        """Return what yields the same batches, and counts the time until each is there."""
+        """Return what yields an epoch's batches, and counts anew the time until each is there."""
 
         def timed(*args: _Args.args, **kwargs: _Args.kwargs) -> Iterator[_Value]:
+            self._seconds = 0.0  # what was only tried before, as for a budget of seconds
             started = time.perf_counter()
             for batch in batches(*args, **kwargs):
                 self._seconds += time.perf_counter() - started

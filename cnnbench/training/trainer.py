@@ -213,7 +213,6 @@ class Training:
                 step=self.state.epoch_step,
             )
         self.clock.restart()
-        self.setup.data_clock.read()
 
     def _count_seconds(self) -> None:
         seconds = self.clock.read()
