@@ -135,7 +135,7 @@ COLUMNS: dict[str, Column] = {
         ),
         Column(
             "train_tflop",
-            digits=1,
+            digits=3,
             better="lower",
             axis="TFLOP of training",
             in_runs=True,

@@ -18,6 +18,7 @@ from cnnbench.analysis.compare.data_sets import RankedRecipes, rank_over_data_se
 from cnnbench.analysis.compare.formats import row_name
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
+from cnnbench.analysis.compare.verdicts import METRIC
 from cnnbench.rendering.figures import legend_below, line_look, plain, save, style
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
@@ -132,9 +133,10 @@ def _trade_off(table: Table, cost: Column) -> Figure:
         x, accuracy = row.values[cost.name], row.metric(row.score)
         if not x:
             continue
-        mean, half = accuracy["mean"] or 0.0, interval(row, row.score)
+        mean = accuracy["mean"] or 0.0
+        errors = _errors(mean, interval(row, row.score))
         look = {**_look(row), "linestyle": "none"}
-        ax.errorbar(x, mean, yerr=half, capsize=3, label=_label(row, table), **look)
+        ax.errorbar(x, mean, yerr=errors, capsize=3, label=_label(row, table), **look)
         ax.annotate(
             str(row.number), (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=8
         )
@@ -172,15 +174,27 @@ def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
-def interval(row: Row, metric: str) -> float | None:
-    """Return half the width of Student's 95 % interval of a row's mean; None for one seed."""
+def interval(row: Row, metric: str) -> tuple[float, float] | None:
+    """Return what the mean of a row over more seeds may be, at 95 %; None for one seed.
+
+    It is the interval that the verdict names, or else Student's, as of two seeds.
+    """
+    named = row.verdict.get("accuracy_interval") if metric == METRIC else None
+    if named is not None:
+        return float(named[0]), float(named[1])
     values = row.metric_values(metric)
     if len(values) < 2:
         return None
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(len(values) - 1, 0.975))
-    return quantile * stdev(values) / math.sqrt(len(values))
+    half = quantile * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def _errors(mean: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
+    """Return an interval as matplotlib's error bars take it."""
+    return None if ends is None else [[max(0.0, mean - ends[0])], [max(0.0, ends[1] - mean)]]
 
 
 def _dots(table: Table) -> Figure:
@@ -191,11 +205,11 @@ def _dots(table: Table) -> Figure:
     ax = figure.add_subplot()
     for position, row in enumerate(table.rows):
         mean = row.metric(row.score)["mean"] or 0.0
-        half = interval(row, row.score)
+        ends = interval(row, row.score)
         look = {**_look(row), "linestyle": "none", "color": line_look(row.number - 1)["color"]}
-        ax.errorbar(mean, position, xerr=half, capsize=3, **look)
-        ends = "" if half is None else f" ({mean - half:.4f} to {mean + half:.4f})"
-        text = f"{mean:.4f}{ends}" + (" (not comparable)" if row.not_comparable else "")
+        ax.errorbar(mean, position, xerr=_errors(mean, ends), capsize=3, **look)
+        shown = "" if ends is None else f" ({ends[0]:.4f} to {ends[1]:.4f})"
+        text = f"{mean:.4f}{shown}" + (" (not comparable)" if row.not_comparable else "")
         ax.annotate(
             text,
             (1.02, position),

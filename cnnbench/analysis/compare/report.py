@@ -297,7 +297,8 @@ def _charts(table: Table) -> dict[str, Any]:
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean, half = row.metric(row.score)["mean"], interval(row, row.score)
+        mean = row.metric(row.score)["mean"] or 0.0
+        ends = interval(row, row.score) or (mean, mean)
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {
@@ -312,7 +313,7 @@ def _charts(table: Table) -> dict[str, Any]:
                     for column in columns.costs()
                     if (value := row.values[column.name])
                 },
-                "accuracy": [_round(mean or 0.0), None if half is None else _round(half)],
+                "accuracy": [_round(mean), *map(_round, ends)],
             }
         )
     return {"rows": rows}

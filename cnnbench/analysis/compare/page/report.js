@@ -255,8 +255,8 @@
     const rows = table.rows.filter((row) => state.shown.has(row.number) && row.costs[state.cost]);
     if (!rows.length) return empty(svg, `no row shown has ${state.cost}`);
     const costs = rows.map((row) => row.costs[state.cost]);
-    const ends = rows.flatMap(({ accuracy: [mean, half] }) =>
-      [mean - (half ?? 0), mean + (half ?? 0)].map((end) => Math.min(1, Math.max(0, end))));
+    const inside = (end) => Math.min(1, Math.max(0, end));
+    const ends = rows.flatMap(({ accuracy: [, low, high] }) => [inside(low), inside(high)]);
     const log = Math.max(...costs) / Math.min(...costs) > 3;
     const axis = range(costs, page.costLabels[state.cost], { log });
     const [x, y] = frame(svg, axis, range(ends, "test accuracy", { most: 1.002 }));
@@ -267,10 +267,10 @@
     for (const row of rows) {
       const group = add(svg, "g", { class: `series ${colorOf(row)}`, "data-row": row.number });
       const [px, py] = [x(row.costs[state.cost]), y(row.accuracy[0])];
-      const [mean, half] = row.accuracy;
+      const [mean, low, high] = row.accuracy;
       add(group, "title", {}, `${row.name}: ${mean} at ${short(row.costs[state.cost])}`);
-      if (half) {
-        const [top, bottom] = [y(Math.min(1, mean + half)), y(Math.max(0, mean - half))];
+      if (high > low) {
+        const [top, bottom] = [y(inside(high)), y(inside(low))];
         const caps = `M${px - 4} ${top}h8M${px - 4} ${bottom}h8`;
         add(group, "path", { d: `M${px} ${top}V${bottom}${caps}`, class: "line" });
       }
