@@ -230,7 +230,7 @@ def test_plots(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.run(["compare", str(root), "--format", "json", "--plots", str(plots)]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)["rows"]) == 2
-    assert err == f"cnnbench: 10 files in {plots}\n"
+    assert err == f"cnnbench: 12 files in {plots}\n"
     assert (plots / "learning_curves.svg").read_text().startswith("<?xml")
 
 
