@@ -36,6 +36,8 @@ __all__ = [
     "bench_sweep",
     "compare",
     "compare_errors",
+    "pack",
+    "verify",
     "features",
     "export",
     "create_model",
@@ -717,6 +719,85 @@ def compare_errors(
     for file in files:
         notice(str(file))
     return Result(result)
+
+
+def pack(
+    paths: str | Path | Sequence[str | Path],
+    file: str | Path,
+    *,
+    weights: bool = False,
+    **selection: Any,
+) -> Result:
+    """Write trained runs with their table as one zip file that a reader can check.
+
+    It holds the table as text, Markdown, CSV, LaTeX and JSON, the page and the figures of
+    `compare`, a reproducibility checklist filled in from the records, and each run's config,
+    record, log and predictions, with the SHA-256 of each file.
+
+    Args:
+        paths: runs, or directories with runs below; unfinished ones are left out, and listed.
+        file: of the package, such as ``paper.zip``; it is replaced.
+        weights: whether to add the selected epoch's weights of each run.
+        selection: ``where``, ``sort``, ``descending``, ``group``, ``baseline`` and ``margin``, as
+            `compare` takes them.
+
+    Returns:
+        ``package`` (the path), ``num_runs``, ``num_left_out``, ``num_files``, ``num_bytes``, and
+        ``files_with_home``: how many of its files name the home directory of this user.
+
+    Raises:
+        UsageError: a path holds no finished run, the file has another ending, or the selection is
+            wrong.
+        CheckpointError: weights were asked for and are missing or damaged.
+        DiskError: the file cannot be written; an older one stands.
+
+    Example:
+        >>> cnnbench.pack([run], "paper.zip")["num_runs"]
+        1
+    """
+    from cnnbench.files import expand_path
+
+    target = expand_path(file)
+    if target.suffix.lower() != ".zip" or target.is_dir():
+        raise UsageError(f"{file}: expected a file for the package that ends in .zip, given last")
+    from cnnbench.analysis.pack.write import pack_runs
+    from cnnbench.analysis.results import Result
+
+    runs = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    return Result(pack_runs(runs, target, weights=weights, **selection))
+
+
+def verify(file: str | Path) -> Result:
+    """Compute anew every number of a package that follows from its predictions and configs.
+
+    From the predictions: accuracy, loss, confusion matrix, and all of the table that rests on
+    them, verdicts included; from the configs: run keys, and parameters, MACs and receptive field
+    of networks of the registry; from the logs: the selected epoch. The package may be a
+    stranger's: nothing in it is run.
+
+    Args:
+        file: as `pack` wrote it.
+
+    Returns:
+        ``num_runs``; ``equal`` and ``recorded_only``, how many numbers by what they are: computed
+        anew and found equal, or given by nothing in the package, such as seconds; ``differs``, a
+        list of ``where``, ``what``, ``recorded`` and ``recomputed``; ``num_equal``,
+        ``num_differing``, ``notes``, ``package`` and ``code_version``, which made it.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: it is no package, damaged, or larger than is unpacked.
+
+    Example:
+        >>> _ = cnnbench.pack([run], "paper.zip")
+        >>> cnnbench.verify("paper.zip")["differs"]
+        []
+    """
+    from cnnbench.analysis.pack.verify import verify_package
+    from cnnbench.analysis.results import Result
+    from cnnbench.files import expand_path
+
+    return Result(verify_package(expand_path(file)))
 
 
 def features(

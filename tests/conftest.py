@@ -20,7 +20,7 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A machine may lack these; anything else that is missing is a fault of the setup.
-MAY_BE_MISSING = ("no cuda", "no mps")
+MAY_BE_MISSING = ("no cuda", "no mps", "no tex")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plots",
         metavar="DIR",
-        help="write learning curves, accuracy against cost, and bars: PNG and SVG",
+        help="write learning curves, accuracy against cost and work, intervals, and over several "
+        "data sets a critical-difference plot: PNG and SVG",
     )
     parser.add_argument(
         "--html",

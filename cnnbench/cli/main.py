@@ -32,6 +32,8 @@ VERBS = {
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
     "compare": "one table over runs and seeds, with plots",
+    "pack": "runs, their table and figures as one zip file for a paper",
+    "verify": "compute anew what a packed zip file says; 1 where it differs",
     "features": "filters, maps, Grad-CAM and receptive fields of runs, as images",
     "export": "a run as ONNX or torch.export program, checked before it is kept",
     "data": "prepare, verify, find or show a data set",

@@ -85,6 +85,7 @@ class Progress:
         ended_epoch: the last epoch that was evaluated, logged and saved.
         train_seconds: spent in training steps, in all.
         epoch_seconds: of those, in the running epoch.
+        data_seconds: of those, spent fetching and preparing batches.
         best_epoch: the epoch whose weights are selected so far; 0 before the first.
         best_value: its value of what is selected on.
         best_val: its ``val/loss`` and ``val/accuracy``, where it was evaluated.
@@ -95,6 +96,7 @@ class Progress:
     ended_epoch: int = 0
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
+    data_seconds: float = 0.0
     best_epoch: int = 0
     best_value: float = -math.inf
     best_val: dict[str, float] = field(default_factory=dict)
@@ -103,10 +105,10 @@ class Progress:
 
     @classmethod
     def restored(cls, saved: dict[str, Any]) -> Progress:
-        """Return what a checkpoint holds; one of before budgets has no ``num_steps``.
+        """Return what a checkpoint holds; an older one has no ``num_steps`` or ``data_seconds``.
 
         Raises:
             KeyError: a field is missing.
         """
-        saved = {"num_steps": 0, **saved}
+        saved = {"num_steps": 0, "data_seconds": 0.0, **saved}
         return cls(**{item.name: saved[item.name] for item in fields(cls)})

@@ -31,9 +31,12 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "±": r"$\pm$",
+        "|": r"\textbar{}",
         "Δ": r"$\Delta$",
     }
 )
+# Those of Latin scripts, which every engine has in its first font.
+_LATEX_LETTERS = 0x180
 
 
 def render_table(
@@ -44,6 +47,7 @@ def render_table(
     width: int | None = 0,
     *,
     bold: Collection[int] = (),
+    bold_columns: Collection[str] | None = None,
 ) -> str:
     """Return the rows as a table.
 
@@ -58,6 +62,7 @@ def render_table(
             side, as many as fit.
         bold: indices of rows that stand out: by a terminal's control sequence in text that is not
             transposed, by their marks in Markdown and LaTeX.
+        bold_columns: what of these rows stands out in LaTeX; by default all of them.
     """
     if output_format == "json":
         return render_json(list(rows))
@@ -81,7 +86,8 @@ def render_table(
             body[index] = [f"**{cell}**" if cell else "" for cell in body[index]]
         return "".join(f"| {' | '.join(line)} |\n" for line in [head, rule, *body])
     if output_format == "latex":
-        return _latex([list(columns), *cells], numeric, bold)
+        marked = [bold_columns is None or column in bold_columns for column in columns]
+        return _latex([list(columns), *cells], numeric, bold, marked)
     return _text(columns, cells, numeric, terminal_width() if width == 0 else width, bold)
 
 
@@ -249,20 +255,34 @@ def _block(columns: Sequence[str], rows: Sequence[Sequence[str]], margin: int, l
     return "".join(f"{line}\n" for line in lines)
 
 
-def _latex(lines: Sequence[Sequence[str]], numeric: Sequence[bool], bold: Collection[int]) -> str:
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX sets as it stands; letters that its fonts lack by their number."""
+    escaped = visible(text).translate(_LATEX)
+    return "".join(c if ord(c) < _LATEX_LETTERS else f"[U+{ord(c):04X}]" for c in escaped)
+
+
+def _latex(
+    lines: Sequence[Sequence[str]],
+    numeric: Sequence[bool],
+    bold: Collection[int],
+    marked: Sequence[bool],
+) -> str:
     """Return a tabular for the package booktabs; the first line is the head."""
-    escaped = [[cell.translate(_LATEX) for cell in line] for line in lines]
+    escaped = [[escape_latex(cell) for cell in line] for line in lines]
     for index in bold:
-        escaped[index + 1] = [f"\\textbf{{{cell}}}" if cell else "" for cell in escaped[index + 1]]
-    head, *body = [" & ".join(line) + " \\\\" for line in escaped]
+        escaped[index + 1] = [
+            f"\\textbf{{{cell}}}" if cell and is_marked else cell
+            for cell, is_marked in zip(escaped[index + 1], marked, strict=True)
+        ]
+    # After the end of a line, a bracket or a star would be read as an argument of that end.
+    body = ["{}" * line[0].startswith(("[", "*")) + " & ".join(line) + " \\\\" for line in escaped]
     return "\n".join(
         [
-            "% needs \\usepackage{booktabs}",
             f"\\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
             "\\toprule",
-            head,
+            body[0],
             "\\midrule",
-            *body,
+            *body[1:],
             "\\bottomrule",
             "\\end{tabular}\n",
         ]

@@ -101,6 +101,13 @@ _PREDICTED: Mapping[str, Literal["higher", "lower"]] = {
     "nll": "lower",
 }
 
+
+def _compute_seconds(source: Source) -> float:
+    """Return the mean of what is left of an epoch's seconds without waiting for batches."""
+    epochs, waits = source.curves["perf/epoch_seconds"], source.curves["perf/data_seconds"]
+    return fmean(epochs[epoch] - wait for epoch, wait in waits.items())
+
+
 # In the order of tables, which show only what some row has.
 COLUMNS: dict[str, Column] = {
     column.name: column
@@ -117,6 +124,8 @@ COLUMNS: dict[str, Column] = {
             is_paired=True,
             is_time=True,
         ),
+        Column("data_seconds", read=_epoch_mean("perf/data_seconds"), digits=2, is_time=True),
+        Column("compute_seconds", read=_compute_seconds, digits=2, is_time=True),
         Column(
             "images_per_second",
             read=_epoch_mean("perf/images_per_second"),
@@ -136,7 +145,7 @@ COLUMNS: dict[str, Column] = {
         ),
         Column(
             "train_tflop",
-            digits=1,
+            digits=3,
             better="lower",
             axis="TFLOP of training",
             in_runs=True,

@@ -147,6 +147,7 @@ def provenance(
             model_files=started_from,
         ),
         model_files=started_from,
+        data_fingerprint=data_fingerprint,
     )
 
 

@@ -77,6 +77,8 @@ class Provenance:
         code_version: of the package that started it; None where it was not recorded.
         run_key: of its config, data and code, as ``run_key`` makes it.
         model_files: as ``ProcessRecord`` has them, of the process that started it.
+        data_fingerprint: of the data's files, which the run key is made from too; None where it
+            was not recorded.
         others: keys of a later version, kept as they are.
     """
 
@@ -84,6 +86,7 @@ class Provenance:
     code_version: str | None = None
     run_key: str | None = None
     model_files: Mapping[str, str] = field(default_factory=dict)
+    data_fingerprint: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
     def noting(self, **facts: Any) -> Self:

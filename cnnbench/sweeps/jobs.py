@@ -34,10 +34,12 @@ class Job:
     Attributes:
         overrides: the settings in which the jobs differ, as ``key=value``.
         config: its checked config.
+        is_baseline: whether the table of the sweep compares the other rows with its row.
     """
 
     overrides: tuple[str, ...]
     config: RunConfig
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
                         mistakes[problem] = mistakes.get(problem, 0) + 1
                 else:
                     shown = tuple(f"{key}={text_of(value)}" for key, value in differing.items())
-                    jobs.append(Job(shown, config))
+                    jobs.append(Job(shown, config, job.is_baseline and len(studies) == 1))
     if mistakes:
         raise ConfigError(
             Problem(problem.key, f"{problem.text} ({count} of the jobs)")

@@ -115,7 +115,9 @@ def run_sweep(
     ]
     with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
-    show_results(root, [job.run.path for job in jobs if job.run.has_record])
+    done = [job for job in jobs if job.run.has_record]
+    base = next((str(job.run.path) for job in done if job.job.is_baseline and job.is_done), None)
+    show_results(root, [job.run.path for job in done], baseline=base)
     return root, sum(job.status == "failed" for job in jobs)
 
 

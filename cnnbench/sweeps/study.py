@@ -24,10 +24,12 @@ class StudyJob:
     Attributes:
         common: the settings that all jobs share, and those of the small form.
         own: the job's own, which win.
+        is_baseline: whether the study compares the others with it.
     """
 
     common: Mapping[str, Any]
     own: Mapping[str, Any]
+    is_baseline: bool = False
 
 
 def study_jobs(composer: Composer, name: str, *, is_debug: bool = False) -> list[StudyJob]:
@@ -41,8 +43,8 @@ def study_jobs(composer: Composer, name: str, *, is_debug: bool = False) -> list
 
     Raises:
         ConfigError: there is no such study, or its settings cannot be read.
-        UsageError: its YAML has not the keys ``settings`` and ``jobs``, or its ``debug`` names a
-            network that no job has.
+        UsageError: its YAML has not the keys ``settings`` and ``jobs``, its ``debug`` names a
+            network that no job has, or its ``baseline`` is none of its jobs.
     """
     known = composer.groups.choices("study")
     if name not in known:
@@ -60,12 +62,17 @@ def study_jobs(composer: Composer, name: str, *, is_debug: bool = False) -> list
     networks = [str(job.get("model", common.get("model"))) for job in jobs]
     if unused := debug.keys() - set(networks):
         raise UsageError(f"{path}: debug names {', '.join(sorted(unused))}, which no job has")
-    if not is_debug:
-        return [StudyJob(common, job) for job in jobs]
-    return [
-        StudyJob({**common, **debug_of_all, **debug.get(network, {})}, job)
-        for network, job in zip(networks, jobs, strict=True)
-    ]
+    if study.baseline and study.baseline not in study.jobs:
+        raise UsageError(
+            f"{path}: baseline: [{', '.join(study.baseline)}] is none of its jobs; expected one "
+            "of them, written as it is there"
+        )
+    found = []
+    for network, listed, job in zip(networks, study.jobs, jobs, strict=True):
+        small = {**debug_of_all, **debug.get(network, {})} if is_debug else {}
+        is_baseline = bool(study.baseline) and listed == study.baseline
+        found.append(StudyJob({**common, **small}, job, is_baseline))
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,19 @@ class _Study:
     settings: _Settings
     jobs: tuple[_Settings, ...]
     debug: Mapping[str, _Settings]
+    baseline: _Settings
 
 
 def _read(path: Path) -> _Study:
-    expected = "expected the keys settings and jobs, and perhaps debug, with lists of key=value"
+    expected = (
+        "expected the keys settings and jobs, and perhaps debug and baseline, with lists of "
+        "key=value"
+    )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not readable as YAML ({error})") from None
-    if not isinstance(tree, dict) or tree.keys() - {"debug"} != {"settings", "jobs"}:
+    if not isinstance(tree, dict) or (tree.keys() - {"debug", "baseline"} != {"settings", "jobs"}):
         raise UsageError(f"{path}: {expected}")
     debug = tree.get("debug", {})
     if not (isinstance(debug, dict) and tree["jobs"]):
@@ -93,6 +104,7 @@ def _read(path: Path) -> _Study:
             read_value(_Settings, tree["settings"]),
             read_value(tuple[_Settings, ...], tree["jobs"]),
             {str(name): read_value(_Settings, part) for name, part in debug.items()},
+            read_value(_Settings, tree.get("baseline", [])),
         )
     except ValueError:
         raise UsageError(f"{path}: {expected}") from None

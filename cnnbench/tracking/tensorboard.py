@@ -174,6 +174,43 @@ class TensorBoard:
         ]
         self._write(step=step, summary={"value": values})
 
+    def bands(self, charts: Mapping[str, Collection[tuple[str, str, str]]]) -> None:
+        """Lay out the page of custom scalars: each chart has lines with a band.
+
+        Args:
+            charts: by title, the tags of each line, of the band's lower and of its upper edge.
+        """
+        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+        layout = _untyped(layout_pb2)
+        laid_out = layout.Layout(
+            category=[
+                {
+                    "title": "mean over seeds, and one standard deviation to both sides",
+                    "chart": [
+                        {
+                            "title": title,
+                            "margin": {
+                                "series": [
+                                    {"value": value, "lower": lower, "upper": upper}
+                                    for value, lower, upper in lines
+                                ]
+                            },
+                        }
+                        for title, lines in charts.items()
+                    ],
+                }
+            ]
+        )
+        about = _untyped(metadata)
+        tensor = {"dtype": "DT_STRING", "string_val": [laid_out.SerializeToString()]}
+        value = {
+            "tag": about.CONFIG_SUMMARY_TAG,
+            "metadata": about.create_summary_metadata(),
+            "tensor": {**tensor, "tensor_shape": {}},
+        }
+        self._write(step=0, summary={"value": [value]})
+
     def session_start(
         self, settings: Mapping[str, str | float | bool], metrics: Collection[str], step: int
     ) -> None:

@@ -29,6 +29,7 @@ from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
 from cnnbench.runs.record import RunRecord
 from cnnbench.seeds import derive_seed
+from cnnbench.training.clock import DataClock
 from cnnbench.training.kernels import right_kernels
 from cnnbench.training.network import build_model
 
@@ -148,6 +149,7 @@ class Setup:
         compute_loss: what training makes smaller, compiled or plain.
         kernel_ways: other ways in which layers compute, as torch's kernels for them are wrong on
             this machine, by path; mostly empty.
+        data_clock: counts the seconds that ``steps`` waits for batches.
 
     Example:
         >>> setup = set_up(plan, read(plan))
@@ -161,6 +163,7 @@ class Setup:
     num_steps: int
     compute_loss: ComputeLoss
     kernel_ways: Mapping[str, str] = field(default_factory=dict)
+    data_clock: DataClock = field(default_factory=DataClock)
 
     @property
     def num_epochs(self) -> int:
@@ -185,8 +188,8 @@ class Setup:
         config, world, shard = self.plan.config, self.plan.world, self.data.shard
         steps = fit(
             self.state,
-            self.data.train_batches,
-            self.data.prepare_train,
+            self.data_clock.iterating(self.data.train_batches),
+            self.data_clock.calling(self.data.prepare_train),
             self.plan.schedule,
             num_steps=self.num_steps if num_steps is None else num_steps,
             steps_per_epoch=self.data.steps_per_epoch,

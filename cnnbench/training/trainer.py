@@ -207,6 +207,7 @@ class Training:
     def _count_seconds(self) -> None:
         seconds = self.clock.read()
         self.progress.epoch_seconds += seconds
+        self.progress.data_seconds += min(seconds, self.setup.data_clock.read())
         self.progress.train_seconds += seconds
 
     def _show_histograms(self) -> None:
@@ -222,13 +223,13 @@ class Training:
         """Evaluate, log and save the epoch that was just trained."""
         config, state, progress = self.config, self.state, self.progress
         self.plan.world.collect(state.sums)
-        train = state.sums.read()
-        seconds = progress.epoch_seconds
+        train, seconds = state.sums.read(), progress.epoch_seconds
         rate = train.count / seconds if seconds else 0.0
         values = {
             **train.named("train"),
             "perf/images_per_second": rate,
             "perf/epoch_seconds": seconds,
+            "perf/data_seconds": progress.data_seconds,
         }
         started = time.perf_counter()
         # So was the last one before extend_epochs, whatever eval_every_epochs says: that stays.
@@ -247,7 +248,7 @@ class Training:
             # nor before the epoch is evaluated, which a stop would make a resumed run repeat.
             self.trackers.graph(state.model, self.setup.example(), state.global_step)
         self.trackers.scalars({"epoch": state.epoch, **values}, state.global_step)
-        progress.ended_epoch, progress.epoch_seconds = state.epoch, 0.0
+        progress.ended_epoch, progress.epoch_seconds, progress.data_seconds = state.epoch, 0.0, 0.0
         self._save(epoch_name(state.epoch), is_best=is_best)
         self.screen.epoch(
             state.epoch,

@@ -102,7 +102,7 @@ def test_a_baseline_has_its_metrics_in_every_format(
     for output_format, test, text in (
         ("text", "Δ val/accuracy", cell),
         ("markdown", "| Δ val/accuracy |", f"{cell}** |"),
-        ("latex", "$\\Delta$ val/accuracy", cell.replace("±", "$\\pm$")),
+        ("latex", "$\\Delta$ epoch\\_seconds", "+0.00 $\\pm$ 0.00 (n=2)"),
     ):
         assert cli.run(["compare", *argv, output_format]) == 0
         out = capsys.readouterr().out
@@ -204,9 +204,9 @@ def test_markdown_and_latex(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     latex = shown(capsys, str(root), "--format", "latex")
     start = next(line for line in latex.splitlines() if not line.startswith("% "))
     assert latex.startswith("% Most accurate: lenet")
-    assert "% needs \\usepackage{booktabs}\n\\begin{tabular}{" in latex
-    assert start.startswith("\\begin{tabular}")
-    assert latex.endswith("\\end{tabular}\n")
+    assert "% needs \\usepackage{booktabs,graphicx}\n\\begin{table}" in latex
+    assert start == "\\begin{table}"
+    assert latex.endswith("\\end{tabular}}\n\\end{table}\n")
     assert r"a\_b\&c\textasciicircum{}\textasciitilde{}\textbackslash{}" in latex
     assert r"0.9100 $\pm$ 0.0141" in latex
     body = [line for line in latex.splitlines() if line.endswith(r"\\") and line[0] != "%"]
@@ -231,7 +231,7 @@ def test_plots(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.run(["compare", str(root), "--format", "json", "--plots", str(plots)]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)["rows"]) == 2
-    assert err == f"cnnbench: 10 files in {plots}\n"
+    assert err == f"cnnbench: 12 files in {plots}\n"
     assert (plots / "learning_curves.svg").read_text().startswith("<?xml")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cnnbench
 from cnnbench.cli.main import run as cli
@@ -74,6 +75,40 @@ def test_the_small_forms_run_through_to_the_table(
     assert not any(row["not_comparable"] for row in rows)
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_what_its_jobs_are_compared_with(name: str) -> None:
+    for more in ((), ("debug=study",), ("seed=0,1",)):
+        found = [job for job in jobs(f"study={name}", *more) if job.is_baseline]
+        assert len(found) == (2 if more == ("seed=0,1",) else 1)
+    both = jobs(f"study={name},family")
+    assert not any(job.is_baseline for job in both)
+
+
+def test_the_baseline_of_a_study_is_that_of_its_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    text = """# two
+settings: [model=softmax, num_epochs=1, data.num_train=64, data.num_test=16, data=synthetic]
+jobs: [[optimizer.lr=.1], [optimizer.lr=.01]]
+baseline: [optimizer.lr=.01]
+"""
+    (tmp_path / "conf" / "study" / "two.yaml").write_text(text)
+    settings = ["study=two", "seed=0,1", f"output_root={tmp_path}"]
+    assert cli(["train", "-m", "--config-dir", str(tmp_path / "conf"), *settings]) == 0
+    out = capsys.readouterr().out
+    assert "Baseline: softmax optimizer.lr=0.01" in " ".join(out.split())
+    for name in ("num_params", "macs", "epoch_seconds", "data_seconds", "compute_seconds"):
+        assert name in out, name
+    assert "linear_share" in out
+    root = Path(out.splitlines()[-1])
+    assert "Δ val/accuracy" in (root / "report.html").read_text()
+    accumulator = EventAccumulator(str(root))
+    accumulator.Reload()
+    tags = accumulator.Tags()["scalars"]
+    assert "val/accuracy/softmax optimizer.lr=0.01 lower" in tags
+
+
 def test_sizes_of_the_family() -> None:
     networks = [
         describe_network(job.config, describe_data(job.config)) for job in jobs("study=family")
@@ -100,6 +135,14 @@ def test_a_small_form_of_a_network_that_no_job_has(tmp_path: Path) -> None:
     text = "# two\nsettings: []\njobs: [[model=mlp], [seed=1]]\ndebug: {lenett: [num_epochs=1]}\n"
     (tmp_path / "study" / "two.yaml").write_text(text)
     with pytest.raises(UsageError, match="debug names lenett, which no job has"):
+        jobs("study=two", composer=Composer(tmp_path))
+
+
+def test_a_baseline_that_is_no_job(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    text = "# two\nsettings: []\njobs: [[model=mlp], [seed=1]]\nbaseline: [seed=2]\n"
+    (tmp_path / "study" / "two.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"baseline: \[seed=2\] is none of its jobs"):
         jobs("study=two", composer=Composer(tmp_path))
 
 
@@ -131,6 +174,7 @@ debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}
         "settings: []\njobs: [[seed=1]]\ndebug: [seed=1]",
         "settings: []\njobs: [[seed=1]]\ndebug: {lenet: seed=1}",
         "settings: []\njobs: [[seed=1]]\nmore: 1",
+        "settings: []\njobs: [[seed=1]]\nbaseline: seed=1",
         "- 1",
     ],
 )

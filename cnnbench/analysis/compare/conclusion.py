@@ -14,6 +14,8 @@ from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering.text import setting_text
 
 _LISTED = 5
+# So many numbers of seeds have a sentence each.
+_SINGLY = 2
 _NAME_CHARACTERS = 60
 _BASES = {
     "seeds": "exact sign flips of paired seeds",
@@ -58,7 +60,7 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
         sentences.append(f"Largest mean: {names[best.number]}, {_accuracy_text(best)}.")
     for word, text in (
         ("better", f"Better than {of_it}: "),
-        ("equivalent", f"Equivalent to {of_it} within {margin:g}: "),
+        ("equivalent", f"Equivalent to {of_it} within {margin:.3g}: "),
         ("undecided", f"Not distinguishable from {of_it}: "),
         ("worse", f"Worse than {of_it}: "),
         (None, "Not compared, for the reason below: "),
@@ -133,7 +135,12 @@ def _seeds_that_decide(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
         more = row.verdict.get("more_seeds")
         if isinstance(more, int):
             counts.setdefault(more, []).append(names[row.number])
-    for count, found in sorted(counts.items())[:_LISTED]:
+    if len(counts) > _SINGLY:
+        number = sum(map(len, counts.values()))
+        ends = f"{min(counts)} to {max(counts)}"
+        sentences.append(f"{ends} seeds more would decide {number} of these (80 % power).")
+        counts = {}
+    for count, found in sorted(counts.items()):
         seeds = f"{count} seed{'' if count == 1 else 's'} more"
         sentences.append(f"{seeds} would decide {', '.join(found[:_LISTED])} (80 % power).")
     many = [names[row.number] for row in rows if isinstance(row.verdict.get("more_seeds"), str)]

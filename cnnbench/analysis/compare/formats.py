@@ -21,7 +21,9 @@ from cnnbench.runs.columns import Column
 from cnnbench.runs.record import PRUNED
 
 FORMATS = (*render.FORMATS, "latex")
-SPREAD_NOTE = "±: sample standard deviation over n seeds."
+SPREAD_NOTE = (
+    "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
+)
 _NAME_CHARACTERS = 70
 # Characters of a line of words.
 _LINE = 80
@@ -213,12 +215,12 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
         return render.render_json(to_dict(found))
     if output_format == "csv":
         return _csv(found)
-    parts = [
-        _table_text(table, rows, output_format, width)
-        for table, rows in zip(found.tables, comparison_cells(found), strict=True)
-    ]
+    tables = list(zip(found.tables, comparison_cells(found), strict=True))
     if output_format == "latex":
-        return "\n".join(parts)
+        from cnnbench.analysis.compare.latex import latex_table
+
+        return "\n".join(latex_table(table, rows) for table, rows in tables)
+    parts = [_table_text(table, rows, output_format, width) for table, rows in tables]
     if not found.tables:
         parts.append("no finished run to show\n")
     elif notes := reading_notes(found):
@@ -232,12 +234,10 @@ def _table_text(
     table: Table, rows: Sequence[Sequence[Cell]], output_format: str, width: int | None
 ) -> str:
     """Return a table below what it says in words, and above what limits that."""
-    title = {"text": "", "markdown": "### ", "latex": "% "}[output_format] + table.title
+    title = {"text": "", "markdown": "### "}[output_format] + table.title
     blank = "\n" if output_format == "markdown" else ""
     parts = [f"{title}\n{blank}"] if table.title else []
-    if output_format == "latex":
-        parts += [f"% {sentence}\n" for sentence in (*table.sentences, *table.notes)]
-    elif table.sentences:
+    if table.sentences:
         parts.append(f"{_wrapped(' '.join(table.sentences), output_format)}\n\n")
     best = best_row(table.rows)
     is_marked = output_format != "text" or width is not None
@@ -268,9 +268,8 @@ def _table_text(
         notes = []
     if dropped:
         notes.append(f"Not shown for want of width: {', '.join(dropped)}.")
-    if output_format != "latex":
-        notes = [*notes, *table.notes]
-        parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
+    notes = [*notes, *table.notes]
+    parts += [f"{blank}{_wrapped(note, output_format)}\n" for note in notes]
     return "".join(parts)
 
 
@@ -288,7 +287,7 @@ def reading_notes(found: Comparison) -> list[str]:
     if any(row.folds for row in rows):
         notes.append("Of rows of folds, n counts folds and seeds.")
     if any(row.verdict.get("simultaneous_interval") for row in rows):
-        margins = ", ".join(dict.fromkeys(f"{table.margin:g}" for table in found.tables))
+        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in found.tables))
         base = "baseline" if found.baseline else "best row"
         notes.append(
             f"Δ {accuracy_of(rows)}: difference from the {base}, and "
@@ -297,6 +296,10 @@ def reading_notes(found: Comparison) -> list[str]:
         )
     if note := difference_note(found):
         notes.append(note)
+    from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
+
+    if (ranked := rank_over_data_sets(found)) is not None:
+        notes.append(ranks_text(ranked))
     if any(row.is_marked("epoch_seconds") for row in rows):
         notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
     return notes

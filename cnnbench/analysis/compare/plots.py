@@ -5,6 +5,7 @@ Each row keeps its colour, line, marker and hatch through all figures of a table
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -13,10 +14,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.analysis.compare.data_sets import RankedRecipes, rank_over_data_sets
 from cnnbench.analysis.compare.formats import row_name
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
-from cnnbench.rendering.figures import bar_look, legend_below, line_look, plain, save, style
+from cnnbench.rendering.figures import legend_below, line_look, plain, save, style
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
@@ -48,11 +50,15 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
             target = directory / f"{number:02d}_{name}" if name else directory
             for stem, figure in _figures(table).items():
                 files += save(figure, target / stem)
+        if (ranked := rank_over_data_sets(comparison)) is not None:
+            files += save(_critical_difference(ranked), directory / "critical_difference")
     return files
 
 
 def _figures(table: Table) -> dict[str, Figure]:
-    figures = {"learning_curves": _learning_curves(table), "accuracy_bars": _bars(table)}
+    figures = {"learning_curves": _learning_curves(table), "accuracy_dots": _dots(table)}
+    if over := _over_work(table):
+        figures["accuracy_over_work"] = over
     for cost in columns.costs():
         if any(row.values[cost.name] for row in table.rows):
             figures[f"accuracy_{cost.name.replace('/', '_')}"] = _trade_off(table, cost)
@@ -126,9 +132,10 @@ def _trade_off(table: Table, cost: Column) -> Figure:
         x, accuracy = row.values[cost.name], row.metric(row.score)
         if not x:
             continue
-        mean, half = accuracy["mean"] or 0.0, interval(row, row.score)
+        mean = accuracy["mean"] or 0.0
+        errors = _errors(mean, interval(row, row.score))
         look = {**_look(row), "linestyle": "none"}
-        ax.errorbar(x, mean, yerr=half, capsize=3, label=_label(row, table), **look)
+        ax.errorbar(x, mean, yerr=errors, capsize=3, label=_label(row, table), **look)
         ax.annotate(
             str(row.number), (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=8
         )
@@ -166,42 +173,154 @@ def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
-def interval(row: Row, metric: str) -> float | None:
-    """Return half the width of Student's 95 % interval of a row's mean; None for one seed."""
+def interval(row: Row, metric: str) -> tuple[float, float] | None:
+    """Return what the mean of a row over more seeds may be, at 95 %; None for one seed.
+
+    It is the interval that the verdict names, or else Student's, as of two seeds.
+    """
+    named = row.verdict.get("accuracy_interval") if metric == row.accuracy else None
+    if named is not None:
+        return float(named[0]), float(named[1])
     if row.folds:  # they overlap: only the corrected interval of the accuracy holds
-        ends = row.verdict.get("accuracy_interval") if metric == row.accuracy else None
-        return (ends[1] - ends[0]) / 2 if ends else None
+        return None
     values = row.metric_values(metric)
     if len(values) < 2:
         return None
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(len(values) - 1, 0.975))
-    return quantile * stdev(values) / math.sqrt(len(values))
+    half = quantile * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
-def _bars(table: Table) -> Figure:
+def _errors(mean: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
+    """Return an interval as matplotlib's error bars take it."""
+    return None if ends is None else [[max(0.0, mean - ends[0])], [max(0.0, ends[1] - mean)]]
+
+
+def _dots(table: Table) -> Figure:
+    """Draw each row's accuracy and the interval of its mean, on an axis that shows differences."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 1.2 + 0.44 * len(table.rows)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.4 + 0.4 * len(table.rows)), layout="constrained")
     ax = figure.add_subplot()
     for position, row in enumerate(table.rows):
         mean = row.metric(row.score)["mean"] or 0.0
-        half = interval(row, row.score)
-        ax.barh(position, mean, height=0.66, **bar_look(row.number - 1))
-        if half is not None:
-            ax.errorbar(mean, position, xerr=half, color="black", capsize=4, linewidth=1.6)
-        text = f"{mean:.4f}" + ("" if half is None else f" ± {half:.4f}")
-        text += " (not comparable)" if row.not_comparable else ""
-        end = (min(1.0, mean + (half or 0.0)), position)
-        ax.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+        ends = interval(row, row.score)
+        look = {**_look(row), "linestyle": "none", "color": line_look(row.number - 1)["color"]}
+        ax.errorbar(mean, position, xerr=_errors(mean, ends), capsize=3, **look)
+        shown = "" if ends is None else f" ({ends[0]:.4f} to {ends[1]:.4f})"
+        text = f"{mean:.4f}{shown}" + (" (not comparable)" if row.not_comparable else "")
+        ax.annotate(
+            text,
+            (1.02, position),
+            xycoords=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+        )
     labels = [textwrap.fill(_label(row, table), 44) for row in table.rows]
     ax.set_yticks(range(len(table.rows)), labels, fontsize=8)
-    ax.invert_yaxis()
-    ax.grid(visible=False, axis="y")
-    # Bars from zero: their lengths are what is compared. Room for the numbers at their ends.
+    ax.set_ylim(len(table.rows) - 0.5, -0.5)
+    ax.margins(x=0.08)
+    ax.locator_params(axis="x", nbins=6)
     score = table.rows[0].score.replace("/", " ")
-    ax.set(xlim=(0, 1.35), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel=score)
-    title = f"{score}, with 95 % interval of the mean over seeds"
+    ax.set_xlabel(f"{score}; the axis does not begin at 0")
+    title = f"{score}: means and 95 % intervals over seeds"
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)
+    return figure
+
+
+def _over_work(table: Table) -> Figure | None:
+    """Draw what was learnt after so many seconds, and so much arithmetic; None without either."""
+    metric = table.rows[0].score.replace("test/", "val/")
+    units = {"seconds": "seconds of training", "tflop": "TFLOP of training"}
+    found = {
+        unit: {row.number: work for row in table.rows if (work := work_by_epoch(row, unit))}
+        for unit in units
+    }
+    shown = [unit for unit, rows in found.items() if rows]
+    if not shown or not any(metric in r.curves for row in table.rows for r in row.records):
+        return None
+    figure, axes = _figure(table, len(shown))
+    for ax, unit in zip(axes, shown, strict=True):
+        for row in table.rows:
+            work = found[unit].get(row.number, {})
+            points = by_epoch([record.curves.get(metric, {}) for record in row.records])
+            epochs = [epoch for epoch in points if epoch in work]
+            xs, means = [work[epoch] for epoch in epochs], [fmean(points[e]) for e in epochs]
+            every = max(1, math.ceil(len(epochs) / 12))
+            ax.plot(xs, means, markevery=every, label=_label(row, table), **_look(row))
+        ax.set(xlabel=units[unit], ylabel=metric, title=f"{metric} against {units[unit]}")
+        ends = [max(work.values()) for work in found[unit].values()]
+        if max(ends) / min(ends) > 10:
+            ax.set_xscale("log")
+    legend_below(figure, axes[0], "means over seeds, at the mean work of an epoch's end")
+    return figure
+
+
+def work_by_epoch(row: Row, unit: str) -> dict[int, float]:
+    """Return what training had cost by the end of each epoch, as the mean over seeds.
+
+    Args:
+        row: its runs that had the machine alone count, where there is one.
+        unit: ``seconds``, evaluation left out, or ``tflop``.
+
+    Returns:
+        Nothing where it was not recorded, or other jobs ran beside each run.
+    """
+    runs = []
+    for record in row.records:
+        curves = record.curves
+        if unit == "seconds":
+            sums = itertools.accumulate(curves.get("perf/epoch_seconds", {}).values())
+            if record.is_alone:
+                runs.append(dict(zip(curves.get("perf/epoch_seconds", {}), sums, strict=True)))
+        elif (total := record.metrics["train_tflop"]) and curves.get("global_step"):
+            steps = curves["global_step"]
+            last = max(steps.values())
+            runs.append({epoch: total * step / last for epoch, step in steps.items() if last})
+    return {epoch: fmean(values) for epoch, values in by_epoch(runs).items() if min(values) > 0}
+
+
+def _critical_difference(ranked: RankedRecipes) -> Figure:
+    """Draw mean ranks on a line, with bars over those that are not told apart (Demsar 2006)."""
+    from matplotlib.figure import Figure
+
+    ranks, order = ranked.ranks, ranked.order
+    count, half = len(order), (len(order) + 1) // 2
+    height = 0.5 + 0.22 * len(ranks.groups) + 0.3 * half
+    figure = Figure(figsize=(7.5, 1.1 + height), layout="constrained")
+    ax = figure.add_subplot()
+    left, right = 1 - 0.25 * count, 1.25 * count  # room for the names beside the ranks
+    ax.set(xlim=(left, max(right, 1.1 + ranks.critical_difference)), ylim=(height, -0.75))
+    ax.axis("off")
+    black: dict[str, Any] = {"color": "black", "linewidth": 1}
+    ax.plot([1, count], [0, 0], **black)
+    for rank in range(1, count + 1):
+        ax.plot([rank, rank], [0, -0.1], **black)
+        ax.text(rank, -0.15, str(rank), ha="center", va="bottom", fontsize=8)
+    ax.plot([1, 1 + ranks.critical_difference], [-0.5, -0.5], color="black", linewidth=2)
+    text = f"critical difference {ranks.critical_difference:.2f}"
+    ax.text(1, -0.55, text, ha="left", va="bottom", fontsize=8)
+    for number, group in enumerate(ranks.groups):
+        ends = [ranks.mean_ranks[index] for index in (group[0], group[-1])]
+        at = 0.15 + 0.22 * number
+        ax.plot([ends[0] - 0.03, ends[1] + 0.03], [at, at], color="black", linewidth=3)
+    for place, index in enumerate(order):
+        is_left = place < half
+        level = place if is_left else count - 1 - place
+        row = 0.35 + 0.22 * len(ranks.groups) + 0.3 * level
+        side = left if is_left else right
+        mean = ranks.mean_ranks[index]
+        ax.plot([mean, mean, side], [0, row, row], **{**black, "linewidth": 0.8})
+        label = plain(f"{textwrap.shorten(ranked.names[index], 40)} {mean:.2f}")
+        align = "left" if is_left else "right"
+        ax.text(side, row - 0.03, label, ha=align, va="bottom", fontsize=8.5)
+    rough = ", rough for so few" if ranks.is_small else ""
+    ax.set_title(
+        f"mean ranks over {ranks.num_data_sets} data sets, 1 is best; bars: not told apart at 5 %\n"
+        f"Friedman p = {ranks.p:.2g}{rough}; Nemenyi's test",
+        fontsize=9,
+    )
     return figure

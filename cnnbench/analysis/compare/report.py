@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -24,7 +24,7 @@ from cnnbench.analysis.compare.formats import (
     row_name,
     shown_columns,
 )
-from cnnbench.analysis.compare.plots import by_epoch, interval
+from cnnbench.analysis.compare.plots import by_epoch, interval, work_by_epoch
 from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.report_details import (
     LAYER_COLUMNS,
@@ -49,8 +49,11 @@ CURVES = (
     "train/accuracy",
     "train/loss",
     "perf/epoch_seconds",
+    "perf/data_seconds",
     "perf/images_per_second",
 )
+# What learning curves are drawn against.
+_OVERS = {"epoch": "epoch", "seconds": "seconds of training", "tflop": "TFLOP of training"}
 _MAX_POINTS = 120
 _MAX_DRAWN = 10
 # Columns of a higher rank are shown when they are asked for.
@@ -148,6 +151,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         ],
         "metrics": CURVES,
         "costs": list(costs),
+        "overs": list(_OVERS.items()),
         "num_drawn": len(shown),
         "num_hidden": len(rows) - len(shown),
         "is_thinned": any(
@@ -170,6 +174,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             "metrics": CURVES,
             "costs": list(costs),
             "costLabels": costs,
+            "overLabels": _OVERS,
         },
     }
 
@@ -298,7 +303,8 @@ def _charts(table: Table) -> dict[str, Any]:
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean, half = row.metric(row.score)["mean"], interval(row, row.score)
+        mean = row.metric(row.score)["mean"] or 0.0
+        ends = interval(row, row.score) or (mean, mean)
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {
@@ -307,18 +313,22 @@ def _charts(table: Table) -> dict[str, Any]:
                 "label": names[row.number],
                 "comparable": not row.not_comparable,
                 "curves": {name: points for name, points in curves.items() if points},
+                "work": {unit: _work(row, unit, curves) for unit in _OVERS if unit != "epoch"},
                 "costs": {
                     column.name: value
                     for column in columns.costs()
                     if mean is not None and (value := row.values[column.name])
                 },
-                "accuracy": [_round(mean or 0.0), None if half is None else _round(half)],
+                "accuracy": [_round(mean), *map(_round, ends)],
             }
         )
     return {"rows": rows}
 
 
-def _curve(row: Row, name: str) -> list[tuple[int, float, float | None]]:
+_Point = tuple[int, float, float | None]
+
+
+def _curve(row: Row, name: str) -> list[_Point]:
     """Return epoch, mean and standard deviation, at no more epochs than a chart shows."""
     points = by_epoch([record.curves.get(name, {}) for record in row.records])
     epochs = list(points)
@@ -331,6 +341,12 @@ def _curve(row: Row, name: str) -> list[tuple[int, float, float | None]]:
         std = _round(stdev(values)) if len(values) > 1 else None
         found.append((epoch, _round(fmean(values)), std))
     return found
+
+
+def _work(row: Row, unit: str, curves: Mapping[str, Sequence[_Point]]) -> dict[int, float]:
+    """Return what training had cost by the end of each epoch that is drawn."""
+    drawn = {epoch for points in curves.values() for epoch, _, _ in points}
+    return {e: _round(work) for e, work in work_by_epoch(row, unit).items() if e in drawn}
 
 
 def _round(value: float) -> float:

@@ -249,6 +249,8 @@ def _calibration(measured: Measured) -> Figure:
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     above.legend(loc="upper left")
     above.set_title(_title(measured, f"calibration, ECE {found.ece:.4f}"))
-    below.bar(middles, found.counts, width, **bar_look(1))
+    bars = below.bar(middles, found.counts, width, **bar_look(1))
+    below.bar_label(bars, [f"{n:,}" if n else "" for n in found.counts], fontsize=6.5, rotation=45)
+    below.margins(y=0.35)  # room for the numbers
     below.set(xlabel="probability of the predicted class", ylabel="images")
     return figure

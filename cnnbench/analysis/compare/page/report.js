@@ -17,7 +17,8 @@
 
   const page = JSON.parse(document.getElementById("data").textContent);
   const numbers = page.tables.flatMap((table) => table.rows.map((row) => row.number));
-  const start = { sort: "row", order: "ascending", metric: page.metrics[0], cost: page.costs[0] };
+  const start = { sort: "row", order: "ascending", metric: page.metrics[0], cost: page.costs[0],
+    over: "epoch" };
   const state = { ...start, shown: new Set(page.shown) };
 
   // The address.
@@ -35,6 +36,7 @@
     for (const key of Object.keys(start)) state[key] = query.get(key) ?? start[key];
     if (!page.metrics.includes(state.metric)) state.metric = start.metric;
     if (!page.costs.includes(state.cost)) state.cost = start.cost;
+    if (!(state.over in page.overLabels)) state.over = start.over;
     if (state.order !== "descending") state.order = "ascending";
     const shown = query.has("show") ? query.get("show").split(",").map(Number) : page.shown;
     state.shown = new Set(shown.filter((number) => numbers.includes(number)));
@@ -201,19 +203,27 @@
   }
 
   function drawCurves(svg, table) {
+    // A point stands at its epoch, or at what training had cost by that epoch's end.
+    const placed = (row) => (row.curves[state.metric] ?? [])
+      .map(([epoch, mean, std]) => [state.over === "epoch" ? epoch : row.work[state.over]?.[epoch],
+        mean, std])
+      .filter(([at]) => at !== undefined);
+    const curves = new Map(table.rows.map((row) => [row, placed(row)]));
     const rows = table.rows.filter(
-      (row) => state.shown.has(row.number) && row.curves[state.metric]);
-    if (!rows.length) return empty(svg, `no row shown has ${state.metric}`);
-    const points = rows.flatMap((row) => row.curves[state.metric]);
+      (row) => state.shown.has(row.number) && curves.get(row).length);
+    const label = page.overLabels[state.over];
+    const by = state.over === "epoch" ? "" : ` by ${label}`;
+    if (!rows.length) return empty(svg, `no row shown has ${state.metric}${by}`);
+    const points = rows.flatMap((row) => curves.get(row));
     const ends = points.flatMap(([, mean, std]) => [mean - (std ?? 0), mean + (std ?? 0)]);
     const isAccuracy = state.metric.endsWith("accuracy");
-    const epochs = range(points.map(([epoch]) => epoch), "epoch", { whole: true });
+    const epochs = range(points.map(([at]) => at), label, { whole: state.over === "epoch" });
     const values = range(ends, state.metric, { most: isAccuracy ? 1.002 : Infinity });
     const [x, y] = frame(svg, epochs, values);
     const inside = (value) => y(Math.min(Math.max(value, values.low), values.high));
     const labels = [];
     for (const row of rows) {
-      const curve = row.curves[state.metric];
+      const curve = curves.get(row);
       const group = add(svg, "g", { class: `series ${colorOf(row)}`, "data-row": row.number });
       add(group, "title", {}, row.name);
       if (curve.some(([, , std]) => std)) {
@@ -245,8 +255,8 @@
     const rows = table.rows.filter((row) => state.shown.has(row.number) && row.costs[state.cost]);
     if (!rows.length) return empty(svg, `no row shown has ${state.cost}`);
     const costs = rows.map((row) => row.costs[state.cost]);
-    const ends = rows.flatMap(({ accuracy: [mean, half] }) =>
-      [mean - (half ?? 0), mean + (half ?? 0)].map((end) => Math.min(1, Math.max(0, end))));
+    const inside = (end) => Math.min(1, Math.max(0, end));
+    const ends = rows.flatMap(({ accuracy: [, low, high] }) => [inside(low), inside(high)]);
     const log = Math.max(...costs) / Math.min(...costs) > 3;
     const axis = range(costs, page.costLabels[state.cost], { log });
     const [x, y] = frame(svg, axis, range(ends, "test accuracy", { most: 1.002 }));
@@ -257,10 +267,10 @@
     for (const row of rows) {
       const group = add(svg, "g", { class: `series ${colorOf(row)}`, "data-row": row.number });
       const [px, py] = [x(row.costs[state.cost]), y(row.accuracy[0])];
-      const [mean, half] = row.accuracy;
+      const [mean, low, high] = row.accuracy;
       add(group, "title", {}, `${row.name}: ${mean} at ${short(row.costs[state.cost])}`);
-      if (half) {
-        const [top, bottom] = [y(Math.min(1, mean + half)), y(Math.max(0, mean - half))];
+      if (high > low) {
+        const [top, bottom] = [y(inside(high)), y(inside(low))];
         const caps = `M${px - 4} ${top}h8M${px - 4} ${bottom}h8`;
         add(group, "path", { d: `M${px} ${top}V${bottom}${caps}`, class: "line" });
       }
