@@ -242,6 +242,9 @@ class Row:
 
 NARROW = "model.width_multiplier=1/8"
 _ON = ("true", "false")
+GROWING = ("model=small_resnet", "model.widths=[4,4,4]", "data.image_size=16", "num_epochs=1")
+# The data of the earlier run.
+LEARNED = (*TINY, "model=softmax", "num_epochs=1")
 ROWS: dict[str, Row] = {
     **{
         f"model.{key}": Row(structure, values)
@@ -346,7 +349,12 @@ ROWS: dict[str, Row] = {
             "weight_decay": ("0.3",),
         }.items()
     },
+    "data.progressive_sizes": Row(trained, ("[8,12]",), GROWING),
+    "data.progressive_fraction": Row(trained, ("0.9",), (*GROWING, "data.progressive_sizes=[8]")),
     "loss.class_weights": Row(trained, ("balanced",)),
+    "loss.teacher": Row(trained, ("{run}",), LEARNED),
+    "loss.teacher_weight": Row(trained, ("0.4",), (*LEARNED, "loss.teacher={run}")),
+    "loss.teacher_temperature": Row(trained, ("1.5",), (*LEARNED, "loss.teacher={run}")),
     "loss.selection": Row(selected, ("last",)),
     "loss.label_smoothing": Row(trained, ("0.3",)),
     "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),

@@ -28,6 +28,7 @@ VERBS = {
     "train": "train a network; one run directory per job",
     "summary": "layers, shapes, parameters, MACs, receptive fields; trains nothing",
     "bench": "speed and memory of a config, and its share of the machine's peak",
+    "find-lr": "a learning rate for a config, by a range test",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
     "compare": "one table over runs and seeds, with plots",
@@ -156,7 +157,7 @@ def _dispatch(argv: list[str]) -> int:
             )
         print(guide(), end="")
         return 0
-    module = importlib.import_module(f"cnnbench.cli.{verb}")
+    module = importlib.import_module(f"cnnbench.cli.{verb.replace('-', '_')}")
     parser = _parser(verb, module)
     # Whoever asks for help need not name the run that the verb would read.
     if wants_help:

@@ -82,6 +82,8 @@ class DataConfig:
     shuffle: bool
     drop_last: bool
     normalize: Literal["dataset", "none"]
+    progressive_sizes: Annotated[tuple[Count, ...], Before(())]
+    progressive_fraction: Annotated[float, Range(gt=0, le=1), Before(0.5)]
     args: Mapping[str, Any]
 
 
@@ -102,6 +104,9 @@ class LossConfig:
 
     name: str
     selection: Annotated[Selection | None, FALLBACK]  # of selection
+    teacher: Annotated[PathText | None, CONTENT]
+    teacher_weight: Annotated[float, Range(gt=0, le=1), Before(0.9)]
+    teacher_temperature: Annotated[Positive, Before(4.0)]
     args: Mapping[str, Any]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +20,7 @@ from cnnbench.data.augment import Augment
 from cnnbench.data.images import border_brightness, sample_grid
 from cnnbench.data.loader import Batch, Batches, BatchOrder, ImageDataset, make_loader
 from cnnbench.data.notes import split_notes
-from cnnbench.data.split import split_train, strata, stratified_sample
+from cnnbench.data.split import images_sha256, split_train, strata, stratified_sample
 from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import UsageError
 
@@ -112,7 +111,7 @@ class Splits:
         self.in_channels, self.num_classes = len(arrays.mean), len(arrays.class_names)
         self.columns = arrays.columns
         rows = _rows(arrays, val_fraction=val_fraction, split_seed=split_seed, limit=limit)
-        self.test_sha256 = _test_sha256(arrays.sha256, rows[2])
+        self.test_sha256 = images_sha256(arrays.sha256, rows[2])
         scale = scale_of(arrays, rows[0], normalize=normalize)
         self.mean, self.std = scale.mean, scale.std
         self.target_mean, self.target_std = scale.target_mean, scale.target_std
@@ -242,7 +241,11 @@ class Splits:
         return self._transform(self._to_device(images)), self._to_device(targets)
 
     def prepare_train(
-        self, images: Tensor, targets: Tensor, generator: torch.Generator | None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None,
+        image_size: int | None = None,
     ) -> Batch:
         """Turn raw training images into augmented network input on the device.
 
@@ -250,6 +253,7 @@ class Splits:
             images: uint8, (N, C, H, W).
             targets: classes, (N,).
             generator: where the draws of augmentation come from.
+            image_size: of the input, where it is another one than evaluation's.
 
         Returns:
             float32 (N, C, image_size, image_size), and targets: classes (N,), or where images are
@@ -260,7 +264,7 @@ class Splits:
         assert generator is not None
         images = self._transform.resize(self._to_device(images))
         changed = self._augment.images(images, generator, epoch=self._epoch, seed=self._seed)
-        inputs = self._transform(changed)
+        inputs = self._transform(changed, image_size)
         return self._augment.mix(inputs, self._to_device(targets), self.num_classes, generator)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -353,13 +357,6 @@ def _rows(
             "raise it"
         )
     return train, val, test
-
-
-def _test_sha256(data_sha256: str, rows: Indices) -> str:
-    """Return what is the same for the same test images of the same data, and for no others."""
-    digest = hashlib.sha256(data_sha256.encode())
-    digest.update(rows.astype("<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _border(arrays: DatasetArrays, rows: Indices) -> float:

@@ -31,7 +31,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.training.data import build_augment, describe_data, read_splits
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network
-from cnnbench.training.setup import Plan, optimizer_of, schedule_of
+from cnnbench.training.setup import Plan, optimizer_of, schedule_of, work_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training
 
@@ -65,6 +65,7 @@ def check(config: RunConfig) -> Plan:
         precision=resolve_precision(config.device.precision, device, macs=network.macs),
         channels_last=_channels_last(config, device, network),
         schedule=schedule,
+        work=work_of(config, facts, network),
     )
     check_memory(plan)
     return plan

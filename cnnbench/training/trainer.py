@@ -31,9 +31,9 @@ from cnnbench.training.clock import Clock
 from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.kernels import recorded_ways
-from cnnbench.training.network import build_model, load_initial_weights
+from cnnbench.training.network import build_model
 from cnnbench.training.restore import epoch_name, restore
-from cnnbench.training.setup import Plan, Setup, precision_warning, set_up
+from cnnbench.training.setup import Plan, Setup, first_weights, precision_warning, set_up
 from cnnbench.training.stop import StopRequest
 
 # With more classes, their pairs would be most of run.json.
@@ -110,10 +110,8 @@ class Training:
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
         model = build_model(config, self.network)
-        if not run.has_checkpoints:
-            names = self.data.class_names
-            if note := load_initial_weights(model, config, self.network, names):
-                self.screen.print(note)
+        if not run.has_checkpoints and (note := first_weights(self.plan, self.data, model)):
+            self.screen.print(note)
         self.setup = set_up(self.plan, self.data, model, recorded_ways(self.provenance))
         if ways := dict(self.setup.kernel_ways):
             self.provenance = self.provenance.noting(effective={**self.effective, "kernels": ways})

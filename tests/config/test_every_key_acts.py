@@ -42,6 +42,11 @@ COMMON = {
     "optimizer.bias_lr_factor": "adamw",
     "optimizer.clip_norm": "sgd",
     "data.limit": "synthetic",
+    "data.progressive_sizes": "synthetic",
+    "data.progressive_fraction": "synthetic",
+    "loss.teacher": "cross_entropy",
+    "loss.teacher_weight": "cross_entropy",
+    "loss.teacher_temperature": "cross_entropy",
     "optimizer.ema_decay": "adamw",
 }
 
