@@ -36,6 +36,7 @@ __all__ = [
     "find_lr",
     "compare",
     "compare_errors",
+    "reproduce",
     "features",
     "export",
     "create_model",
@@ -724,6 +725,42 @@ def compare_errors(
     for file in files:
         notice(str(file))
     return Result(result)
+
+
+def reproduce(
+    name: str, settings: str | Sequence[str] = (), *, run: str | Path | None = None
+) -> Result:
+    """Train a recorded recipe once more, and say whether it gives what was recorded.
+
+    Args:
+        name: of a result in ``results/``, such as a preset's, or a ``.json`` file of one.
+        settings: ``seed=N``, by default the first that was not recorded, and what does not decide
+            the result.
+        run: a finished run of the recipe, which is judged in place of a new one.
+
+    Returns:
+        ``value``, the new run's ``metric``; ``recorded`` with ``mean``, ``std`` and ``n``;
+        ``interval``, in which 95 % of new runs fall, None beside one recorded run; ``verdict``:
+        ``inside`` or ``outside`` it; ``equal`` or ``different`` where the seed was recorded on
+        the same kind of machine, torch, threads and code; ``reported`` where the machine is of
+        another kind or one run was recorded, with the ``reason``.
+
+    Raises:
+        UsageError: there is no such result, a setting would make it another recipe, or the run is
+            of another one.
+        DataError: the file is damaged; or as of `train`, whose other errors are raised too.
+
+    Example:
+        >>> cnnbench.reproduce("fashion_mnist_24tflop")["verdict"]  # doctest: +SKIP
+        'inside'
+    """
+    from cnnbench.analysis.reproduce import judge_run, train_again
+    from cnnbench.analysis.results import Result
+    from cnnbench.config.settings import words
+
+    if run is None:
+        run = train_again(name, words(settings), sys.argv)
+    return Result(judge_run(name, run))
 
 
 def features(

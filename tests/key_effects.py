@@ -204,6 +204,11 @@ def left(config: RunConfig, folder: Path) -> Any:
     return is_elsewhere, saved, kept, records(run), results, histograms
 
 
+def referred(config: RunConfig, folder: Path) -> Any:
+    """What compare shows beside the run's own result."""
+    return cnnbench.compare(launch.start(config, ["a", "test"]).path)["rows"][0]["reference"]
+
+
 def published(config: RunConfig, folder: Path) -> Any:
     """The weights that training begins with, where some were published."""
     network = describe_network(config, describe_data(config))
@@ -375,6 +380,16 @@ ROWS: dict[str, Row] = {
     "device.compile": Row(computed, _ON, ("model=lenet", "data.native_size=28")),
     "budget.tflop": Row(left, ("1e-6",), ("num_epochs=5",)),
     "budget.seconds": Row(left, ("1e-9",), ("num_epochs=5",)),
+    "reference.source": Row(referred, ("someone",)),
+    **{
+        f"reference.{key}": Row(referred, (value,), ("reference.source=someone",))
+        for key, value in {
+            "test_accuracy": "0.9",
+            "train_accuracy": "0.9",
+            "num_epochs": "3",
+            "epoch_seconds": "7.5",
+        }.items()
+    },
     "patience": Row(left, ("1",), ("optimizer.lr=1e-9",)),
     "checkpoint.keep_last": Row(left, ("1",)),
     "eval_every_epochs": Row(left, ("2",)),

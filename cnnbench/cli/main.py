@@ -31,6 +31,7 @@ VERBS = {
     "find-lr": "a learning rate for a config, by a range test",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
+    "reproduce": "a recorded recipe again: does it give what was recorded",
     "compare": "one table over runs and seeds, with plots",
     "features": "filters, maps, Grad-CAM and receptive fields of runs, as images",
     "export": "a run as ONNX or torch.export program, checked before it is kept",

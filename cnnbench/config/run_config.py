@@ -110,6 +110,9 @@ class LossConfig:
     args: Mapping[str, Any]
 
 
+_NO_REFERENCE = dict.fromkeys(
+    ("source", "test_accuracy", "train_accuracy", "num_epochs", "epoch_seconds")
+)
 # What every run did before there was a choice.
 _CROSS_ENTROPY = {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none"}
 
@@ -164,6 +167,17 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """A recorded result of others, which ``compare`` shows beside the run's own."""
+
+    source: str | None
+    test_accuracy: Fraction | None
+    train_accuracy: Fraction | None
+    num_epochs: Count | None
+    epoch_seconds: Positive | None
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """What is kept."""
 
@@ -205,6 +219,7 @@ class RunConfig:
     eval_every_epochs: Annotated[Count, RESULT]
     save_every_steps: Annotated[Count | None, RECORDING]
     profile_steps: Annotated[Count | None, RECORDING]
+    reference: Annotated[ReferenceConfig, RECORDING, Before(_NO_REFERENCE)]
     histograms_every_epochs: Annotated[Count | None, RECORDING]
 
 

@@ -146,7 +146,7 @@ def settings_for(key: str, choice: str) -> list[str]:
 
 
 def test_every_key_has_a_row() -> None:
-    groups = {*GROUPS, "budget", "checkpoint", "sweep"}
+    groups = {*GROUPS, "budget", "checkpoint", "reference", "sweep"}
     every = all_keys().keys() - groups - {f"{group}.name" for group in GROUPS} - FOREIGN
     assert every == ROWS.keys() == {key for key, _ in CASES}
 

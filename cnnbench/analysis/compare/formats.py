@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cnnbench.analysis.compare.reference import reference_text
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import METRIC, best_row
@@ -99,8 +100,17 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
             csv={"not_comparable": reasons},
             json={"not_comparable": row.not_comparable},
         ),
+        _reference(row),
         Cell("runs", json={"runs": [str(record.path) for record in row.records]}),
     ]
+
+
+def _reference(row: Row) -> Cell:
+    """Return a result of others, which is shown in a table of its own."""
+    found = row.records[0].reference
+    accuracy = found.get("test_accuracy")
+    plain = {"reference": found.get("source"), "reference_test_accuracy": accuracy}
+    return Cell("reference", csv=plain, json={"reference": dict(found) or None})
 
 
 def _plain(name: str, value: Any, **more: Any) -> Cell:
@@ -183,6 +193,8 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
         _table_text(table, rows, output_format, width)
         for table, rows in zip(found.tables, comparison_cells(found), strict=True)
     ]
+    if beside := reference_text([row for t in found.tables for row in t.rows], output_format):
+        parts.append(beside)
     if output_format == "latex":
         return "\n".join(parts)
     if not found.tables:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cnnbench.analysis.compare.reference import read_reference
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
@@ -49,6 +50,7 @@ class Record:
         network: as ``run.json`` has it, unchecked.
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
+        reference: a result of others that it stands beside, as ``read_reference`` gives it.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Record:
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
+    reference: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> str:
@@ -164,6 +167,7 @@ def read_run(run: RunDir) -> Record | LeftOut:
         network=model,
         test_confusion=record.test_confusion,
         provenance=_provenance(record),
+        reference=read_reference(record.config),
     )
 
 
