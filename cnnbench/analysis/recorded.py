@@ -186,8 +186,16 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
         raise UsageError(f"{name}: {left_out[0].path} is left out: {left_out[0].reason}")
     records = [open_run(record.path).record for record in rows[0].records]
     first, last = records[0], max(records, key=lambda r: r.provenance.processes[-1].started)
-    if len({record.provenance.code_version for record in records}) > 1:
-        raise UsageError(f"{name}: the runs are of several versions of the code; expected one")
+    versions = {
+        (process.code_version, process.machine.get("torch"))
+        for record in records
+        for process in record.provenance.processes
+    }
+    if len(versions) > 1 or any(record.resumed_with for record in rows[0].records):
+        raise UsageError(
+            f"{name}: the runs are of several versions of the code or torch, or were resumed on "
+            "another machine; expected one"
+        )
     process = first.provenance.processes[-1]
     version = first.provenance.code_version
     recorded = RecordedResult(
@@ -289,7 +297,7 @@ def _commit() -> str | None:
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> str:
-        call = ["git", "-C", str(root), *words]  # noqa: S607 (where git is, is the user's matter)
+        call = ["git", "-C", str(root), *words]
         return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
