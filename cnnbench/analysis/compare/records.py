@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnbench.analysis.compare.reference import read_reference
 from cnnbench.config.settings import row_settings
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import read_regular
@@ -24,6 +23,7 @@ from cnnbench.runs.record import RunRecord
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
 _NEEDED = ("best_epoch", "train_seconds")
+_REFERENCE = ("test_accuracy", "train_accuracy", "num_epochs", "epoch_seconds")
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,25 @@ def _provenance(record: RunRecord) -> dict[str, str]:
     }
     texts = {name: ", ".join(str(p) for p in found if p) for name, found in parts.items()}
     return {name: text for name, text in texts.items() if text}
+
+
+def read_reference(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recorded config says of a result of others; empty where it names none.
+
+    Args:
+        config: as ``run.json`` has it, from a file: anything may be in it.
+
+    Returns:
+        ``source``, and ``test_accuracy``, ``train_accuracy``, ``num_epochs`` and
+        ``epoch_seconds``, None where they were not recorded.
+    """
+    node = config.get("reference")
+    if not isinstance(node, Mapping) or not isinstance(node.get("source"), str):
+        return {}
+    return {
+        "source": node["source"],
+        **{name: finite_number(node.get(name)) for name in _REFERENCE},
+    }
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
+from cnnbench.analysis.compare.rows import Row
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
-from cnnbench.runs.columns import finite_number
 
-if TYPE_CHECKING:
-    from cnnbench.analysis.compare.rows import Row
-
-_NUMBERS = ("test_accuracy", "train_accuracy", "num_epochs", "epoch_seconds")
 _HEADS = ("row", "reference", "epochs", "s/epoch", "test acc", "ours", "Δ")
-
-
-def read_reference(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a recorded config says of a result of others; empty where it names none.
-
-    Args:
-        config: as ``run.json`` has it, from a file: anything may be in it.
-
-    Returns:
-        ``source``, and ``test_accuracy``, ``train_accuracy``, ``num_epochs`` and
-        ``epoch_seconds``, None where they were not recorded.
-    """
-    node = config.get("reference")
-    if not isinstance(node, Mapping) or not isinstance(node.get("source"), str):
-        return {}
-    return {"source": node["source"], **{name: finite_number(node.get(name)) for name in _NUMBERS}}
 
 
 def reference_text(rows: Sequence[Row], output_format: str) -> str:
