@@ -57,6 +57,15 @@ def expand_path(path: str | Path | None) -> Path | None:
         raise UsageError(f"{path}: {error} Give the path without '~'") from None
 
 
+def why_no_file(path: Path) -> str | None:
+    """Return in words why there is no regular file at ``path``, or None where there is one."""
+    if path.is_file():
+        return None
+    if path.is_dir():
+        return "it is a directory"
+    return "it is no regular file" if path.exists() else "there is no such file"
+
+
 def check_regular(path: Path) -> None:
     """Refuse what opening could wait on, or act on: a pipe, a socket, a device, a directory.
 

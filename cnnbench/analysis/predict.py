@@ -27,6 +27,8 @@ INVERT: tuple[Invert, ...] = ("never", "always", "auto")
 _BATCH_SIZE = 256
 # How much nearer a border's brightness must be to the training images' once it is inverted.
 _MARGIN = 0.3
+# Of 255 grey values: what an image shows at all.
+_LEAST_SPREAD = 8
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -121,6 +123,7 @@ def predict_files(
     results: list[dict[str, Any]] = []
     unreadable: list[str] = []
     is_unlike: list[NDArray[np.bool_]] = []
+    is_blank: list[NDArray[np.bool_]] = []
     for start in range(0, len(files), _BATCH_SIZE):
         try:
             read = read_images(network, files[start : start + _BATCH_SIZE])
@@ -130,6 +133,7 @@ def predict_files(
             unreadable.append(str(error))
             continue
         unreadable += read.unreadable
+        is_blank.append(_is_blank(read.images))
         images, unlike = _inverted(network, read.images, invert)
         is_unlike.append(unlike)
         rows = _ranked(network, torch.from_numpy(images), top)
@@ -137,6 +141,7 @@ def predict_files(
     if not results:
         raise DataError(unreadable[0])
     _say_unlike(np.concatenate(is_unlike), invert)
+    _say_blank(np.concatenate(is_blank))
     say_unreadable(unreadable)
     return results
 
@@ -167,6 +172,7 @@ def predict_objects(
     pixels = read_objects(network, images)
     if not len(pixels):
         return []
+    _say_blank(_is_blank(pixels))
     pixels, unlike = _inverted(network, pixels, invert)
     _say_unlike(unlike, invert)
     return _ranked(network, torch.from_numpy(pixels), top)
@@ -219,10 +225,11 @@ def _inverted(
     network: LoadedNetwork, images: Images, invert: Invert
 ) -> tuple[Images, NDArray[np.bool_]]:
     """Return images as asked for, and which of them look inverted beside the training images."""
+    nowhere = np.zeros(len(images), dtype=bool)
     if invert == "always":
-        return 255 - images, np.zeros(len(images), dtype=bool)
+        return 255 - images, nowhere
     if network.border is None:
-        return images, np.zeros(len(images), dtype=bool)
+        return images, nowhere
     borders = np.array([border_brightness(image[None]) for image in images])
     as_they_are = np.abs(borders - network.border)
     unlike = as_they_are > np.abs(1 - borders - network.border) + _MARGIN
@@ -240,6 +247,21 @@ def _say_unlike(unlike: NDArray[np.bool_], invert: Invert) -> None:
             f"{count} of {len(unlike)} images have a light background where the training images' "
             "is dark, or the other way round, as ink on paper has; the classes are then of little "
             "worth: --invert (in Python invert=True) inverts them, --invert-auto only such"
+        )
+
+
+def _is_blank(images: Images) -> NDArray[np.bool_]:
+    """Tell which images, uint8 (N, C, H, W), have hardly more than one value."""
+    flat = images.reshape(len(images), -1)
+    blank: NDArray[np.bool_] = np.ptp(flat, axis=1) < _LEAST_SPREAD
+    return blank
+
+
+def _say_blank(blank: NDArray[np.bool_]) -> None:
+    if count := int(blank.sum()):
+        warn(
+            f"{count} of {len(blank)} images have the same value nearly everywhere, as black ink "
+            "on a transparent or a covered photo has; their classes mean nothing"
         )
 
 

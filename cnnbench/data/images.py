@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import DataError
+from cnnbench.files import why_no_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,8 +66,8 @@ def decode_image(path: Path, in_channels: int, image_size: int, background: int 
     from PIL import Image, UnidentifiedImageError
 
     _check_channels(str(path), in_channels)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+    if why := why_no_file(path):
+        raise DataError(f"{path}: {why}")
     try:
         with warnings.catch_warnings():
             # Broken metadata and size warnings: the pixels decide, and the limit below.

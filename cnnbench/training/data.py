@@ -13,6 +13,7 @@ from cnnbench.data import DatasetArrays, Facts, check_augment, describe, fingerp
 from cnnbench.data.augment import Augment
 from cnnbench.data.splits import Splits
 from cnnbench.data.table import dataset_row
+from cnnbench.errors import DataError
 from cnnbench.files import expand_path
 from cnnbench.losses import LOSSES
 
@@ -62,6 +63,24 @@ def build_augment(config: RunConfig) -> Augment:
     augment = Augment(**args)
     check_augment(config.data.name, flip=bool(args.get("flip")), acts=augment.acts)
     return augment
+
+
+def check_recorded_root(config: RunConfig, setting: str) -> None:
+    """Refuse to go on with a run whose data is no longer where it was.
+
+    Args:
+        config: the recorded one, with what the user changed.
+        setting: what names another place, in the words of who asks.
+
+    Raises:
+        DataError: there is nothing at ``data.root``.
+    """
+    root = config.data.root
+    if root is not None and not Path(root).exists():
+        raise DataError(
+            f"{root}: the data of this run is no longer there; if it was moved, say where it is: "
+            f"{setting}"
+        )
 
 
 def read_splits(

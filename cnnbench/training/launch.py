@@ -28,7 +28,7 @@ from cnnbench.files import expand_path
 from cnnbench.models.build import Network
 from cnnbench.notices import warn
 from cnnbench.runs.directory import RunDir
-from cnnbench.training.data import build_augment, describe_data, read_splits
+from cnnbench.training.data import build_augment, check_recorded_root, describe_data, read_splits
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of, work_of
@@ -198,6 +198,8 @@ def resume(
     """
     stop = StopRequest(config.max_seconds, since)
     config = _resumed_config(config)
+    if run.has_checkpoints:
+        check_recorded_root(config, "data.root=PATH")
     with _trains_alone:
         plan = check(config) if run.has_checkpoints else check_all([config])[0]
         data = read(plan)

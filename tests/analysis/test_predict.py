@@ -93,6 +93,19 @@ def test_transparency_is_laid_on_the_background_of_training_and_said(
     assert "60 images have transparent pixels, which are laid on black" in capsys.readouterr().err
 
 
+def test_an_image_that_shows_nothing_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = digits(3)
+    # Black ink on a transparent ground, laid on the black of training.
+    ink = np.zeros((*images.shape, 4), dtype=np.uint8)
+    ink[..., 3] = images
+    cnnbench.predict(run, write(tmp_path, ink))
+    assert "3 of 3 images have the same value nearly everywhere" in capsys.readouterr().err
+    cnnbench.predict(run, np.full((1, 8, 8), 7, dtype=np.uint8))
+    assert "1 of 1 images have the same value" in capsys.readouterr().err
+
+
 def test_broken_files_are_named_after_the_others(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

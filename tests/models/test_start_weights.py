@@ -82,7 +82,7 @@ def bad_weights(first, folder) -> dict[str, tuple[int, str]]:
     lenet = "model=lenet data.native_size=28"
     torchvision = "model=torchvision model.arch=resnet18 data.native_size=32 model.pretrained="
     return {
-        f"model.weights={broken}": (65, "not a checkpoint of ours"),
+        f"model.weights={broken}": (65, "holds no weights"),
         f"model.weights={state}": (65, "holds no weights"),
         f"model.weights={folder / 'cut'}": (65, "damaged"),
         f"model.weights={folder / 'nothing'}": (2, "cannot be read"),

@@ -124,11 +124,14 @@ def test_a_moved_folder(tmp_path, capsys, verb, change):
     run = cnnbench.train(settings(tmp_path, images, "scheduler=constant"))
     new = tmp_path / "elsewhere"
     shutil.move(images, new)
+    resume = ["train", f"resume={run}", "extend_epochs=1"]
+    assert cli(["evaluate", str(run)] if verb == "evaluate" else resume) == 66
+    assert "if it was moved, say where it is: " in capsys.readouterr().err
     if change == "changed":
         shutil.copy(new / "a" / "0.png", new / "b" / "0.png")
     command = {
         "evaluate": ["evaluate", str(run), "--data-root", str(new)],
-        "resume": ["train", f"resume={run}", "extend_epochs=1", f"data.root={new}"],
+        "resume": [*resume, f"data.root={new}"],
     }[verb]
     code = cli(command)
     captured = capsys.readouterr()

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
 import tarfile
@@ -492,9 +493,35 @@ def test_a_pipe_that_a_setting_names(
         ["train", "model=custom", f"model.path={pipe}:Net", f"output_root={tmp_path / 'out'}"],
         ["train", "--config", str(pipe), f"output_root={tmp_path / 'out'}"],
         ["summary", "--config", str(pipe)],
+        ["train", "data=csv", f"data.root={pipe}", f"output_root={tmp_path / 'out'}"],
+        ["train", "data=npz", f"data.root={pipe}", f"output_root={tmp_path / 'out'}"],
+        ["train", "data=folder", f"data.root={pipe}", f"output_root={tmp_path / 'out'}"],
+        ["predict", str(run), str(pipe)],
+        ["predict", str(run), "/dev/zero"],
+        ["features", str(run), str(pipe)],
+        ["evaluate", str(run), "--without-duplicates", str(pipe)],
+        ["evaluate", str(pipe)],
+        ["compare", str(pipe)],
     ):
-        assert cli(words) == 2, words
-        assert "a bug in" not in capsys.readouterr().err
+        assert cli(words) in (2, 66), words
+        err = capsys.readouterr().err
+        assert "a bug in" not in err
+        assert "no such file" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_that_are_any_bytes(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = random.Random(seed)
+    # Few different bytes, all of them opcodes, lead an unpickler furthest.
+    letters = b"(]}qr\x85.)u0N\x80\x02a" if seed % 2 else bytes(range(256))
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"\x80\x02" * (seed % 3) + bytes(draw.choices(letters, k=200)))
+    assert cli(["train", f"model.weights={file}", f"output_root={tmp_path / 'out'}"]) == 65
+    err = capsys.readouterr().err
+    assert "holds no weights" in err or "more than tensors" in err or "state dict" in err
     assert not (tmp_path / "out").exists()
 
 

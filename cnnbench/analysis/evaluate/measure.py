@@ -36,7 +36,7 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
 from cnnbench.runs.predictions import FILE_NAME, Outputs
 from cnnbench.runs.provenance import check_same_data
-from cnnbench.training.data import read_splits
+from cnnbench.training.data import check_recorded_root, read_splits
 
 # (uint8 images (n, C, H, W), their indices in the split) -> images of the same shape
 Change = Callable[[Tensor, range], Tensor]
@@ -161,6 +161,7 @@ def open_split(
     config, record = with_named_data(run, data_path), run.record
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=str(expand_path(data_root))))
+    check_recorded_root(config, "--data-root PATH")
     device = resolve_device(device_name)
     configure(device, config.device.num_threads)
     data = read_splits(config, notice, device=device, resize_once=False)

@@ -28,7 +28,7 @@ from cnnbench.data.images import SUFFIXES, decode_image
 from cnnbench.data.readers.content import content_hashes
 from cnnbench.data.readers.parts import find_parts, refuse_inner_classes, sub_folders
 from cnnbench.data.readers.sources import Facts
-from cnnbench.data.readers.walk import ImageWalk, find_images
+from cnnbench.data.readers.walk import ImageWalk, find_images, pass_over_loose
 from cnnbench.data.split import hashed_split, stratified_split
 from cnnbench.errors import DataError, UsageError
 from cnnbench.files import expand_path
@@ -105,6 +105,7 @@ def list_images(root: Path, walk: ImageWalk, fewest: int = 2) -> Listing:
             f"{root}: expected at least two class folders with images in them "
             f"(root/class/image.png), found {', '.join(f.name for f in folders) or 'none'}{inner}"
         )
+    pass_over_loose(root, walk)
     paths: list[Path] = []
     targets: list[int] = []
     for target, folder in enumerate(folders):
@@ -137,6 +138,8 @@ def list_folder(root: Path, split_by: str = "path") -> FolderListing:
     """
     walk = ImageWalk()
     parts, notes = find_parts(root)
+    if parts:
+        pass_over_loose(root, walk)
     listings = {
         name: list_images(folder, walk, 2 if name == "train" else 1)
         for name, folder in parts.items()

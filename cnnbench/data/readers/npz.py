@@ -30,6 +30,7 @@ from cnnbench.data.readers.plain import (
 )
 from cnnbench.data.readers.sources import Facts
 from cnnbench.errors import DataError
+from cnnbench.files import why_no_file
 
 # Of all arrays together: eight bytes a value are the widest, which become one.
 _MAX_BYTES = 4 * MEMORY_LIMIT_BYTES
@@ -67,8 +68,8 @@ class _Contents:
 def _required(root: Path | None) -> Path:
     if root is None:
         raise DataError("data=npz: name the file: data.root=FILE.npz")
-    if not root.is_file():
-        raise DataError(f"data.root={root}: there is no such file; expected an .npz file")
+    if why := why_no_file(root):
+        raise DataError(f"data.root={root}: {why}; expected an .npz file")
     return root
 
 

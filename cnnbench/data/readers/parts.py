@@ -95,8 +95,9 @@ def find_parts(root: Path) -> tuple[dict[str, Path], list[str]]:
     if not folders or None in meanings.values():
         return {}, []
     if odd := [folder.name for folder in folders if part_of(folder.name) is None]:
-        wanted = ", ".join(f"{name}/ to {_meaning(name)}/" for name in odd)
-        raise DataError(f"{root}: {', '.join(odd)} look like parts of the data: rename {wanted}")
+        raise DataError(
+            f"{root}: {', '.join(odd)} look like parts of the data: rename {_renamed(odd)}"
+        )
     parts: dict[str, Path] = {}
     notes = []
     for folder in folders:
@@ -120,6 +121,15 @@ def find_parts(root: Path) -> tuple[dict[str, Path], list[str]]:
         names = ", ".join(f"{folder.name}/" for folder in folders)
         raise DataError(f"{root}: has no train/ beside {names}: expected train/, val/ and test/")
     return parts, notes
+
+
+def _renamed(names: Sequence[str]) -> str:
+    """Return which folder to rename to what; of two that validate the second may well test."""
+    wanted: dict[str, str] = {}
+    for name in names:
+        part = str(_meaning(name))
+        wanted[name] = "test" if part == "val" and part in wanted.values() else part
+    return ", ".join(f"{name}/ to {part}/" for name, part in wanted.items())
 
 
 def _unwrapped(folder: Path, part: str) -> Path:

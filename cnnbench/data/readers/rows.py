@@ -23,7 +23,7 @@ from cnnbench.data.arrays import DatasetArrays, ImageArrays, combine_hashes, has
 from cnnbench.data.readers.sources import Facts
 from cnnbench.data.split import strata, stratified_split
 from cnnbench.errors import DataError
-from cnnbench.files import expand_path, read_regular
+from cnnbench.files import expand_path, read_regular, why_no_file
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _TEST_FRACTION = 0.2
@@ -327,8 +327,8 @@ def table_facts(arrays: DatasetArrays) -> Facts:
 def _required(root: Path | None) -> Path:
     if root is None:
         raise DataError("data=csv: name the file: data.root=FILE.csv")
-    if not root.is_file():
-        raise DataError(f"data.root={root}: there is no such file; expected a CSV file")
+    if why := why_no_file(root):
+        raise DataError(f"data.root={root}: {why}; expected a CSV file")
     return root
 
 

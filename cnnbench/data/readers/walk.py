@@ -28,7 +28,33 @@ _SYSTEM_NAMES = frozenset(
     )
 )
 # Image files of kinds that no decoder here reads.
-_UNREAD = frozenset((".heic", ".heif", ".avif", ".svg", ".psd", ".raw", ".cr2", ".nef", ".dng"))
+_UNREAD = frozenset(
+    [
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".ico",
+        ".tga",
+        ".dds",
+        ".exr",
+        ".hdr",
+        ".dcm",
+        ".svg",
+        ".eps",
+        ".psd",
+        ".xcf",
+        ".raw",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".nef",
+        ".orf",
+        ".rw2",
+    ]
+)
 # A folder that holds one of these is a run or a sweep of ours: its plots are no data.
 _RUN_FILES = ("run.json", "sweep.json")
 
@@ -68,6 +94,14 @@ class ImageWalk:
         ]
 
 
+def pass_over_loose(folder: Path, walk: ImageWalk) -> None:
+    """Count the images that lie in a folder itself, where only class folders have a meaning."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        suffix = Path(entry.name).suffix.lower()
+        if suffix in SUFFIXES and not is_hidden(entry.name) and entry.is_file():
+            walk.pass_over(Path(entry.path), "images outside the class folders")
+
+
 def is_hidden(name: str) -> bool:
     """Tell whether a name is one that systems hide or make for themselves."""
     return name.startswith((".", "~$")) or name.lower() in _SYSTEM_NAMES
@@ -99,14 +133,16 @@ def find_images(root: Path) -> ImageWalk:
     """
     walk = ImageWalk()
     try:
-        is_folder = stat.S_ISDIR(root.stat().st_mode)
+        mode = root.stat().st_mode
     except FileNotFoundError:
         raise DataError(f"{root}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{root}: cannot be read: {error.strerror}") from None
-    if not is_folder:
+    if stat.S_ISREG(mode):
         walk.files.append(root)
         return walk
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{root}: neither a file nor a folder")
     seen_folders: set[tuple[int, int]] = set()
     seen_files: set[tuple[int, int]] = set()
     folders = [root]

@@ -89,6 +89,7 @@ def test_other_names_are_classes(folders: tuple[str, ...], tmp_path: Path) -> No
         (("train_images/a", "test_images/a"), "train_images/ to train/"),
         (("Training Data/a", "Holdout/a"), "Holdout/ to test/"),
         (("train/a", "train/b", "dev/a", "dev/b"), "dev/ to val/"),
+        (("train/a", "dev/a", "eval/a"), "dev/ to val/, eval/ to test/"),
         (("train", "test"), "holds no class folders"),
         (("train/a", "train/b", "Training/a", "Training/b"), "both look like the train part"),
         (("val/a", "test/a"), "has no train/"),
@@ -174,6 +175,20 @@ def test_kinds_of_files_are_read_or_counted(tmp_path: Path) -> None:
     assert ".heic images, a kind that is not read" in notes
     assert ".txt files, which are no images" in notes
     assert "entries that are no files" in notes
+
+
+@pytest.mark.parametrize("parts", [("",), ("train/", "test/")])
+def test_images_beside_the_class_folders_are_counted(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    for part in parts:
+        fill(tmp_path, f"{part}cat", f"{part}dog")
+        fill(tmp_path / part, ".", count=2)
+    save(tmp_path / "alone.png")
+    found = list_folder(tmp_path)
+    loose = 2 * len(parts) + 1
+    assert any(f"passed over {loose} images outside" in note for note in found.notes)
+    assert not any(path.parent == tmp_path for path in found.train.paths)
 
 
 def test_a_folder_that_cannot_be_read_is_said(
