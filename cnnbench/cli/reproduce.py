@@ -33,7 +33,7 @@ _FAILED = ("outside", "different")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("name", metavar="NAME", help="of a result, or a .json file of one")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="see below")
+    parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help="see below")
     parser.add_argument("--run", metavar="RUN", help="judge this finished run; train none")
 
 

@@ -23,9 +23,9 @@ _DIRECTIONS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 def measure_views(opened: OpenSplit) -> dict[str, Any]:
     """Return what a run scores on the average over views of each image.
 
-    The views are the image and the same shifted by a twenty-eighth of its side up, down, left and
-    right, black beyond the edges; and their mirror images where the run was trained with flips,
-    which it cannot have been on digits or letters.
+    The views are the image and the same shifted up, down, left and right by a twenty-eighth of its
+    side, at least a pixel, black beyond the edges; and their mirror images where the run was
+    trained with flips, which it cannot have been on digits or letters.
 
     Args:
         opened: a run that tells classes of images apart, and a split.
