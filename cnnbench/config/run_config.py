@@ -82,7 +82,7 @@ class DataConfig:
     shuffle: bool
     drop_last: bool
     normalize: Literal["dataset", "none"]
-    progressive_sizes: Annotated[tuple[Count, ...], Before(())]
+    progressive_sizes: Annotated[tuple[Count, ...], Before([])]
     progressive_fraction: Annotated[float, Range(gt=0, le=1), Before(0.5)]
     args: Mapping[str, Any]
 
