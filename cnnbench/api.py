@@ -34,10 +34,12 @@ __all__ = [
     "tensors",
     "bench",
     "bench_sweep",
+    "find_lr",
     "compare",
     "compare_errors",
     "pack",
     "verify",
+    "reproduce",
     "features",
     "export",
     "create_model",
@@ -47,6 +49,8 @@ __all__ = [
 SPLITS = ("test", "val", "train")
 EXPORT_TARGETS = ("onnx", "torch")
 BENCH_SECONDS = 2.0
+# Of find_lr: the first and the last rate, and how many steps.
+LR_RANGE = (1e-6, 10.0, 200)
 
 
 def train(
@@ -265,6 +269,7 @@ def evaluate(
     split: str = "test",
     robustness: bool = False,
     plots: bool = False,
+    tta: bool = False,
     without_duplicates: bool = False,
     model_path: str | None = None,
     data_root: str | Path | None = None,
@@ -277,6 +282,8 @@ def evaluate(
         split: test, val or train. Reading the test split adds one to the run's ``test_reads``.
         robustness: also measure on corrupted images; about 25 times the work.
         plots: also write figures into the run's ``plots`` directory.
+        tta: also measure the average over 5 views of each image, or 10 where training had flips
+            (test-time augmentation): ``tta`` in the result, never in ``accuracy``.
         without_duplicates: leave out images that training or choosing has seen, equal or nearly;
             ``num_duplicates`` in the result says how many.
         model_path: ``FILE:CLASS`` of a network of your own, which no run may name itself.
@@ -288,7 +295,8 @@ def evaluate(
         ``top5_accuracy`` (of more than five classes), ``ece`` (expected calibration error, a
         fraction, over 15 bins), ``num_images``, ``num_correct``, ``per_class`` (``class``,
         ``precision``, ``recall``, ``f1``, ``support``) and ``confusion_matrix``
-        ([target][prediction]); with ``robustness`` a list of ``corruption``, ``severity`` and
+        ([target][prediction]); with ``tta`` its ``num_views``, ``accuracy``, ``num_correct`` and
+        ``loss``; with ``robustness`` a list of ``corruption``, ``severity`` and
         ``accuracy``, where severity 0 is the plain one.
         Of a run that predicts a number ``run``, ``model``, ``split``, ``loss``, ``r2``, ``mae`` (in
         the target's unit) and ``num_images``.
@@ -321,8 +329,16 @@ def evaluate(
     if opened.network.loss.is_number:
         if plots:
             raise UsageError("--plots: draws classes, and this run predicts a number")
+        if tta:
+            raise UsageError("--tta: averages probabilities, and this run predicts a number")
         return Result(measure_numbers(opened))
+    if tta:
+        opened.network.check_images()
     measured = measure(opened)
+    if tta:
+        from cnnbench.analysis.evaluate.views import measure_views
+
+        measured.result["tta"] = measure_views(opened)
     if plots:
         from cnnbench.analysis.evaluate.plots import plot_evaluation
 
@@ -584,6 +600,57 @@ def bench_sweep(
     return Rows(measure_jobs(named, seconds))
 
 
+def find_lr(
+    settings: str | Sequence[str] = (),
+    *,
+    low: float = LR_RANGE[0],
+    high: float = LR_RANGE[1],
+    num_steps: int = LR_RANGE[2],
+    output: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> Result:
+    """Find a learning rate by a range test (Smith, 2017): the loss while the rate rises.
+
+    What is trained is thrown away, and no image of the test or validation part is looked at.
+
+    Args:
+        settings: as ``cnnbench.train`` takes them.
+        low: first rate, > 0.
+        high: last rate, above ``low``.
+        num_steps: at least 20.
+        output: a directory for a table and a figure; None for none.
+        config_dir: a directory with groups of your own.
+
+    Returns:
+        ``lr``, the rate to copy: a tenth of ``least_loss_lr``, at which the smoothed training loss
+        is least; ``diverged_lr``, None where the loss never rose to four times its least; and
+        ``points`` with ``lr``, ``loss`` and ``smoothed`` of each step.
+
+    Raises:
+        UsageError: a setting or the range is wrong, or the loss never fell.
+        DataError: the data is missing or damaged.
+        DiskError: a file cannot be written.
+
+    Example:
+        >>> found = cnnbench.find_lr(["model=softmax", "data=digits"], num_steps=50)
+        >>> found["lr"] < found["least_loss_lr"]
+        True
+    """
+    from cnnbench.config.command import single_config
+    from cnnbench.config.compose import Composer
+
+    composer = Composer(config_dir)
+    config = single_config(composer, composer.parse(settings))
+    from cnnbench.analysis.lr_range import find_rate, write_range
+    from cnnbench.analysis.results import Result
+    from cnnbench.files import expand_path
+
+    found = find_rate(config, low=low, high=high, num_steps=num_steps)
+    if output is not None:
+        write_range(found, expand_path(output))
+    return Result(found)
+
+
 def compare(
     paths: str | Path | Sequence[str | Path],
     *,
@@ -798,6 +865,42 @@ def verify(file: str | Path) -> Result:
     from cnnbench.files import expand_path
 
     return Result(verify_package(expand_path(file)))
+
+
+def reproduce(
+    name: str, settings: str | Sequence[str] = (), *, run: str | Path | None = None
+) -> Result:
+    """Train a recorded recipe once more, and say whether it gives what was recorded.
+
+    Args:
+        name: of a result in ``results/``, such as a preset's, or a ``.json`` file of one.
+        settings: ``seed=N``, by default the first that was not recorded, and what does not decide
+            the result.
+        run: a finished run of the recipe, which is judged in place of a new one.
+
+    Returns:
+        ``value``, the new run's ``metric``; ``recorded`` with ``mean``, ``std`` and ``n``;
+        ``interval``, in which 95 % of new runs fall, None beside one recorded run; ``verdict``:
+        ``inside`` or ``outside`` it; ``equal`` or ``different`` where the seed was recorded on
+        the same kind of machine, torch, threads and code; ``reported`` where the machine is of
+        another kind or one run was recorded, with the ``reason``.
+
+    Raises:
+        UsageError: there is no such result, a setting would make it another recipe, or the run is
+            of another one.
+        DataError: the file is damaged; or as of `train`, whose other errors are raised too.
+
+    Example:
+        >>> cnnbench.reproduce("fashion_mnist_24tflop")["verdict"]  # doctest: +SKIP
+        'inside'
+    """
+    from cnnbench.analysis.reproduce import judge_run, train_again
+    from cnnbench.analysis.results import Result
+    from cnnbench.config.settings import words
+
+    if run is None:
+        run = train_again(name, words(settings), sys.argv)
+    return Result(judge_run(name, run))
 
 
 def features(

@@ -205,6 +205,11 @@ def left(config: RunConfig, folder: Path) -> Any:
     return is_elsewhere, saved, kept, records(run), results, histograms
 
 
+def referred(config: RunConfig, folder: Path) -> Any:
+    """What compare shows beside the run's own result."""
+    return cnnbench.compare(launch.start(config, ["a", "test"]).path)["rows"][0]["reference"]
+
+
 def published(config: RunConfig, folder: Path) -> Any:
     """The weights that training begins with, where some were published."""
     network = describe_network(config, describe_data(config))
@@ -246,6 +251,9 @@ class Row:
 
 NARROW = "model.width_multiplier=1/8"
 _ON = ("true", "false")
+GROWING = ("model=small_resnet", "model.widths=[4,4,4]", "data.image_size=16", "num_epochs=1")
+# The data of the earlier run.
+LEARNED = (*TINY, "model=softmax", "num_epochs=1")
 ROWS: dict[str, Row] = {
     **{
         f"model.{key}": Row(structure, values)
@@ -352,7 +360,12 @@ ROWS: dict[str, Row] = {
             "weight_decay": ("0.3",),
         }.items()
     },
+    "data.progressive_sizes": Row(trained, ("[8,12]",), GROWING),
+    "data.progressive_fraction": Row(trained, ("0.9",), (*GROWING, "data.progressive_sizes=[8]")),
     "loss.class_weights": Row(trained, ("balanced",)),
+    "loss.teacher": Row(trained, ("{run}",), LEARNED),
+    "loss.teacher_weight": Row(trained, ("0.4",), (*LEARNED, "loss.teacher={run}")),
+    "loss.teacher_temperature": Row(trained, ("1.5",), (*LEARNED, "loss.teacher={run}")),
     "loss.selection": Row(selected, ("last",)),
     "loss.label_smoothing": Row(trained, ("0.3",)),
     "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),
@@ -378,6 +391,16 @@ ROWS: dict[str, Row] = {
     "device.compile": Row(computed, _ON, ("model=lenet", "data.native_size=28")),
     "budget.tflop": Row(left, ("1e-6",), ("num_epochs=5",)),
     "budget.seconds": Row(left, ("1e-9",), ("num_epochs=5",)),
+    "reference.source": Row(referred, ("someone",)),
+    **{
+        f"reference.{key}": Row(referred, (value,), ("reference.source=someone",))
+        for key, value in {
+            "test_accuracy": "0.9",
+            "train_accuracy": "0.9",
+            "num_epochs": "3",
+            "epoch_seconds": "7.5",
+        }.items()
+    },
     "patience": Row(left, ("1",), ("optimizer.lr=1e-9",)),
     "checkpoint.keep_last": Row(left, ("1",)),
     "eval_every_epochs": Row(left, ("2",)),

@@ -32,8 +32,9 @@ def test_the_wheel_holds_the_code_the_yaml_and_nothing_else(wheel: Path) -> None
     code = {f"cnnbench/{p.relative_to(ROOT / 'cnnbench')}" for p in ROOT.glob("cnnbench/**/*.py")}
     page = {f"cnnbench/analysis/compare/page/report.{kind}" for kind in ("html.j2", "css", "js")}
     conf = {f"cnnbench/conf/{p.relative_to(ROOT / 'conf')}" for p in ROOT.glob("conf/**/*.yaml")}
-    assert code | page | conf <= names
-    others = {name for name in names - code - page - conf if ".dist-info/" not in name}
+    results = {f"cnnbench/{p.relative_to(ROOT)}" for p in ROOT.glob("results/**/*") if p.is_file()}
+    assert code | page | conf | results <= names
+    others = {name for name in names - code - page - conf - results if ".dist-info/" not in name}
     assert others <= {"cnnbench/py.typed"}
 
 

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "also curves, those of all runs in the first one's plots",
     )
     parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="also accuracy and loss of probabilities averaged over shifted views of each image, "
+        "and mirrored ones where training had flips; reported apart, in text and JSON",
+    )
+    parser.add_argument(
         "--without-duplicates",
         action="store_true",
         help="leave out images that are also among those seen in training, equal or nearly, as "
@@ -79,6 +85,7 @@ def main(args: argparse.Namespace) -> int:
             split=args.split,
             robustness=args.robustness,
             plots=args.plots,
+            tta=args.tta,
             without_duplicates=args.without_duplicates,
             model_path=args.model_path,
             data_root=args.data_root,
@@ -144,6 +151,13 @@ def _text(result: Mapping[str, Any], output_format: str) -> str:
         f"[{result['num_correct']}/{result['num_images']}], {top5}"
         f"loss {result['loss']:.4f}, ECE {result['ece']:.4f}\n"
     )
+    if "tta" in result:
+        tta = result["tta"]
+        head += (
+            f"apart from it, averaged over {tta['num_views']} views of each image: accuracy "
+            f"{tta['accuracy']:.4f} [{tta['num_correct']}/{result['num_images']}], "
+            f"loss {tta['loss']:.4f}\n"
+        )
     if "num_duplicates" in result:
         head += f"without {result['num_duplicates']} images that training or choosing has seen\n"
     head += "\n"

@@ -29,8 +29,10 @@ VERBS = {
     "train": "train a network; one run directory per job",
     "summary": "layers, shapes, parameters, MACs, receptive fields; trains nothing",
     "bench": "speed and memory of a config, and its share of the machine's peak",
+    "find-lr": "a learning rate for a config, by a range test",
     "evaluate": "exact metrics of a run on one split",
     "predict": "classes of image files, by a run",
+    "reproduce": "a recorded recipe again: does it give what was recorded",
     "compare": "one table over runs and seeds, with plots",
     "pack": "runs, their table and figures as one zip file for a paper",
     "verify": "compute anew what a packed zip file says; 1 where it differs",
@@ -160,7 +162,7 @@ def _dispatch(argv: list[str]) -> int:
             )
         print(guide(), end="")
         return 0
-    module = importlib.import_module(f"cnnbench.cli.{verb}")
+    module = importlib.import_module(f"cnnbench.cli.{verb.replace('-', '_')}")
     parser = parser_of(verb, module)
     # Whoever asks for help need not name the run that the verb would read.
     if wants_help:

@@ -41,6 +41,10 @@ def _is_random(config: RunConfig) -> bool:
     return config.model.weights is None
 
 
+def _has_targets(config: RunConfig) -> bool:
+    return config.loss.teacher is None or config.loss.teacher_weight < 1
+
+
 def _has_hidden(config: RunConfig) -> bool:
     """Whether no argument takes the hidden linear layers away, where a network may have some."""
     args = config.model.args
@@ -174,6 +178,34 @@ RULES = (
             is_strict=True,
         )
         for key in ("mixup_alpha", "cutmix_alpha")
+    ),
+    Rule(
+        "data.progressive_sizes",
+        lambda c: c.data.name not in _TABLES or not c.data.progressive_sizes,
+        "rows of numbers have no sides",
+    ),
+    Rule(
+        "data.progressive_fraction",
+        lambda c: bool(c.data.progressive_sizes),
+        "data.progressive_sizes=[] trains on one size; set it too",
+    ),
+    Rule(
+        "loss.label_smoothing",
+        _has_targets,
+        "loss.teacher_weight=1 leaves the targets out; lower it",
+    ),
+    Rule(
+        "loss.class_weights",
+        _has_targets,
+        "loss.teacher_weight=1 leaves the targets out; lower it",
+    ),
+    *(
+        Rule(
+            f"loss.{key}",
+            lambda c: c.loss.teacher is not None,
+            "there is no teacher; set loss.teacher=RUN",
+        )
+        for key in ("teacher_weight", "teacher_temperature")
     ),
     Rule(
         "optimizer.decay_norms_and_biases",

@@ -66,10 +66,12 @@ class Groups:
             raise UsageError(f"unknown group '{group}'{expected_names(group, ALL_GROUPS)}")
         found: dict[str, str] = {}
         for root in self._roots():
-            for path in sorted((root / group).glob("*.yaml")):
-                if path.stem in found:
-                    raise UsageError(f"{path}: {group}={path.stem} is a shipped choice; rename it")
-                found[path.stem] = _description(path)
+            for path in sorted((root / group).rglob("*.yaml")):
+                # A choice in a folder of its group is named with it: notes/alexnet.
+                name = path.relative_to(root / group).with_suffix("").as_posix()
+                if name in found:
+                    raise UsageError(f"{path}: {group}={name} is a shipped choice; rename it")
+                found[name] = _description(path)
         found |= plugins(group, found)
         self._choices[group] = dict(sorted(found.items()))
         return self._choices[group]

@@ -84,6 +84,8 @@ class DataConfig:
     shuffle: bool
     drop_last: bool
     normalize: Literal["dataset", "none"]
+    progressive_sizes: Annotated[tuple[Count, ...], Before([])]
+    progressive_fraction: Annotated[float, Range(gt=0, le=1), Before(0.5)]
     args: Mapping[str, Any]
 
 
@@ -104,9 +106,15 @@ class LossConfig:
 
     name: str
     selection: Annotated[Selection | None, FALLBACK]  # of selection
+    teacher: Annotated[PathText | None, CONTENT]
+    teacher_weight: Annotated[float, Range(gt=0, le=1), Before(0.9)]
+    teacher_temperature: Annotated[Positive, Before(4.0)]
     args: Mapping[str, Any]
 
 
+_NO_REFERENCE = dict.fromkeys(
+    ("source", "test_accuracy", "train_accuracy", "num_epochs", "epoch_seconds")
+)
 # What every run did before there was a choice.
 _CROSS_ENTROPY = {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none"}
 
@@ -162,6 +170,17 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """A recorded result of others, which ``compare`` shows beside the run's own."""
+
+    source: str | None
+    test_accuracy: Fraction | None
+    train_accuracy: Fraction | None
+    num_epochs: Count | None
+    epoch_seconds: Positive | None
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """What is kept."""
 
@@ -213,6 +232,7 @@ class RunConfig:
     eval_every_epochs: Annotated[Count, RESULT]
     save_every_steps: Annotated[Count | None, RECORDING]
     profile_steps: Annotated[Count | None, RECORDING]
+    reference: Annotated[ReferenceConfig, RECORDING, Before(_NO_REFERENCE)]
     histograms_every_epochs: Annotated[Count | None, RECORDING]
 
 

@@ -184,8 +184,8 @@ def row_settings(
         tree: the recorded config, from a file: a key that is unknown counts as one that decides.
         effective: what the process that trained computed with, by the last part of the key;
             ``device_name`` is the device that was used, ``world_size`` the number of processes.
-        files: the hashes of what the network was made from (``path``, ``weights``), and
-            data of the user's own (``data_path``).
+        files: the hashes of what the network was made from (``path``, ``weights``, ``teacher``),
+            and data of the user's own (``data_path``).
 
     Returns:
         Values by the key that a person types: ``model``, not ``model.name``.
@@ -212,6 +212,8 @@ def row_settings(
 
 def _key_of_file(name: str) -> str:
     """Return ``data.path`` for ``data_path``, and ``model.path`` for ``path``."""
+    if name == "teacher":
+        return "loss.teacher"
     return name.replace("_", ".", 1) if name.startswith("data_") else f"model.{name}"
 
 

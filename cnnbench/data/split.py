@@ -30,6 +30,18 @@ def split_train(arrays: DatasetArrays, val_fraction: float, seed: int) -> tuple[
     return stratified_split(targets, val_fraction, seed)
 
 
+def images_sha256(data_sha256: str, rows: Indices) -> str:
+    """Return what is the same for the same images of the same data, and for no others.
+
+    Args:
+        data_sha256: of the data set.
+        rows: indices of the images.
+    """
+    digest = hashlib.sha256(data_sha256.encode())
+    digest.update(rows.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 def strata(targets: Targets) -> Targets:
     """Return what a split keeps in proportion: classes, or of numbers nothing."""
     return targets if targets.dtype.kind != "f" else np.zeros(len(targets), dtype=np.int64)

@@ -254,7 +254,11 @@ class Splits:
         return self._transform(self._to_device(images)), self._to_device(targets)
 
     def prepare_train(
-        self, images: Tensor, targets: Tensor, generator: torch.Generator | None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None,
+        image_size: int | None = None,
     ) -> Batch:
         """Turn raw training images into augmented network input on the device.
 
@@ -262,6 +266,7 @@ class Splits:
             images: uint8, (N, C, H, W).
             targets: classes, (N,).
             generator: where the draws of augmentation come from.
+            image_size: of the input, where it is another one than evaluation's.
 
         Returns:
             float32 (N, C, image_size, image_size), and targets: classes (N,), or where images are
@@ -274,7 +279,7 @@ class Splits:
         generator = generator if mixes else self.shard.generator(generator)
         images = self._transform.resize(self._to_device(images))
         changed = self._augment.images(images, generator, epoch=self._epoch, seed=self._seed)
-        inputs = self._transform(changed)
+        inputs = self._transform(changed, image_size)
         if not mixes:
             return inputs, targets
         mixed = self._augment.mix(inputs, targets, self.num_classes, generator)

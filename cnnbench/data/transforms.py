@@ -99,7 +99,7 @@ class RowTransform:
         """Return rows as they are."""
         return rows
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, image_size: int | None = None) -> Tensor:
         """Return the input for rows (N, columns, 1, 1), in float32, of the same shape."""
         return ((rows.double() - self._mean) / self._std).float()
 
@@ -144,14 +144,16 @@ class InputTransform:
         """Return uint8 images at the input's size."""
         return resize(images, self.image_size)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, image_size: int | None = None) -> Tensor:
         """Return the input for a batch.
 
         Args:
             images: uint8, (N, C, H, W).
+            image_size: pixels of a side, where it is another one than the transform's.
 
         Returns:
             (N, C, image_size, image_size), normalised.
         """
-        pixels = self.resize(images).to(torch.float32, memory_format=self._format)
+        size = self.image_size if image_size is None else image_size
+        pixels = resize(images, size).to(torch.float32, memory_format=self._format)
         return pixels.mul_(self._scale).add_(self._offset).to(self._dtype)

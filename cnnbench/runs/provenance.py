@@ -37,6 +37,7 @@ _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "data.path": lambda process: _short(process.model_files.get("data_path")),
     "files that data.path imports": lambda process: _short(process.model_files.get("data_helpers")),
     "model.weights": lambda process: _short(process.model_files.get("weights")),
+    "loss.teacher": lambda process: _short(process.model_files.get("teacher")),
 }
 
 
@@ -188,7 +189,8 @@ def model_files(config: RunConfig) -> dict[str, str]:
     Returns:
         ``path``: of the file of a custom network, with its class; ``helpers``: of the files of the
         user's own that it imports, where there are any; ``data_path`` and ``data_helpers``:
-        likewise of data of the user's own; ``weights``: of ``model.weights``.
+        likewise of data of the user's own; ``weights``: of ``model.weights``; ``teacher``: of
+        ``loss.teacher``.
 
     Raises:
         UsageError: such a file is missing.
@@ -222,14 +224,18 @@ def _add_code(config: RunConfig, files: dict[str, str]) -> None:
 
 
 def _add_weights(config: RunConfig, files: dict[str, str]) -> None:
-    if config.model.weights is None:
-        return
-    weights = expand_path(config.model.weights)
-    # A run's manifest has the hashes of its checkpoints, and says which is selected.
-    manifest = weights / "checkpoints" / "manifest.json"
-    if weights.is_dir() and not manifest.exists():
-        raise UsageError(f"model.weights={weights}: no run with checkpoints")
-    files["weights"] = file_sha256(manifest if weights.is_dir() else weights, "model.weights")
+    for name, key, path in (
+        ("weights", "model.weights", config.model.weights),
+        ("teacher", "loss.teacher", config.loss.teacher),
+    ):
+        if path is None:
+            continue
+        weights = expand_path(path)
+        # A run's manifest has the hashes of its checkpoints, and says which is selected.
+        manifest = weights / "checkpoints" / "manifest.json"
+        if weights.is_dir() and not manifest.exists():
+            raise UsageError(f"{key}={weights}: no run with checkpoints")
+        files[name] = file_sha256(manifest if weights.is_dir() else weights, key)
 
 
 def _imported(file: Path) -> set[Path]:

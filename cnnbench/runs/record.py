@@ -50,7 +50,8 @@ class ProcessRecord:
             ``num_threads``, ``world_size`` (processes that trained together) and switches of torch.
         code_version: of the package; None where it was not recorded.
         model_files: SHA-256 of the files that the network is made from, by ``path`` (its code),
-            ``helpers`` (what that code imports), ``data_path``, ``data_helpers`` and ``weights``.
+            ``helpers`` (what that code imports), ``data_path``, ``data_helpers``, ``weights`` and
+            ``teacher``.
         compile_seconds: that ``torch.compile`` took; None without it.
         beside: names of the jobs of its sweep that ran on the same machine in its time, so that
             its seconds are not those of a run alone.

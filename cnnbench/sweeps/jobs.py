@@ -42,6 +42,38 @@ class Job:
     is_baseline: bool = False
 
 
+@dataclass
+class SweepJob:
+    """One job as this command sees it.
+
+    Attributes:
+        number: from 1.
+        name: the settings in which it differs.
+        job: its settings and config.
+        run: where it trains.
+        status: ``elsewhere`` is running under another command.
+        generation: of the newest lease before this command, then of its own.
+        slot: that it takes while it runs.
+        reason: why it failed.
+        num_lost: how often its process was lost under this command.
+    """
+
+    number: int
+    name: str
+    job: Job
+    run: RunDir
+    status: str = "waiting"
+    generation: int = 0
+    slot: int = 0
+    reason: str = ""
+    num_lost: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its run is finished."""
+        return self.run.has_record and self.run.record.status == "done"
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The jobs of one command.

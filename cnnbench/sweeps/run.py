@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,10 +23,9 @@ from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
-from cnnbench.runs.directory import RunDir
 from cnnbench.runs.record import PRUNED, RunRecord
 from cnnbench.sweeps.job import write_job
-from cnnbench.sweeps.jobs import Job, Sweep, file_name, run_directories
+from cnnbench.sweeps.jobs import Sweep, SweepJob, file_name, run_directories
 from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, JobState, Screen, SweepView, summary_line
@@ -110,10 +109,10 @@ def run_sweep(
         ],
     )
     jobs = [
-        _Job(number, " ".join(job.overrides) or job.config.model.name, job, run)
+        SweepJob(number, " ".join(job.overrides) or job.config.model.name, job, run)
         for number, (job, run) in enumerate(zip(sweep.jobs, runs, strict=True), start=1)
     ]
-    with _Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
+    with Sweeping(root, jobs, command, config, slots, launcher) as sweeping:
         sweeping.run()
     done = [job for job in jobs if job.run.has_record]
     base = next((str(job.run.path) for job in done if job.job.is_baseline and job.is_done), None)
@@ -137,45 +136,13 @@ def _outcome(record: RunRecord) -> str:
     return word
 
 
-@dataclass
-class _Job:
-    """One job as this command sees it.
-
-    Attributes:
-        number: from 1.
-        name: the settings in which it differs.
-        job: its settings and config.
-        run: where it trains.
-        status: ``elsewhere`` is running under another command.
-        generation: of the newest lease before this command, then of its own.
-        slot: that it takes while it runs.
-        reason: why it failed.
-        num_lost: how often its process was lost under this command.
-    """
-
-    number: int
-    name: str
-    job: Job
-    run: RunDir
-    status: str = "waiting"
-    generation: int = 0
-    slot: int = 0
-    reason: str = ""
-    num_lost: int = 0
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its run is finished."""
-        return self.run.has_record and self.run.record.status == "done"
-
-
-class _Sweeping:
+class Sweeping:
     """Starts jobs, and takes note of how they end."""
 
     def __init__(
         self,
         root: Path,
-        jobs: Sequence[_Job],
+        jobs: Sequence[SweepJob],
         command: Sequence[str],
         config: LauncherConfig,
         slots: Slots,
@@ -183,7 +150,7 @@ class _Sweeping:
     ) -> None:
         self.root, self.jobs, self.command = root, list(jobs), command
         self.config, self.slots, self.launcher = config, slots, launcher
-        self.running: dict[str, _Job] = {}
+        self.running: dict[str, SweepJob] = {}
         self.waiting = list(jobs)
         self.watcher = Watcher(config.lease_seconds)
         self.signals: list[int] = []
@@ -262,7 +229,7 @@ class _Sweeping:
                 self.waiting.remove(job)
                 self.running[job.run.path.name] = job
 
-    def _is_settled(self, job: _Job) -> bool:
+    def _is_settled(self, job: SweepJob) -> bool:
         """Tell whether a job needs no process of ours, and take note of why."""
         lease = read_lease(self._directory(job))
         if job.is_done:
@@ -277,7 +244,7 @@ class _Sweeping:
         self._fail(job, f"under another command: {lease.message}")
         return True
 
-    def _take(self, job: _Job) -> bool:
+    def _take(self, job: SweepJob) -> bool:
         """Start a job that nobody else runs; tell whether that was so."""
         directory = self._directory(job)
         lease = read_lease(directory)
@@ -317,7 +284,7 @@ class _Sweeping:
         )
         return True
 
-    def _end(self, job: _Job, code: int | None) -> None:
+    def _end(self, job: SweepJob, code: int | None) -> None:
         """Take note of a process that ended; what it left in its directory decides."""
         directory = self._directory(job)
         lease = read_lease(directory)
@@ -343,7 +310,7 @@ class _Sweeping:
         else:
             self._fail(job, lease.message)
 
-    def _retries(self, job: _Job, lease: Lease) -> bool:
+    def _retries(self, job: SweepJob, lease: Lease) -> bool:
         """Let a job that was lost be started again, where it may; tell whether that is so."""
         if self.is_stopping or job.num_lost >= self.config.max_retries:
             return False
@@ -358,7 +325,7 @@ class _Sweeping:
         self.waiting.insert(0, job)
         return True
 
-    def _bury(self, job: _Job, lease: Lease, code: int) -> Lease:
+    def _bury(self, job: SweepJob, lease: Lease, code: int) -> Lease:
         """Write for a process that died how it ended, in its lease and its run."""
         message = (
             f"its process was killed by signal {-code}; most often for want of memory: "
@@ -378,7 +345,7 @@ class _Sweeping:
         release(self._directory(job), lease, ended.code or 75, message)
         return ended
 
-    def _fail(self, job: _Job, reason: str) -> None:
+    def _fail(self, job: SweepJob, reason: str) -> None:
         """Tell of a failure at once, and end the sweep where there were enough."""
         job.status, job.reason = "failed", reason
         log = self._directory(job) / "log.txt"
@@ -392,7 +359,7 @@ class _Sweeping:
             )
             self._stop(signal.SIGTERM)
 
-    def _repeat_warnings(self, job: _Job) -> None:
+    def _repeat_warnings(self, job: SweepJob) -> None:
         """Show what the log warns of, each sentence once in a sweep."""
         try:
             text = (self._directory(job) / "log.txt").read_text(errors="replace")
@@ -415,8 +382,8 @@ class _Sweeping:
         if not self.screen.is_live:
             self.screen.line(text)
 
-    def _shown(self, job: _Job) -> str:
+    def _shown(self, job: SweepJob) -> str:
         return f"[{job.number}/{len(self.jobs)}] {job.name}"
 
-    def _directory(self, job: _Job) -> Path:
+    def _directory(self, job: SweepJob) -> Path:
         return self.root / "jobs" / job.run.path.name

@@ -221,6 +221,7 @@ def check(plan: Plan, has_batch_norm: Callable[[], bool]) -> None:
     alone = {
         "budget.seconds": config.budget.seconds,
         "device.compile": config.device.compile or None,
+        "loss.teacher": config.loss.teacher,
         "optimizer.accumulate_steps": max(1, config.optimizer.accumulate_steps) - 1 or None,
     }
     for key, value in alone.items():
@@ -237,6 +238,7 @@ def check(plan: Plan, has_batch_norm: Callable[[], bool]) -> None:
 _MORE = {
     "budget.seconds": "; set budget.tflop or num_epochs",
     "device.compile": "; set device.compile=false",
+    "loss.teacher": "; leave torchrun out",
     "optimizer.accumulate_steps": ", each of which has its part of a batch; leave it at 1",
 }
 

@@ -113,13 +113,30 @@ def expected_epoch_seconds(setup: Setup) -> float:
 
 
 def affordable_steps(setup: Setup, seconds: float) -> int:
-    """Time training steps on a copy of what is trained; return how many fit into some seconds.
+    """Time training steps of each image size; return how many steps fit into some seconds.
 
     Args:
         setup: at its start; stays as it is.
         seconds: of training; evaluation and saving come on top.
     """
-    probe = dataclasses.replace(setup, state=copy.deepcopy(setup.state))
+    work = setup.plan.work
+    count = len(work.sizes)
+    shares = dict.fromkeys(work.sizes, work.fraction / count)
+    shares[setup.plan.config.data.image_size] = 1 - work.fraction * (count > 0)
+    mean = sum(share * step_seconds(setup, size) for size, share in shares.items() if share)
+    return max(1, int(seconds / mean))
+
+
+def step_seconds(setup: Setup, image_size: int) -> float:
+    """Time training steps on images of one size, on a copy of what is trained.
+
+    Args:
+        setup: at its start; stays as it is.
+        image_size: pixels of a side.
+    """
+    work = dataclasses.replace(setup.plan.work, sizes=(image_size,), early_macs=(0,), fraction=1.0)
+    plan = dataclasses.replace(setup.plan, work=work)
+    probe = dataclasses.replace(setup, state=copy.deepcopy(setup.state), plan=plan)
     durations: list[float] = []
     since = begun = time.perf_counter()
     for _ in probe.steps(_MANY_STEPS):
@@ -130,7 +147,7 @@ def affordable_steps(setup: Setup, seconds: float) -> int:
         has_warmed_up = len(durations) > _WARM_UP_STEPS
         if has_warmed_up and (len(durations) == _TIMED_STEPS or now - begun > _PROBE_SECONDS):
             break
-    return max(1, int(seconds / statistics.median(durations[_WARM_UP_STEPS:])))
+    return statistics.median(durations[_WARM_UP_STEPS:])
 
 
 def least_bytes(plan: Plan) -> int:

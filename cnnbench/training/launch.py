@@ -35,7 +35,7 @@ from cnnbench.training.data import build_augment, check_recorded_root, describe_
 from cnnbench.training.distributed import meeting
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network, has_batch_norm
-from cnnbench.training.setup import Plan, optimizer_of, schedule_of
+from cnnbench.training.setup import Plan, optimizer_of, schedule_of, work_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training
 
@@ -75,6 +75,7 @@ def check(config: RunConfig, world: World | None = None) -> Plan:
         suits_winograd=suits_winograd(),
         schedule=schedule,
         world=world if world is not None else World(),
+        work=work_of(config, facts, network),
     )
     check_memory(plan)
     distributed.check(plan, lambda: has_batch_norm(config, plan.network))

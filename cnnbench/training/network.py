@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import Facts
+from cnnbench.data.splits import Splits
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
 from cnnbench.losses import LOSSES
 from cnnbench.models import MODELS, initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
-from cnnbench.models.init import first_convolution
+from cnnbench.models.init import first_convolution, whiten
 from cnnbench.models.torchvision_models import TorchvisionModel, published_names
 from cnnbench.seeds import derive_seed
 from cnnbench.training.initial_weights import (
@@ -25,6 +26,9 @@ from cnnbench.training.initial_weights import (
     head_note,
     read_initial,
 )
+
+# So many images show the directions in which small patches vary.
+_WHITEN_IMAGES = 1000
 
 
 def describe_network(config: RunConfig, facts: Facts) -> Network:
@@ -153,3 +157,31 @@ def _initial_state(
     takes_head, note = head_note(weights, expected, head, class_names)
     state = {n: t for n, t in weights.state.items() if takes_head or n not in head}
     return state, [*weights.notes, *filter(None, (note,))]
+
+
+def first_weights(
+    model: nn.Module, config: RunConfig, network: Network, data: Splits
+) -> str | None:
+    """Give the network of a new run what it begins with beside what the seed draws.
+
+    Args:
+        model: as ``build_model`` returned it.
+        config: checked.
+        network: as ``describe_network`` measured it.
+        data: of the run.
+
+    Returns:
+        What is worth telling the user, a line for each thing.
+
+    Raises:
+        CnnbenchError: as ``check_initial_weights``.
+    """
+    note = load_initial_weights(model, config, network, data.class_names)
+    whiten_first(model, config, data)
+    return note
+
+
+def whiten_first(model: nn.Module, config: RunConfig, data: Splits) -> None:
+    """Start the first convolution with filters that whiten the images, where the config says so."""
+    if config.model.whiten:
+        whiten(model, data.prepare(*data.spread_images(_WHITEN_IMAGES))[0].cpu())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -24,17 +24,15 @@ from cnnbench.layers.cpu import use_cpu_kernels
 from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import Sums
 from cnnbench.models.build import Network, is_foreign
-from cnnbench.models.init import whiten
 from cnnbench.optim import Schedule, build_optimizer, build_schedule
 from cnnbench.optim.average import MovingAverage
 from cnnbench.runs.record import RunRecord
 from cnnbench.seeds import derive_seed
 from cnnbench.training.clock import DataClock
 from cnnbench.training.kernels import right_kernels
-from cnnbench.training.network import build_model
-
-# So many images show the directions in which small patches vary.
-_WHITEN_IMAGES = 1000
+from cnnbench.training.network import build_model, whiten_first
+from cnnbench.training.teacher import describe_teacher, distilled, load_teacher
+from cnnbench.training.work import Work, early_macs
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Plan:
         suits_winograd: whether the kind of CPU gains by Winograd's algorithm.
         schedule: of the learning rate.
         world: the processes that train together.
+        work: what it computes.
     """
 
     config: RunConfig
@@ -61,6 +60,7 @@ class Plan:
     channels_last: bool
     suits_winograd: bool
     schedule: Schedule
+    work: Work
     world: World = field(default_factory=World)
 
     @property
@@ -112,6 +112,23 @@ def schedule_of(config: RunConfig) -> Schedule:
     scheduler = config.scheduler
     return build_schedule(
         scheduler.name, warmup_fraction=scheduler.warmup_fraction, args=scheduler.args
+    )
+
+
+def work_of(config: RunConfig, facts: Facts, network: Network) -> Work:
+    """Return the work of a config's run.
+
+    Raises:
+        UsageError: the network cannot train on the early sizes, or the teacher cannot teach it.
+    """
+    teacher = describe_teacher(config, facts)
+    return Work(
+        network.macs,
+        config.data.progressive_sizes,
+        early_macs(config, network),
+        config.data.progressive_fraction,
+        teacher_macs=teacher.macs if teacher else 0,
+        teacher_tflop=teacher.train_tflop if teacher else 0.0,
     )
 
 
@@ -171,12 +188,8 @@ class Setup:
         return math.ceil(self.num_steps / self.data.steps_per_epoch)
 
     def tflop(self, num_steps: int) -> float:
-        """Return the work of so many updates from the start, in 10^12 floating-point operations.
-
-        Counted as 6 for each multiply-accumulate and training image: 2 in the forward pass, and
-        twice as many in the backward pass. Norms, activations and evaluation are left out.
-        """
-        return _tflop(self.plan, self.data, num_steps)
+        """Return the work of so many updates from the start; see ``Work.tflop``."""
+        return self.plan.work.tflop(self.data, num_steps, self.num_steps)
 
     def steps(self, num_steps: int | None = None) -> Iterator[Step]:
         """Yield training steps from where the state stands; see ``engine.fit``.
@@ -185,13 +198,22 @@ class Setup:
             num_steps: in all; by default those of the run. Another number stretches the schedule
                 to it.
         """
-        config, world, shard = self.plan.config, self.plan.world, self.data.shard
+        config, work = self.plan.config, self.plan.work
+        world, shard = self.plan.world, self.data.shard
+        of_steps = self.num_steps if num_steps is None else num_steps
+
+        def prepare(
+            images: Tensor, targets: Tensor, generator: torch.Generator | None
+        ) -> tuple[Tensor, Tensor]:
+            size = work.size_at(self.state.global_step, of_steps)
+            return self.data.prepare_train(images, targets, generator, size)
+
         steps = fit(
             self.state,
             self.data_clock.iterating(self.data.train_batches),
-            self.data_clock.calling(self.data.prepare_train),
+            self.data_clock.calling(prepare),
             self.plan.schedule,
-            num_steps=self.num_steps if num_steps is None else num_steps,
+            num_steps=of_steps,
             steps_per_epoch=self.data.steps_per_epoch,
             seed=config.seed,
             device=self.plan.device,
@@ -250,7 +272,9 @@ class Setup:
         data, device = self.data, self.plan.device
         generator = torch.Generator(device).manual_seed(derive_seed(0, "augment", 0))
         batches = (
-            data.prepare_train(*data.first_images(size), generator) for size in data.batch_sizes()
+            data.prepare_train(*data.first_images(count), generator, size)
+            for size in (None, *self.plan.work.sizes)
+            for count in data.batch_sizes()
         )
         self.compute_loss, seconds = compile_loss(
             self.compute_loss, self.state.model, batches, device, self.plan.autocast
@@ -276,21 +300,10 @@ def set_up(
         KernelError: an operation of the network is wrong on this machine in every way.
     """
     config, device = plan.config, plan.device
-    model = model if model is not None else build_model(config, plan.network)
-    if config.model.whiten:
-        whiten(model, data.prepare(*data.first_images(_WHITEN_IMAGES))[0].cpu())
-    model.to(device)
-    if device.type == "cpu":
-        use_cpu_kernels(
-            model,
-            plan.precision,
-            channels_last=plan.channels_last,
-            is_compiled=config.device.compile,
-            winograd=plan.winograd,
-        )
-        kernel_ways = _right_kernels(plan, model, kernel_ways)
-    if plan.channels_last:
-        model.to(memory_format=torch.channels_last)
+    if model is None:
+        model = build_model(config, plan.network)
+        whiten_first(model, config, data)
+    kernel_ways = _place(plan, model, (config.data.image_size, *plan.work.sizes), kernel_ways)
     optimizer = optimizer_of(config, model)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -304,13 +317,52 @@ def set_up(
         scaler=grad_scaler(device, plan.precision),
     )
     steps, compute_loss = planned_steps(plan, data), _compute_loss(plan, data)
-    return Setup(plan, data, state, steps, compute_loss, kernel_ways or {})
+    return Setup(plan, data, state, steps, compute_loss, kernel_ways)
+
+
+def _place(
+    plan: Plan,
+    model: nn.Module,
+    image_sizes: Sequence[int],
+    recorded: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Bring a network to the plan's device, in place; return as ``Setup.kernel_ways`` has them."""
+    config, device = plan.config, plan.device
+    model.to(device)
+    ways: dict[str, str] = {}
+    if device.type == "cpu":
+        use_cpu_kernels(
+            model,
+            plan.precision,
+            channels_last=plan.channels_last,
+            is_compiled=config.device.compile,
+            winograd=plan.winograd,
+        )
+        for size in image_sizes:
+            ways |= _right_kernels(plan, model, size, recorded)
+            recorded = None
+    if plan.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return ways
 
 
 def _compute_loss(plan: Plan, data: Splits) -> ComputeLoss:
     """Return what training makes smaller; evaluation has neither weights nor smoothing."""
-    smoothing = float(plan.config.loss.args.get("label_smoothing", 0.0))
-    return loss_of(plan.loss, weights=_class_weights(plan, data), label_smoothing=smoothing)
+    loss = plan.config.loss
+    smoothing = float(loss.args.get("label_smoothing", 0.0))
+    of_targets = loss_of(plan.loss, weights=_class_weights(plan, data), label_smoothing=smoothing)
+    if loss.teacher is None:
+        return of_targets
+
+    def place(teacher: nn.Module, image_size: int) -> None:
+        _place(plan, teacher, (image_size,))
+
+    return distilled(
+        of_targets,
+        load_teacher(plan.config, data, place),
+        weight=loss.teacher_weight,
+        temperature=loss.teacher_temperature,
+    )
 
 
 def _class_weights(plan: Plan, data: Splits) -> Tensor | None:
@@ -326,24 +378,16 @@ def planned_steps(plan: Plan, data: Splits) -> int:
 
     A budget of seconds is known only when a step has been timed; see ``affordable_steps``.
     """
-    tflop, of_epoch = plan.config.budget.tflop, data.steps_per_epoch
+    tflop = plan.config.budget.tflop
     if tflop is None:
-        return plan.config.num_epochs * of_epoch
-    epochs = int(tflop / _tflop(plan, data, of_epoch))
-    rest = tflop - _tflop(plan, data, epochs * of_epoch)
-    return max(1, epochs * of_epoch + int(rest / _tflop(plan, data, 1)))
-
-
-def _tflop(plan: Plan, data: Splits, num_steps: int) -> float:
-    epochs, rest = divmod(num_steps, data.steps_per_epoch)
-    return 6e-12 * plan.network.macs * (epochs * data.images_per_epoch + rest * data.batch_size)
+        return plan.config.num_epochs * data.steps_per_epoch
+    return plan.work.affordable_steps(data, tflop)
 
 
 def _right_kernels(
-    plan: Plan, model: nn.Module, recorded: Mapping[str, str] | None
+    plan: Plan, model: nn.Module, image_size: int, recorded: Mapping[str, str] | None
 ) -> dict[str, str]:
-    network = plan.network
-    shape = (network.in_channels, network.image_size, network.image_size)
+    shape = (plan.network.in_channels, image_size, image_size)
     is_bf16 = plan.precision.name == "bf16"
     conditions = Conditions(torch.get_num_threads(), plan.channels_last, is_bf16)
     return right_kernels(model, shape, conditions, recorded)

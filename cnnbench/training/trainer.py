@@ -30,7 +30,7 @@ from cnnbench.training.data import data_fingerprint
 from cnnbench.training.display import log_step
 from cnnbench.training.distributed import resume_command
 from cnnbench.training.kernels import recorded_ways
-from cnnbench.training.network import build_model, load_initial_weights
+from cnnbench.training.network import build_model, first_weights
 from cnnbench.training.restore import SharedCheckpoints, epoch_name, restore
 from cnnbench.training.setup import Plan, Setup, as_before, precision_warning, set_up
 from cnnbench.training.stop import StopRequest
@@ -113,11 +113,9 @@ class Training:
         warnings = (*self.data.warnings, precision_warning(self.plan))
         for message in filter(None, (*warnings, resume_warning(self.provenance))):
             warn(message)
-        model = build_model(config, self.network)
-        if not run.has_checkpoints:
-            names = self.data.class_names
-            if note := load_initial_weights(model, config, self.network, names):
-                self.screen.print(note)
+        model = build_model(config, network := self.network)
+        if not run.has_checkpoints and (note := first_weights(model, config, network, self.data)):
+            self.screen.print(note)
         self.setup = set_up(self.plan, self.data, model, recorded_ways(self.provenance))
         if ways := dict(self.setup.kernel_ways):
             self.provenance = self.provenance.noting(effective={**self.effective, "kernels": ways})

@@ -42,6 +42,11 @@ COMMON = {
     "optimizer.bias_lr_factor": "adamw",
     "optimizer.clip_norm": "sgd",
     "data.limit": "synthetic",
+    "data.progressive_sizes": "synthetic",
+    "data.progressive_fraction": "synthetic",
+    "loss.teacher": "cross_entropy",
+    "loss.teacher_weight": "cross_entropy",
+    "loss.teacher_temperature": "cross_entropy",
     "optimizer.ema_decay": "adamw",
 }
 
@@ -141,7 +146,7 @@ def settings_for(key: str, choice: str) -> list[str]:
 
 
 def test_every_key_has_a_row() -> None:
-    groups = {*GROUPS, "budget", "checkpoint", "sweep"}
+    groups = {*GROUPS, "budget", "checkpoint", "reference", "sweep"}
     every = all_keys().keys() - groups - {f"{group}.name" for group in GROUPS} - FOREIGN
     assert every == ROWS.keys() == {key for key, _ in CASES}
 

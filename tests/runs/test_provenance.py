@@ -66,6 +66,9 @@ def files_of(net: Path) -> dict[str, str]:
         class data:
             args: dict[str, str] = {}  # noqa: RUF012
 
+        class loss:
+            teacher = None
+
     return model_files(Config)  # type: ignore[arg-type]
 
 

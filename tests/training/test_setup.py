@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import series, tiny, train
+from tiny import info, series, tiny, train
 
+import cnnbench
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import RunConfig
-from cnnbench.errors import CnnbenchError, DataError
+from cnnbench.errors import CnnbenchError, DataError, Interrupted
 from cnnbench.layers.cpu.pools import HalvingMaxPool2d
 from cnnbench.layers.cpu.products import ProductConv2d
 from cnnbench.metrics import Sums
-from cnnbench.training import launch
+from cnnbench.training import launch, setup
 from cnnbench.training.launch import check, read
 from cnnbench.training.setup import Setup, set_up
 
@@ -137,3 +138,31 @@ def test_data_that_is_not_as_described_is_refused(
     monkeypatch.setattr(launch, "read_splits", lambda _, *args, **k: read_then(found, *args, **k))
     with pytest.raises(DataError, match="has 3 classes and 1 channels, expected 4 and 1"):
         read(plan)
+
+
+WHITE = ("model.whiten=true", "num_epochs=1")
+
+
+def test_whitening_sees_images_from_all_over_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(setup, "whiten", lambda model, images: seen.append(images))
+    monkeypatch.setattr(setup, "_WHITEN_IMAGES", 5)
+    plan = check(config_of(tmp_path, *WHITE))
+    data = read(plan)
+    setup.set_up(plan, data)
+    rows = [0, 17, 35, 53, 71]  # of 72
+    expected = data.prepare(*data.parts["train"][torch.tensor(rows)])[0]
+    assert torch.equal(seen[0], expected)
+
+
+def test_a_resumed_run_is_not_whitened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, *WHITE, "max_seconds=1e-9")
+    [run] = (file.parent for file in tmp_path.rglob("run.json"))
+    monkeypatch.setattr(setup, "whiten", lambda *args: pytest.fail("whitened again"))
+    cnnbench.train([f"resume={run}", "max_seconds=null"])
+    assert info(run)["status"] == "done"

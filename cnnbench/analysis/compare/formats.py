@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnnbench.analysis.compare.predicted import UNSEEN
+from cnnbench.analysis.compare.reference import reference_text
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.analysis.compare.verdicts import best_row
@@ -109,8 +110,17 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
             csv={"not_comparable": reasons},
             json={"not_comparable": row.not_comparable},
         ),
+        _reference(row),
         Cell("runs", json={"runs": [str(record.path) for record in row.records]}),
     ]
+
+
+def _reference(row: Row) -> Cell:
+    """Return a result of others, which is shown in a table of its own."""
+    found = row.records[0].reference
+    accuracy = found.get("test_accuracy")
+    plain = {"reference": found.get("source"), "reference_test_accuracy": accuracy}
+    return Cell("reference", csv=plain, json={"reference": dict(found) or None})
 
 
 def _plain(name: str, value: Any, **more: Any) -> Cell:
@@ -221,6 +231,8 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
 
         return "\n".join(latex_table(table, rows) for table, rows in tables)
     parts = [_table_text(table, rows, output_format, width) for table, rows in tables]
+    if beside := reference_text([row for t in found.tables for row in t.rows], output_format):
+        parts.append(beside)
     if not found.tables:
         parts.append("no finished run to show\n")
     elif notes := reading_notes(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cnnbench.runs.record import PRUNED, RunRecord
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MAX_METRICS_BYTES = 1 << 30
 _NEEDED = ("best_epoch", "train_seconds")
+_REFERENCE = ("test_accuracy", "train_accuracy", "num_epochs", "epoch_seconds")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Record:
         network: as ``run.json`` has it, unchecked.
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
+        reference: a result of others that it stands beside, as ``read_reference`` gives it.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Record:
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
+    reference: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> str:
@@ -203,6 +206,7 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
         network=model,
         test_confusion=record.test_confusion,
         provenance=_provenance(record),
+        reference=read_reference(record.config),
     )
 
 
@@ -232,6 +236,25 @@ def _provenance(record: RunRecord) -> dict[str, str]:
     }
     texts = {name: ", ".join(str(p) for p in found if p) for name, found in parts.items()}
     return {name: text for name, text in texts.items() if text}
+
+
+def read_reference(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recorded config says of a result of others; empty where it names none.
+
+    Args:
+        config: as ``run.json`` has it, from a file: anything may be in it.
+
+    Returns:
+        ``source``, and ``test_accuracy``, ``train_accuracy``, ``num_epochs`` and
+        ``epoch_seconds``, None where they were not recorded.
+    """
+    node = config.get("reference")
+    if not isinstance(node, Mapping) or not isinstance(node.get("source"), str):
+        return {}
+    return {
+        "source": node["source"],
+        **{name: finite_number(node.get(name)) for name in _REFERENCE},
+    }
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:

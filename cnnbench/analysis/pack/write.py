@@ -128,9 +128,10 @@ def compare_packed(root: Path, selection: Mapping[str, Any]) -> Comparison:
         UsageError: the selection is wrong, or there is no run.
     """
     base = selection.get("baseline")
+    chosen: dict[str, Any] = {key: selection.get(key) for key in SELECTION if key != "descending"}
     found = compare_runs(
         [root / "runs"],
-        **{key: selection.get(key) for key in SELECTION if key != "descending"},
+        **chosen,
         descending=bool(selection.get("descending")),
         baseline=None if base is None else str(root / "runs" / base),
     )

@@ -26,11 +26,11 @@ from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version
 from cnnbench.runs.record import PRUNED
 from cnnbench.sweeps.job import PRUNE_FILE
-from cnnbench.sweeps.jobs import Job, file_name, run_directories
+from cnnbench.sweeps.jobs import Job, SweepJob, file_name, run_directories
 from cnnbench.sweeps.launchers import create_launcher
 from cnnbench.sweeps.lease import read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, JobState
-from cnnbench.sweeps.run import _Job, _Sweeping, write_sweep
+from cnnbench.sweeps.run import Sweeping, write_sweep
 from cnnbench.sweeps.search.record import (
     SearchRecord,
     check_same_space,
@@ -153,7 +153,7 @@ class _Point:
 
     values: Mapping[str, Any]
     numbers: list[int]
-    jobs: list[_Job] = field(default_factory=list)
+    jobs: list[SweepJob] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     deaths: int = 0
     reported: int = 0
@@ -162,7 +162,7 @@ class _Point:
     seconds: float = 0.0
 
 
-class _Searching(_Sweeping):
+class _Searching(Sweeping):
     """Starts the jobs of points, draws new ones, and tells the study how they ended."""
 
     def __init__(self, root: Path, search: Search, command: Sequence[str], *how: Any) -> None:
@@ -219,7 +219,7 @@ class _Searching(_Sweeping):
             self._tell(point, "failed", None)
             return
         for job, run in zip(jobs, run_directories(self.root, jobs), strict=True):
-            ours = _Job(asked.number, " ".join(job.overrides), job, run)
+            ours = SweepJob(asked.number, " ".join(job.overrides), job, run)
             lease = read_lease(self._directory(ours))
             ours.generation = lease.generation if lease else 0
             point.jobs.append(ours)
@@ -232,7 +232,7 @@ class _Searching(_Sweeping):
         ]
         write_sweep(self.root, self.command, self._listed)
 
-    def _is_settled(self, job: _Job) -> bool:
+    def _is_settled(self, job: SweepJob) -> bool:
         if job.status == "skipped":
             return True
         is_settled = super()._is_settled(job)
@@ -240,7 +240,7 @@ class _Searching(_Sweeping):
             self._settle(job)
         return is_settled
 
-    def _end(self, job: _Job, code: int | None) -> None:
+    def _end(self, job: SweepJob, code: int | None) -> None:
         point = self._point(job)
         if code is not None and code < 0 and not self.is_stopping and point.deaths < _MAX_DEATHS:
             lease = read_lease(self._directory(job))
@@ -255,7 +255,7 @@ class _Searching(_Sweeping):
         if job.status in _SETTLED:
             self._settle(job)
 
-    def _fail(self, job: _Job, reason: str) -> None:
+    def _fail(self, job: SweepJob, reason: str) -> None:
         lease = read_lease(self._directory(job))
         if lease is not None and lease.code == NonFiniteError.exit_code:
             job.status, job.reason = "diverged", reason
@@ -277,7 +277,7 @@ class _Searching(_Sweeping):
             if self.search.study.report(point.numbers[0], epoch, curve[epoch]):
                 self._give_up(point)
 
-    def _settle(self, job: _Job) -> None:
+    def _settle(self, job: SweepJob) -> None:
         """Take note of a job that ended, and tell its point's trials where that was the last."""
         point, study, pruner = self._point(job), self.search.study, self.search.sweeper.pruner
         if point.outcome is not None:
@@ -345,7 +345,7 @@ class _Searching(_Sweeping):
     def _seconds(self, point: _Point) -> float:
         return sum(seconds_of(RunDir(self.root / name)) for name in point.runs)
 
-    def _value(self, job: _Job) -> float | None:
+    def _value(self, job: SweepJob) -> float | None:
         """Return the objective of a finished run that was not given up."""
         if job.status != "done" or job.run.record.reason == PRUNED:
             return None
@@ -360,7 +360,7 @@ class _Searching(_Sweeping):
         ]
         return sorted(found, key=lambda trial: trial.number)
 
-    def _point(self, job: _Job) -> _Point:
+    def _point(self, job: SweepJob) -> _Point:
         return next(point for point in self.points.values() if job in point.jobs)
 
     def _states(self, runs: Collection[str] | None = None) -> list[JobState]:
@@ -370,7 +370,7 @@ class _Searching(_Sweeping):
         work = len(self.search.space.seeds) * max(0, missing)
         return [*known, *(JobState("not drawn yet", "") for _ in range(work))]
 
-    def _shown(self, job: _Job) -> str:
+    def _shown(self, job: SweepJob) -> str:
         return f"[trial {job.number} of {self.search.sweeper.num_trials}] {job.name}"
 
     def _progress(self) -> str:

@@ -1,0 +1,151 @@
+"""The page of all networks under one budget, from results that were committed.
+
+``python -m cnnbench.analysis.leaderboard > docs/leaderboard.md`` writes it from
+``results/leaderboard/*.json``. Networks of one run have a table of their own, without verdicts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cnnbench.analysis.recorded import RecordedResult, known_results, read_recorded
+from cnnbench.analysis.statistics.families import RowScores
+from cnnbench.analysis.statistics.verdicts import default_margin, judge
+from cnnbench.config.settings import leaves
+from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.rendering.text import render_table
+
+FOLDER = "leaderboard"
+_HEAD = """\
+# Leaderboard
+
+Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
+`results/leaderboard/`; do not edit.
+
+Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
+budget of work on the training images of Fashion-MNIST. Rates are tuned on the validation images;
+the test images are read once, at the end.
+"""
+_NONE = "\nNo result is committed yet.\n"
+# In which results of one page may differ: the network, and what was tuned.
+_TUNED = ("model.", "optimizer.", "scheduler.", "augment.", "loss.label_smoothing", "data.image")
+_COLUMNS = ("rank", "network", "test accuracy", "n", "verdict", "Δ", "params", "MACs", "TFLOP", "s")
+
+
+def page(results: Sequence[RecordedResult]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        results: each of another network; none says so.
+
+    Raises:
+        UsageError: they are not of the same data, budget and test images.
+    """
+    if not results:
+        return _HEAD + _NONE
+    _check_alike(results)
+    ordered = sorted(results, key=lambda result: -statistics.fmean(result.values))
+    several = [result for result in ordered if len(result.runs) > 1]
+    single = [result for result in ordered if len(result.runs) == 1]
+    parts = [_HEAD, _machines(ordered)]
+    if several:
+        rows = [_row(n, r) | v for n, (r, v) in enumerate(_judged(several), 1)]
+        parts += [render_table(rows, _COLUMNS, "markdown", _COLUMNS[2:]), _note(several)]
+    if single:
+        columns = [name for name in _COLUMNS if name not in ("verdict", "Δ", "rank")]
+        rows = [_row(0, result) for result in single]
+        head = "## One run each\n\nWhat one seed gave; nothing is said of which is better.\n"
+        parts += [head, render_table(rows, columns, "markdown", columns[1:])]
+    return "\n".join(parts)
+
+
+def _check_alike(results: Sequence[RecordedResult]) -> None:
+    first = results[0]
+
+    def held_equal(result: RecordedResult) -> dict[str, Any]:
+        values = dict(leaves(dict(result.config)))
+        return {key: value for key, value in values.items() if not key.startswith(_TUNED)}
+
+    expected = held_equal(first)
+    for result in results[1:]:
+        found = held_equal(result)
+        odd = [k for k in {**expected, **found} if expected.get(k) != found.get(k)]
+        if odd or result.num_test != first.num_test or result.metric != first.metric:
+            why = ", ".join(odd[:3]) or "their test images"
+            raise UsageError(
+                f"{result.name} and {first.name}: differ in {why}; expected one recipe"
+            )
+
+
+def _judged(results: Sequence[RecordedResult]) -> list[tuple[RecordedResult, dict[str, str]]]:
+    scores = [RowScores({run.seed: run.test for run in result.runs}) for result in results]
+    size = results[0].num_test
+    resolution = 1 / size if size else 0.0
+    margin = default_margin(size) if size else 0.002
+    found = []
+    for result, verdict in zip(
+        results, judge(scores, None, margin, resolution=resolution), strict=True
+    ):
+        gap = "" if verdict.difference is None else f"{verdict.difference:+.4f}"
+        found.append((result, {"verdict": verdict.verdict, "Δ": gap}))
+    return found
+
+
+def _row(rank: int, result: RecordedResult) -> dict[str, str]:
+    values = result.values
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    model = result.model
+    return {
+        "rank": str(rank),
+        "network": f"`{model['name']}`",
+        "test accuracy": f"{statistics.fmean(values):.4f}{spread}",
+        "n": str(len(values)),
+        "params": f"{model['num_params']:,}",
+        "MACs": f"{model['macs']:,}",
+        "TFLOP": f"{statistics.fmean(run.tflop for run in result.runs):.1f}",
+        "s": f"{statistics.median(run.seconds for run in result.runs):,.0f}",
+    }
+
+
+def _machines(results: Sequence[RecordedResult]) -> str:
+    machines = dict.fromkeys(
+        f"{r.device}, torch {r.torch}, {r.num_threads} threads, {r.precision}" for r in results
+    )
+    dates = sorted({result.date for result in results})
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"Measured on {'; '.join(machines)}; {span}. Each row: `cnnbench reproduce "
+        f"{FOLDER}/NETWORK`.\n"
+    )
+
+
+def _note(results: Sequence[RecordedResult]) -> str:
+    size = results[0].num_test
+    return (
+        "\n±: sample standard deviation over n seeds. Δ: difference from the best row; verdicts "
+        f"are those of `cnnbench compare` over seeds ({size or 'unknown'} test images), "
+        "[docs/statistics.md](statistics.md). s: median seconds of training.\n"
+    )
+
+
+def committed() -> list[RecordedResult]:
+    """Return the committed results that the page shows."""
+    names = [name for name in known_results() if name.startswith(f"{FOLDER}/")]
+    return [read_recorded(name) for name in names]
+
+
+def main() -> int:
+    """Print the page."""
+    try:
+        print(page(committed()), end="")
+    except CnnbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
