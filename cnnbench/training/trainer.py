@@ -331,25 +331,23 @@ class Training:
     def _finish(self) -> None:
         """Write the results: of the selected epoch, with one reading of the test set or fold."""
         self.screen.stop_bar()
-        progress, config = self.progress, self.config
+        progress, config, step = self.progress, self.config, self.state.global_step
         self.state.evaluated_model.load_state_dict(self.checkpoints.load("best")["model"])
         progress.test_reads = max(progress.test_reads, self.earlier_test_reads)
         split = self.data.measured
-        test = self._test(split) if config.evaluate_test else None
-        tuning = {f"tuning_{key}": value for key, value in vars(config.tuning).items() if value}
+        test = self._test(split) if config.evaluate_test or split == "val" else None
         self.results = {
             **(dict(reversed(test.named(split).items())) if test else {}),
             **progress.best_val,
             "best_epoch": progress.best_epoch,
             "train_seconds": progress.train_seconds,
-            "train_tflop": self.setup.tflop(self.state.global_step),
+            "train_tflop": self.setup.tflop(step),
             "selection": config.selection,
             "test_reads": progress.test_reads,
-            **tuning,
+            **{f"tuning_{key}": value for key, value in vars(config.tuning).items() if value},
         }
         if self.tensorboard is not None:
-            num_params, step = self.network.num_params, self.state.global_step
-            display.show_results(self.tensorboard, self.results, num_params, step)
+            display.show_results(self.tensorboard, self.results, self.network.num_params, step)
         self.trackers.flush()
         self.write_record("done", self.ended_by)
         self.screen.print(
@@ -373,7 +371,6 @@ class Training:
                 self.confusion = tuple(map(tuple, counted[0].read().tolist()))
             if self.tensorboard is not None and counted is not None:
                 display.show_test(self.tensorboard, *counted, self.data.class_names, step)
-        self.trackers.flush()
         if self.run.writes:
             outputs.write(self.run.path, self.data.measured_sha256)
         return test

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cnnbench.analysis.compare.notes import accuracy_of, reading_notes
 from cnnbench.analysis.compare.predicted import UNSEEN
 from cnnbench.analysis.compare.reference import reference_text
 from cnnbench.analysis.compare.rows import Row
@@ -22,9 +23,6 @@ from cnnbench.runs.columns import Column
 from cnnbench.runs.record import PRUNED
 
 FORMATS = (*render.FORMATS, "latex")
-SPREAD_NOTE = (
-    "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
-)
 _NAME_CHARACTERS = 70
 # Characters of a line of words.
 _LINE = 80
@@ -207,12 +205,6 @@ def _gap(row: Row, accuracy: str) -> Cell:
     return Cell(f"Δ {accuracy}", text, difference, is_number=True, rank=1)
 
 
-def accuracy_of(rows: Sequence[Row]) -> str:
-    """Return the name of the accuracy that rows are ranked by: of folds that validate, val's."""
-    names = {row.accuracy for row in rows}
-    return names.pop() if len(names) == 1 else "accuracy"
-
-
 def comparison_text(found: Comparison, output_format: str, width: int | None = None) -> str:
     """Return what the command prints.
 
@@ -292,31 +284,6 @@ def _wrapped(text: str, output_format: str) -> str:
     return fold(text, _LINE, margin="")
 
 
-def reading_notes(found: Comparison) -> list[str]:
-    """Say what the numbers of the tables mean."""
-    rows = [row for table in found.tables for row in table.rows]
-    notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
-    if any(row.folds for row in rows):
-        notes.append("Of rows of folds, n counts folds and seeds.")
-    if any(row.verdict.get("simultaneous_interval") for row in rows):
-        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in found.tables))
-        base = "baseline" if found.baseline else "best row"
-        notes.append(
-            f"Δ {accuracy_of(rows)}: difference from the {base}, and "
-            "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
-            f"within a margin of {margins} (--margin). Tests: docs/statistics.md."
-        )
-    if note := difference_note(found):
-        notes.append(note)
-    from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
-
-    if (ranked := rank_over_data_sets(found)) is not None:
-        notes.append(ranks_text(ranked))
-    if any(row.is_marked("epoch_seconds") for row in rows):
-        notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
-    return notes
-
-
 def shown_columns(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
     """Return the first row's cells of the columns in which any row has a text."""
     return [column[0] for column in zip(*rows, strict=True) if any(cell.text for cell in column)]
@@ -361,16 +328,6 @@ def _csv(found: Comparison) -> str:
 
 def _rows(found: Comparison) -> list[list[Cell]]:
     return [row for table in comparison_cells(found) for row in table]
-
-
-def difference_note(found: Comparison) -> str | None:
-    """Say what a difference is; None where there are none."""
-    if found.baseline is None:
-        return None
-    return (
-        f"Δ of other columns: mean difference from row {found.baseline.number} over the seeds that "
-        "both have, ± its sample standard deviation; not tested."
-    )
 
 
 def row_name(row: Row, table: Table) -> str:

@@ -20,10 +20,10 @@ from cnnbench.analysis.compare.conclusion import row_names
 from cnnbench.analysis.compare.formats import (
     Cell,
     comparison_cells,
-    reading_notes,
     row_name,
     shown_columns,
 )
+from cnnbench.analysis.compare.notes import reading_notes
 from cnnbench.analysis.compare.plots import by_epoch, interval, work_by_epoch
 from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.report_details import (

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from cnnbench.analysis.compare.conclusion import row_names
-from cnnbench.analysis.compare.formats import SPREAD_NOTE
+from cnnbench.analysis.compare.notes import SPREAD_NOTE
 from cnnbench.analysis.compare.records import LeftOut, Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison

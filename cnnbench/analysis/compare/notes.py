@@ -1,0 +1,52 @@
+"""What the numbers of a comparison's tables mean, in sentences below them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
+from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.tables import Comparison
+
+SPREAD_NOTE = (
+    "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
+)
+
+
+def reading_notes(found: Comparison) -> list[str]:
+    """Say what the numbers of the tables mean."""
+    rows = [row for table in found.tables for row in table.rows]
+    notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
+    if any(row.folds for row in rows):
+        notes.append("Of rows of folds, n counts folds and seeds.")
+    if any(row.verdict.get("simultaneous_interval") for row in rows):
+        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in found.tables))
+        base = "baseline" if found.baseline else "best row"
+        notes.append(
+            f"Δ {accuracy_of(rows)}: difference from the {base}, and "
+            "the differences that the test does not reject at 5 % for the whole table. Equivalent: "
+            f"within a margin of {margins} (--margin). Tests: docs/statistics.md."
+        )
+    if note := difference_note(found):
+        notes.append(note)
+    if (ranked := rank_over_data_sets(found)) is not None:
+        notes.append(ranks_text(ranked))
+    if any(row.is_marked("epoch_seconds") for row in rows):
+        notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
+    return notes
+
+
+def difference_note(found: Comparison) -> str | None:
+    """Say what a difference is; None where there are none."""
+    if found.baseline is None:
+        return None
+    return (
+        f"Δ of other columns: mean difference from row {found.baseline.number} over the seeds that "
+        "both have, ± its sample standard deviation; not tested."
+    )
+
+
+def accuracy_of(rows: Sequence[Row]) -> str:
+    """Return the name of the accuracy that rows are ranked by: of folds that validate, val's."""
+    names = {row.accuracy for row in rows}
+    return names.pop() if len(names) == 1 else "accuracy"
