@@ -154,7 +154,7 @@ def test_paths_that_the_terminal_cannot_show(encoding: str, tmp_path: Path) -> N
     assert json.loads(f'"{last}"') == str(run)
     image = os.fsencode(tmp_path) + b"/\xff.png"
     with open(image, "wb") as file:
-        Image.fromarray(np.eye(16, dtype=np.uint8)).save(file, "PNG")
+        Image.fromarray(255 * np.eye(16, dtype=np.uint8)).save(file, "PNG")
     words = [b"predict", os.fsencode(run), image, b"--format", b"json"]
     argv = [*map(os.fsencode, COMMAND), *words]
     answer = subprocess.run(argv, capture_output=True, check=False, timeout=120, env=env)

@@ -79,8 +79,8 @@ def test_what_is_no_table_is_refused_with_its_place(
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.csv", tmp_path):
-        with pytest.raises(DataError, match="there is no such file"):
+    for path, why in ((tmp_path / "absent.csv", "there is no such file"), (tmp_path, "directory")):
+        with pytest.raises(DataError, match=why):
             read_csv(path, {})
     (tmp_path / "bytes.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="no text in UTF-8"):
