@@ -16,6 +16,7 @@ from cnnbench.analysis.statistics.families import RowScores
 from cnnbench.analysis.statistics.verdicts import default_margin, judge
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.notices import notice
 from cnnbench.rendering.text import render_table
 
 FOLDER = "leaderboard"
@@ -142,7 +143,7 @@ def main() -> int:
     try:
         print(page(committed()), end="")
     except CnnbenchError as error:
-        print(error, file=sys.stderr)
+        notice(str(error))
         return error.exit_code
     return 0
 

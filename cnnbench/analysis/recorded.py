@@ -26,6 +26,7 @@ from cnnbench.config.run_config import role_of, to_tree
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CnnbenchError, DataError, UsageError, expected_names
 from cnnbench.files import atomic_write, read_regular, writing
+from cnnbench.notices import notice
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.network import read_weights
@@ -319,7 +320,7 @@ def main(words: Sequence[str]) -> int:
         file = results_dir() / f"{args.name}.json"
         write_recorded(recorded, file)
     except CnnbenchError as error:
-        print(error, file=sys.stderr)
+        notice(str(error))
         return error.exit_code
     print(file)
     return 0

@@ -64,9 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_measures(parser)
     parser.add_argument(
-        "--pruned", action="store_true", help="also rows of the trials that a search gave up"
-    )
-    parser.add_argument(
         "--self-test",
         action="store_true",
         help="draw tables from at least 12 runs of one recipe, and count how often their equal "
@@ -96,7 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
-    """Declare what is measured on request, from the predictions of runs."""
+    """Declare what is measured and shown on request."""
+    parser.add_argument(
+        "--pruned", action="store_true", help="also rows of the trials that a search gave up"
+    )
     parser.add_argument(
         "--calibration",
         action="store_true",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from cnnbench.config.early import check_alone
 from cnnbench.errors import (
     CnnbenchError,
     UsageError,
@@ -22,7 +23,6 @@ from cnnbench.errors import (
 from cnnbench.files import disk_error
 from cnnbench.notices import clear_status, notice, show_status
 from cnnbench.rendering.text import FORMATS
-from cnnbench.training.distributed import check_alone
 from cnnbench.version import __version__
 
 VERBS = {

@@ -21,7 +21,7 @@ before an anonymous review.
 
 Examples:
   cnnbench pack outputs/sweeps/study-4d2c1a paper.zip
-  cnnbench pack outputs --where 'data=digits' --baseline lenet --weights paper.zip
+  cnnbench pack outputs --where data=digits --baseline lenet --weights my.zip
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from cnnbench.config.run_config import RunConfig
 from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import read_code, split_code_path
 
-# One of these is there wherever torch could find a GPU: NVIDIA's, WSL's, AMD's.
-_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+# One of these is there wherever torch could find a GPU: NVIDIA's, its Jetson's, WSL's, AMD's.
+_GPU_FILES = tuple(
+    f"/dev/{name}"
+    for name in ("nvidiactl", "nvidia0", "nvmap", "nvhost-ctrl-gpu", "nvgpu", "dxg", "kfd")
+)
 
 
 def check_early(config: RunConfig) -> None:
@@ -53,3 +57,25 @@ def _check_name(key: str, text: str) -> None:
     if name not in {*names, *imported} and "*" not in imported:
         what = "class " if key == "model.path" else ""
         raise UsageError(f"{key}={text}: the file has no {what}{name}{expected_names(name, names)}")
+
+
+def num_processes() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def check_alone(what: str, instead: str) -> None:
+    """Refuse what is not for several processes.
+
+    Args:
+        what: the command.
+        instead: what to write, without torchrun.
+
+    Raises:
+        UsageError: torchrun started several.
+    """
+    if (number := num_processes()) > 1:
+        raise UsageError(
+            f"{what}: torchrun started {number} processes, which train one run together; write "
+            f"'{instead}' without torchrun"
+        )

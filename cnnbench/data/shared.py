@@ -107,6 +107,7 @@ def _load(folder: Path) -> DatasetArrays | None:
             sha256=facts["sha256"],
             source=facts["source"],
             num_val=facts["num_val"],
+            is_test_drawn=facts["is_test_drawn"],
             **fields,
         )
     except FileNotFoundError:
@@ -137,6 +138,7 @@ def _store(arrays: DatasetArrays, folder: Path) -> None:
         facts: dict[str, Any] = {field: getattr(arrays, field) for field in _FIELDS}
         facts |= {"sha256": arrays.sha256, "source": arrays.source, "num_val": arrays.num_val}
         facts |= {"train_names": arrays.train_names, "test_names": arrays.test_names}
+        facts["is_test_drawn"] = arrays.is_test_drawn
         facts["sha256_of"] = hashes
         (written / _FACTS).write_text(json.dumps(facts))
         with suppress(OSError):  # another process was first

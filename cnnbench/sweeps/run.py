@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from cnnbench.config.early import check_alone
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
@@ -30,7 +31,6 @@ from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
 from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, read_lease, release
 from cnnbench.sweeps.progress import SWEEP_FILE, JobState, Screen, SweepView, summary_line
 from cnnbench.sweeps.results import load_results, show_results
-from cnnbench.training.distributed import check_alone
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnbench.config.early import num_processes
 from cnnbench.errors import CnnbenchError, Interrupted, ResourceError, UsageError
 from cnnbench.notices import guarded, is_quiet, keep_quiet
 
@@ -30,11 +31,6 @@ _meetings = itertools.count()
 _RUN = "run"
 
 
-def num_processes() -> int:
-    """Return how many processes torchrun started; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-
-
 def resume_command(path: Path) -> str:
     """Return what to type to resume a run in as many processes as now.
 
@@ -45,23 +41,6 @@ def resume_command(path: Path) -> str:
     if num_processes() == 1:
         return command
     return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m {command}"
-
-
-def check_alone(what: str, instead: str) -> None:
-    """Refuse what is not for several processes.
-
-    Args:
-        what: the command.
-        instead: what to write, without torchrun.
-
-    Raises:
-        UsageError: torchrun started several.
-    """
-    if (number := num_processes()) > 1:
-        raise UsageError(
-            f"{what}: torchrun started {number} processes, which train one run together; write "
-            f"'{instead}' without torchrun"
-        )
 
 
 class Meeting:

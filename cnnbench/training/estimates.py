@@ -120,9 +120,8 @@ def affordable_steps(setup: Setup, seconds: float) -> int:
         seconds: of training; evaluation and saving come on top.
     """
     work = setup.plan.work
-    count = len(work.sizes)
-    shares = dict.fromkeys(work.sizes, work.fraction / count)
-    shares[setup.plan.config.data.image_size] = 1 - work.fraction * (count > 0)
+    shares = {size: work.fraction / len(work.sizes) for size in work.sizes}
+    shares[setup.plan.config.data.image_size] = 1 - sum(shares.values())
     mean = sum(share * step_seconds(setup, size) for size, share in shares.items() if share)
     return max(1, int(seconds / mean))
 

@@ -185,5 +185,5 @@ def test_every_committed_result_is_of_its_preset_as_it_is() -> None:
 
 def test_the_script_writes_a_file(results: Path, runs: list[Path]) -> None:
     assert files.main(["mine", *map(str, runs)]) == 0
-    assert read_recorded("mine").command.startswith("cnnbench ")
+    assert read_recorded("mine").command.startswith("cnnbench")
     assert files.main(["other", "/no/where"]) == 2

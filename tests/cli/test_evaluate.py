@@ -20,9 +20,9 @@ from tiny import info, train
 import cnnbench
 from cnnbench.analysis.evaluate import measure
 from cnnbench.cli.main import run as cli
+from cnnbench.data import shared
 from cnnbench.errors import DataError, UsageError
 from cnnbench.runs.directory import RunDir
-from cnnbench.training import data as data_of_a_run
 from cnnbench.training.data import read_splits
 
 SIZES = {"train": 72, "val": 8, "test": 30}
@@ -99,13 +99,13 @@ def test_json_is_all_there_is_on_standard_output(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What takes long is told, but not there.
-    read = data_of_a_run.read_dataset
+    read = shared.read_dataset
 
     def talkative(name, *, report, **more):
         report("this takes long")
         return read(name, report=report, **more)
 
-    monkeypatch.setattr(data_of_a_run, "read_dataset", talkative)
+    monkeypatch.setattr(shared, "read_dataset", talkative)
     assert cli(["evaluate", str(run), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == cnnbench.evaluate(run)
@@ -180,7 +180,7 @@ def test_a_reading_is_counted_while_another_one_is_being_counted(run: Path) -> N
     other = threading.Thread(target=hold)
     other.start()
     held.wait()
-    measure._count_test_read(RunDir(run))
+    cnnbench.evaluate(run)
     other.join()
     assert info(run)["results"]["test_reads"] == 2
 

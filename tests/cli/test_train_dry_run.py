@@ -60,7 +60,7 @@ def test_a_sweep_is_a_table_of_jobs(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("resume=latest", "not a run"),
+        ("resume=latest", "leave resume= out"),
         ("model=lenett", "lenet"),
         ("num_epochs=0", "expected a whole number"),
     ],

@@ -167,7 +167,7 @@ def test_a_network_that_asks_for_a_rate_of_adam_gets_it_and_the_user_wins() -> N
         ("model=glob(vgg*)", "model=vgg11,vgg13,vgg16,vgg19: a list of choices"),
         ("seed=glob(*)", "glob() chooses among a group's names"),
         ("model=glob(zz*)", "matches none of alexnet, "),
-        ("seed=interval(0,1)", "interval() needs a sampler"),
+        ("seed=interval(0,1)", "an interval is searched; add -m hydra/sweeper=optuna"),
         ("output_root=/a${oc.env:HOME}", "'${' cannot stand in a path"),
         ("sweep.name=a b(", "cannot be read"),
     ],

@@ -106,9 +106,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def published_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the data sets that would be fetched a few images of noise."""
-    from cnnbench.training import data
+    from cnnbench.data import shared
 
-    read_dataset = data.read_dataset
+    read_dataset = shared.read_dataset
 
     def read_small(name: str, **keywords: Any) -> DatasetArrays:
         if DATASETS[name].published is None:
@@ -124,7 +124,7 @@ def published_data(monkeypatch: pytest.MonkeyPatch) -> None:
         means = facts.mean or (0.5,) * channels, facts.std or (0.5,) * channels
         return DatasetArrays(train, test, facts.class_names, *means, sha256="0", source="noise")
 
-    monkeypatch.setattr(data, "read_dataset", read_small)
+    monkeypatch.setattr(shared, "read_dataset", read_small)
 
 
 def settings_for(key: str, choice: str) -> list[str]:
@@ -146,7 +146,7 @@ def settings_for(key: str, choice: str) -> list[str]:
 
 
 def test_every_key_has_a_row() -> None:
-    groups = {*GROUPS, "budget", "checkpoint", "reference", "sweep"}
+    groups = {*GROUPS, "budget", "checkpoint", "reference", "sweep", "tuning"}
     every = all_keys().keys() - groups - {f"{group}.name" for group in GROUPS} - FOREIGN
     assert every == ROWS.keys() == {key for key, _ in CASES}
 

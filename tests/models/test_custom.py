@@ -273,7 +273,7 @@ def test_bad_paths(tmp_path, text, message):
 
 
 def test_a_file_that_fails(source, tmp_path):
-    source.write_text("import nothing_of_that_name")
+    source.write_text("import nothing_of_that_name\nclass MyNet: ...\n")
     with pytest.raises(
         UsageError, match=r"cannot be run: .*, line 1, in <module>: ModuleNotFoundError"
     ):

@@ -120,7 +120,7 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     ]
     for choice, name, kind in [*rows, *own_keys(group)]:
         key = f"{group}.{name}"
-        paths = ("data.root", "data.test_root", "model.weights")
+        paths = ("data.root", "data.test_root", "model.weights", "loss.teacher")
         if key in (*paths, "model.image_size", "loss.selection"):
             continue  # paths are taken as they stand; the others are no keys of the user's
         beside = ["data.root=table.csv"] if choice == "csv" else []

@@ -17,7 +17,7 @@ from cnnbench.errors import CnnbenchError, DataError, Interrupted
 from cnnbench.layers.cpu.pools import HalvingMaxPool2d
 from cnnbench.layers.cpu.products import ProductConv2d
 from cnnbench.metrics import Sums
-from cnnbench.training import launch, setup
+from cnnbench.training import launch, network, setup
 from cnnbench.training.launch import check, read
 from cnnbench.training.setup import Setup, set_up
 
@@ -147,8 +147,8 @@ def test_whitening_sees_images_from_all_over_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(setup, "whiten", lambda model, images: seen.append(images))
-    monkeypatch.setattr(setup, "_WHITEN_IMAGES", 5)
+    monkeypatch.setattr(network, "whiten", lambda model, images: seen.append(images))
+    monkeypatch.setattr(network, "_WHITEN_IMAGES", 5)
     plan = check(config_of(tmp_path, *WHITE))
     data = read(plan)
     setup.set_up(plan, data)
@@ -163,6 +163,6 @@ def test_a_resumed_run_is_not_whitened_again(
     with pytest.raises(Interrupted):
         train(tmp_path, *WHITE, "max_seconds=1e-9")
     [run] = (file.parent for file in tmp_path.rglob("run.json"))
-    monkeypatch.setattr(setup, "whiten", lambda *args: pytest.fail("whitened again"))
+    monkeypatch.setattr(network, "whiten", lambda *args: pytest.fail("whitened again"))
     cnnbench.train([f"resume={run}", "max_seconds=null"])
     assert info(run)["status"] == "done"

@@ -263,9 +263,9 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     original = Splits.prepare_train
 
-    def prepare(self, images, targets, generator):
+    def prepare(self, images, targets, *more):
         sizes.append(len(targets))
-        return original(self, images, targets, generator)
+        return original(self, images, targets, *more)
 
     monkeypatch.setattr(Splits, "prepare_train", prepare)
     return sizes
@@ -332,9 +332,8 @@ def test_a_finished_run_says_so(
     assert cli(["train", f"resume={copy}"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{copy}\n"
-    [line] = err.splitlines()
-    assert line.startswith(f"cnnbench: this run is finished: {copy}; ")
-    assert f"cnnbench train --config {copy}/config.yaml num_epochs=4" in line
+    assert err.startswith(f"cnnbench: this run is finished: {copy}; ")
+    assert f"cnnbench train --config {copy}/config.yaml num_epochs=4\n" in err
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 

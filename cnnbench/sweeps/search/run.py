@@ -15,6 +15,7 @@ from typing import Any
 
 from cnnbench.analysis.compare.records import read_curves
 from cnnbench.config.compose import Composer
+from cnnbench.config.early import check_alone
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.config.schema import ConfigError
 from cnnbench.config.sweeper import SweeperConfig
@@ -40,7 +41,6 @@ from cnnbench.sweeps.search.record import (
 from cnnbench.sweeps.search.result import Trial, best_of, seconds_of, show_result
 from cnnbench.sweeps.search.space import Space, check_space, objective_of, space_hash
 from cnnbench.sweeps.search.study import Asked, Outcome, Study, check_engine
-from cnnbench.training.distributed import check_alone
 
 _JOURNAL = "journal.log"
 # How often a trial's process may be killed until the trial is given up.

@@ -182,7 +182,7 @@ def test_folds_get_the_corrected_t_and_never_flips() -> None:
     t = gaps.mean() / ((1 / 10 + 1 / 9) * gaps.var(ddof=1)) ** 0.5
     assert verdict.p == pytest.approx(2 * stats.t.sf(abs(t), 9))
     assert verdict.method == "corrected t-test over folds"
-    assert verdict.verdict_basis == "seeds-normal"
+    assert verdict.verdict_basis == "folds"
     mixed = judge([rows[0], row(*values[1].tolist())], 0)[1]
     assert (mixed.verdict, mixed.p) == ("undecided", None)
 
