@@ -283,6 +283,8 @@ def test_every_item_of_the_progress_is_needed(
     del items["num_steps"]
     for item, value in items.items():
         assert outcome(item, lambda p, i=item, v=value: p | {i: v}) != expected, item
+        if item == "data_seconds":
+            continue  # older runs have none
         with pytest.raises(CheckpointError, match=item) as caught:
             outcome(f"no {item}", lambda p, i=item: {name: v for name, v in p.items() if name != i})
         assert caught.value.exit_code == 65
