@@ -156,10 +156,11 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
     """Refuse to train towards an epoch that could never be chosen, or a test without images."""
     limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
     if not data.num_test and config.evaluate_test:
+        folds = "fewer data.num_folds, " if config.data.fold is not None else ""
         raise UsageError(
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
-            "images, and a run ends with a test; expected more images of each class, a test part, "
-            "or evaluate_test=false"
+            f"images, and a run ends with a test; expected {folds}more images of each class, a "
+            "test part, or evaluate_test=false"
         )
     if data.measured == "val" and (not data.num_val or config.selection == "test"):
         why = "holds no image" if not data.num_val else "is what the run is measured on"

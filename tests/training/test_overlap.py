@@ -75,3 +75,11 @@ def test_another_validation_part_is_said(
     assert "may have seen" not in capsys.readouterr().err
     train(tmp_path, *SHORT, "data.split_seed=5", f"{key}={first}")
     assert f"{key}: was trained on another part of the images" in capsys.readouterr().err
+
+
+def test_more_folds_than_images_of_a_class_are_named(tmp_path: Path) -> None:
+    base = settings(images(tmp_path / "data", ""))
+    with pytest.raises(UsageError, match=r"expected fewer data\.num_folds") as caught:
+        cnnbench.train([*base, "data.num_folds=40", "data.fold=39"])
+    assert "\n" not in str(caught.value)
+    assert num_runs(tmp_path) == 0
