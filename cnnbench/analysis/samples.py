@@ -10,6 +10,7 @@ from cnnbench.data.augment import versions
 from cnnbench.data.table import refuse_tables
 from cnnbench.files import expand_path
 from cnnbench.notices import notice
+from cnnbench.rendering.figures import plain, style
 from cnnbench.training.data import build_augment
 
 _NUM_IMAGES = 10
@@ -41,4 +42,5 @@ def draw_samples(config: RunConfig, path: Path) -> None:
     rows = versions(
         images, augment, image_size=data.image_size, seed=config.seed, count=_NUM_VERSIONS
     )
-    manage.save_samples(rows, names, path)
+    with style():
+        manage.save_samples(rows, [plain(name) for name in names], path)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import shlex
 import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from cnnbench.notices import visible
 
 SHELLS = ("bash", "zsh", "fish")
 FORMATS = ("text",)
@@ -87,6 +90,9 @@ _WORDS: dict[str, tuple[Any, ...]] = {
     "completion": (SHELLS,),
 }
 _MAX_RUNS = 500
+# A shell puts candidates on the command line as they are, and would run what $(...) or ; means in
+# a name: a run's directory may come from anyone.
+_INERT = re.compile(r"[\w./:=,+@%-]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +152,11 @@ def candidates(line: str) -> list[tuple[str, str]]:
         found = _flags(verb, left)
     else:
         found = _after(verb, plain[1:], before, word)
-    return [(text, about) for text, about in found if text.startswith(word)]
+    return [
+        (text, visible(about))
+        for text, about in found
+        if text.startswith(word) and _INERT.fullmatch(text)
+    ]
 
 
 def _words(line: str) -> list[str]:

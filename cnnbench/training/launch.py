@@ -35,6 +35,7 @@ from cnnbench.training.data import build_augment, check_recorded_root, describe_
 from cnnbench.training.distributed import meeting
 from cnnbench.training.estimates import check_memory
 from cnnbench.training.network import check_initial_weights, describe_network, has_batch_norm
+from cnnbench.training.overlap import check_overlap
 from cnnbench.training.setup import Plan, optimizer_of, schedule_of, work_of
 from cnnbench.training.stop import StopRequest, ignore_dead_children
 from cnnbench.training.trainer import Training
@@ -126,7 +127,8 @@ def read(plan: Plan) -> Splits:
 
     Raises:
         DataError: files are missing or damaged.
-        UsageError: a loader option cannot act on this data, or a part that is needed is empty.
+        UsageError: a loader option cannot act on this data, a part that is needed is empty, or
+            what the run starts or learns from has seen the images that it is measured on.
     """
     config, facts = plan.config, plan.facts
     configure(plan.device, config.device.num_threads)
@@ -144,6 +146,8 @@ def read(plan: Plan) -> Splits:
             "before it was read"
         )
     _check_splits(config, data)
+    if config.resume is None:
+        check_overlap(config, data)
     distributed.check_splits(plan, data, lambda: has_batch_norm(config, plan.network))
     return data
 
@@ -152,10 +156,11 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
     """Refuse to train towards an epoch that could never be chosen, or a test without images."""
     limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
     if not data.num_test and config.evaluate_test:
+        folds = "fewer data.num_folds, " if config.data.fold is not None else ""
         raise UsageError(
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
-            "images, and a run ends with a test; expected more images of each class, a test part, "
-            "or evaluate_test=false"
+            f"images, and a run ends with a test; expected {folds}more images of each class, a "
+            "test part, or evaluate_test=false"
         )
     if data.measured == "val" and (not data.num_val or config.selection == "test"):
         why = "holds no image" if not data.num_val else "is what the run is measured on"

@@ -15,14 +15,11 @@ from cnnbench.data.splits import Splits
 from cnnbench.engine.loop import ComputeLoss
 from cnnbench.errors import UsageError
 from cnnbench.losses import LOSSES
-from cnnbench.notices import warn
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.network import CodeNeededError, LoadedNetwork, load_run
 
 # (network input of the student, normalised) -> logits of the teacher, (N, num_classes)
 Teach = Callable[[Tensor], Tensor]
-# What decides which images of a data set train.
-_SPLIT_KEYS = ("val_fraction", "split_seed", "limit")
 
 
 @dataclass(frozen=True)
@@ -128,13 +125,6 @@ def load_teacher(
     """
     assert config.loss.teacher is not None
     run = open_run(config.loss.teacher)
-    theirs = run.config.data
-    is_other = any(getattr(theirs, key) != getattr(config.data, key) for key in _SPLIT_KEYS)
-    if theirs.name == config.data.name and is_other and config.data.val_fraction:
-        warn(
-            "loss.teacher: was trained on another part of the images, so that it may have seen "
-            "those that validate this run"
-        )
     try:
         loaded = load_run(run, config.model.args.get("path"))
     except CodeNeededError as error:

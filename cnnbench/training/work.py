@@ -127,9 +127,10 @@ def early_macs(config: RunConfig, network: Network) -> tuple[int, ...]:
         except UsageError as error:
             raise UsageError(f"{label}: {error}") from error
         if not found[-1]:
+            head = "model.head=gap" if "head" in config.model.args else "model=googlenet"
             raise UsageError(
                 f"{label}: model={network.name} flattens its maps, so that its first linear layer "
-                f"fits images of {full} pixels alone; take a network that averages them, such as "
-                "googlenet or model.head=gap, or leave the sizes out"
+                f"fits images of {full} pixels alone; take what averages them, such as {head}, or "
+                "leave the sizes out"
             )
     return tuple(found)

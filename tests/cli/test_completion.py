@@ -91,6 +91,24 @@ def test_runs(here: Path) -> None:
     assert words("predict latest sk") == []  # files are the shell's
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["$(touch pwned)", "`touch pwned`", "a;touch pwned", "a\n--weights", "\x1b[31mred", "tab\tx"],
+)
+def test_no_name_that_a_shell_would_run_is_completed(name: str, here: Path) -> None:
+    """A run's directory may come from anyone's archive, and candidates are typed unquoted."""
+    run = here / "outputs" / "digits" / name
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    below = here / "outputs" / name / "猫"
+    below.mkdir(parents=True)
+    (below / "run.json").write_text("{}")
+    found = candidates("cnnbench evaluate ")
+    assert {text for text, _ in found} == {"latest", "20260101-000000-abcdef", "猫"}
+    assert all(about.isprintable() for _, about in found)
+    assert words("evaluate outputs/digits/") == ["outputs/digits/lenet/20260101-000000-abcdef"]
+
+
 def test_no_answer_loads_torch_or_takes_long(here: Path) -> None:
     code = (
         "import sys; from cnnbench.cli.main import run; import time; "

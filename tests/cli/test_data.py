@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ def test_show_saves_a_row_of_pictures(
         assert image.size == (1560, 204)
         # Ten digits are more than one shade of grey.
         assert len(set(image.convert("L").tobytes())) > 16
+
+
+@pytest.mark.parametrize("name", ["\udce9t\udce9", "\x1b[31mred", r"$\frac{", "猫"])
+def test_show_draws_any_class_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's name need not be text in the system's encoding, nor what fonts can draw."""
+    for label in (name, "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(3):
+            image = Image.fromarray(np.full((8, 8), 80 * index, dtype=np.uint8))
+            image.save(tmp_path / "data" / label / f"{index}.png")
+    file = tmp_path / "row.png"
+    folder = ["data", "show", "folder", f"data.root={tmp_path / 'data'}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cli([*folder, "--output", str(file)]) == 0
+    assert file.exists()
 
 
 def rows_of(file: Path, *settings: str) -> list[list[np.ndarray]]:

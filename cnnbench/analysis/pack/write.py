@@ -156,6 +156,10 @@ def _copy_run(path: Path, target: Path) -> None:
             content = read_regular(path / name, _RUN_LIMIT)
         except FileNotFoundError:
             continue  # an older run has no predictions
+        except OSError as error:
+            raise CheckpointError(
+                f"{path / name}: cannot be packed: {error.strerror or error}"
+            ) from None
         (target / name).write_bytes(content)
 
 

@@ -15,7 +15,6 @@ import yaml
 from cnnbench.config.command import text_of
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import ALL_GROUPS
-from cnnbench.config.roles import REPETITION
 from cnnbench.config.run_config import RunConfig, role_of, to_tree
 from cnnbench.config.schema import ConfigError, Problem, read_value
 from cnnbench.config.settings import Interval, Setting, leaves, unknown_choice
@@ -29,6 +28,8 @@ MIN_WILCOXON_SEEDS = 5
 # Enough to tell trials apart, and few enough to type.
 _DIGITS = 4
 _MAX_COMBINATIONS = 200
+# Trials are judged on the same images.
+_PARTS = ("data.fold", "data.num_folds", "data.split_seed", "data.val_fraction", "data.limit")
 _NO_DIMENSION = (
     "nothing to search: give a key as interval(a,b), tag(log,interval(a,b)), int(interval(a,b)) "
     "or choice(a,b), or search=NAME"
@@ -123,9 +124,14 @@ def read_space(composer: Composer, settings: Sequence[Setting]) -> Space:
     problems, dimensions, seeds = [], [], (0,)
     common: dict[str, Any] = {}
     for key, setting in merged.items():
-        is_axis = role_of(key) == REPETITION
+        is_axis = key == "seed"
         if key in ("study", "resume") and setting.values[0] is not None:
             problems.append(Problem(key, ": does not go with a search"))
+        elif key in ("tuning.trials", "tuning.seconds") and setting.values[0] is not None:
+            problems.append(Problem(key, ": a search counts its own; leave it out"))
+        elif key in _PARTS and setting.is_sweep and len(setting.values) > 1:
+            text = ": decides which images validate, on which trials are judged; give one value"
+            problems.append(Problem(key, text))
         elif is_axis and setting.interval:
             text = f"={setting.interval}: is repeated at each point, never searched; expected "
             problems.append(Problem(key, f"{text}{key}=range(0,5)"))

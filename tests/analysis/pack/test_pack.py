@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import zipfile
@@ -331,6 +332,20 @@ def test_a_copy_by_another_tool_is_as_good(package: Path, tmp_path: Path) -> Non
     contents = {"runs/": b"", "figures/": b"", **members(package)}
     file = write(tmp_path / "paper.zip", contents, compression=zipfile.ZIP_DEFLATED)
     assert cnnbench.verify(file)["differs"] == []
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "predictions.npz"])
+def test_a_run_with_a_pipe_in_place_of_a_file_is_named(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [source, *_] = (path.parent for path in runs.rglob("run.json"))
+    copy = tmp_path / "run"
+    shutil.copytree(source, copy)
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    assert cli(["pack", str(copy), str(tmp_path / "paper.zip")]) == 65
+    assert f"{name}: cannot be packed: it is no regular file" in capsys.readouterr().err
+    assert not (tmp_path / "paper.zip").exists()
 
 
 def test_what_cannot_be_packed(

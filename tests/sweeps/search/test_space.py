@@ -102,7 +102,12 @@ def test_a_yaml_that_is_no_space(text: str, tmp_path: Path) -> None:
         ("data.batch_size=int(interval(0,64))", "data.batch_size=0: expected a whole number >= 1"),
         ("data.batch_size=16,0", "data.batch_size=0"),
         ("optimizer.lr=interval(0,1)", "optimizer.lr=0.0: expected a number > 0"),
-        ("data.val_fraction=interval(0.1,2)", "data.val_fraction=2"),
+        ("scheduler.warmup_fraction=interval(0.1,2)", "scheduler.warmup_fraction=2"),
+        ("data.val_fraction=interval(0.1,0.2)", "data.val_fraction: decides which images"),
+        ("data.split_seed=0,1", "data.split_seed: decides which images"),
+        ("data.num_folds=3 data.fold=0,1 optimizer.lr=0.1,0.2", "data.fold: decides which images"),
+        ("data.fold=2 optimizer.lr=0.1,0.2", "data.fold=2: of how many"),
+        ("tuning.trials=4 optimizer.lr=0.1,0.2", "a search counts its own"),
         ("seed=interval(0,9)", "never searched; expected seed=range"),
         ("optimizer.lr=0.1,0.2 seed=0,-1", "seed=-1"),
         ("model=lenet,mlp model.norm=none,conv", "model.norm=conv"),
@@ -175,3 +180,9 @@ def test_another_space_has_another_hash() -> None:
         ("optimizer.lr=interval(0.1,1)", "model=lenet,mlp"),
     ]
     assert len({same, *(digest(*other) for other in others)}) == len(others) + 1
+
+
+def test_a_fold_is_no_seed() -> None:
+    found = space("seed=3,4", "data.num_folds=3", "data.fold=1", "optimizer.lr=0.1,0.2")
+    assert found.seeds == (3, 4)
+    assert {config.data.fold for config in check_space(COMPOSER, found)} == {1}
