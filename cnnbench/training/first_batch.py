@@ -67,6 +67,7 @@ def findings(setup: Setup) -> list[str]:
         loss.backward()
         found = [
             *_unused(model, {call.name for call in calls}),
+            *_unregistered(model, loss),
             *_on_logits(logits),
             *_equal(model, logits.detach().float()),
         ]
@@ -166,6 +167,29 @@ def _unused(model: nn.Module, called: set[str]) -> list[str]:
             ".detach(), torch.no_grad() or .numpy() where forward uses it"
         )
     return found
+
+
+def _unregistered(model: nn.Module, loss: Tensor) -> list[str]:
+    """Look for weights that forward uses and the network does not know, so that none trains."""
+    known = {id(parameter) for parameter in model.parameters()}
+    seen, nodes, lost = set(), [loss.grad_fn], dict[int, Tensor]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        weight = getattr(node, "variable", None)
+        if weight is not None and id(weight) not in known:
+            lost[id(weight)] = weight
+        nodes += [other for other, _ in node.next_functions]
+    if not lost:
+        return []
+    shapes = sorted({str(tuple(weight.shape)) for weight in lost.values()})
+    return [
+        f"forward uses weights of shape {_named(shapes)} that are not the network's own, so that "
+        "they never train and are not saved: layers made inside forward, or kept in a plain list "
+        "or dict; make them in __init__, lists as nn.ModuleList(...)"
+    ]
 
 
 def _named(names: list[str]) -> str:

@@ -358,6 +358,53 @@ TRAINS = {
         """,
         "log(3) = 1.10 is that of a network that knows nothing",
     ),
+    "lazy layers, auxiliary logits among them": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+                self.fc, self.aux = nn.LazyLinear(3), nn.LazyLinear(3)
+
+            def forward(self, x):
+                x = self.body(x).flatten(1)
+                return (self.fc(x), self.aux(x)) if self.training else self.fc(x)
+        """,
+        "",
+    ),
+    "a lazy Sequential": (
+        "Net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))",
+        "is a module, not a class",
+    ),
+    "layers in a plain list": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.hidden = [nn.Linear(256, 8), nn.ReLU()]
+                self.fc = nn.Linear(8, 3)
+
+            def forward(self, x):
+                x = x.flatten(1)
+                for layer in self.hidden:
+                    x = layer(x)
+                return self.fc(x)
+        """,
+        "uses weights of shape (8, 256), (8,) that are not the network's own",
+    ),
+    "a layer made inside forward": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(1, 2, 3)
+
+            def forward(self, x):
+                x = self.conv(x).flatten(1)
+                return nn.Linear(x.shape[1], 3)(x)
+        """,
+        "layers made inside forward",
+    ),
 }
 
 # A network by name: its source, and what the refusal says.
@@ -373,6 +420,22 @@ REFUSED = {
                 return self.fc(self.conv(x).flatten(1))
         """,
         r"it takes images of 1 x 28 x 28, so set data\.image_size=28",
+    ),
+    "a lazy layer that forward never calls": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc, self.other = nn.LazyLinear(3), nn.LazyLinear(3)
+
+            def forward(self, x):
+                return self.fc(x.flatten(1))
+        """,
+        r"forward never calls other, which takes its size from its first images",
+    ),
+    "a lazy layer behind one for colour": (
+        "Net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3))",
+        r"fails on images of shape \(1, 16, 16\).*to have 3 channels",
     ),
     "made for colour": (
         "Net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 3))",
