@@ -188,7 +188,7 @@ def _unregistered(model: nn.Module, loss: Tensor) -> list[str]:
     return [
         f"forward uses weights of shape {_named(shapes)} that are not the network's own, so that "
         "they never train and are not saved: layers made inside forward, or kept in a plain list "
-        "or dict; make them in __init__, lists as nn.ModuleList(...)"
+        "or dict; make them in __init__, lists as nn.ModuleList(...), tensors as nn.Parameter(...)"
     ]
 
 
