@@ -201,7 +201,10 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
     version = first.provenance.code_version
     recorded = RecordedResult(
         name=name,
-        command=shlex.join(["cnnbench", *first.command[1:]]),
+        # Where it wrote is of the machine, not of the result.
+        command=shlex.join(
+            ["cnnbench", *(w for w in first.command[1:] if not w.startswith("output_root="))]
+        ),
         commit=_commit() if version == code_version() else None,
         date=last.provenance.processes[-1].started[:10],
         code_version=version,
