@@ -756,3 +756,40 @@ def test_a_network_of_torchvision_is_a_network_of_ones_own(tmp_path):
     torch.testing.assert_close(logits, theirs.logits)
     assert model.eval()(images).shape == (3, 4)
     assert math.isfinite(loss.item())
+
+
+SIGMOIDS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.sigmoid = nn.Linear(30, 6), nn.Linear(6, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return self.sigmoid(self.fc2(self.sigmoid(self.fc1({x}))))
+"""
+
+
+def test_the_notes_network_of_a_table_is_told_how_rows_come(tmp_path):
+    path = write(tmp_path, SIGMOIDS.format(x="x"))
+    with pytest.raises(UsageError, match=r"come as \(N, 30, 1, 1\): begin it with x = x.flatten"):
+        cnnbench.train(["data=breast_cancer", "loss=bce", "model=custom", path])
+
+
+def test_a_sigmoid_before_the_binary_loss_is_told(tmp_path, capsys):
+    path = write(tmp_path, SIGMOIDS.format(x="x.flatten(1)"))
+    words = ["data=breast_cancer", "loss=bce", "model=custom", path, "num_epochs=1"]
+    cnnbench.train([*words, f"output_root={tmp_path}"])
+    told = capsys.readouterr().err
+    assert told.count("model=custom: ") == 1
+    assert "ends in sigmoid: loss=bce takes a raw logit and applies sigmoid itself" in told
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "loss"), [("breast_cancer", 30, "bce"), ("diabetes", 10, "mse")]
+)
+def test_a_network_of_ones_own_on_a_table(data, columns, loss, tmp_path, capsys):
+    path = write(tmp_path, f"Net = nn.Sequential(nn.Flatten(), nn.Linear({columns}, 1))")
+    words = [f"data={data}", f"loss={loss}", "model=custom", path, "num_epochs=1"]
+    run = cnnbench.train([*words, f"output_root={tmp_path}"])
+    assert run.status == "done"
+    assert "model=custom: " not in capsys.readouterr().err
