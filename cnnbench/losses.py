@@ -69,7 +69,7 @@ class Loss:
         if self.has_one_output and not is_number and num_classes != 2:
             raise UsageError(
                 f"loss={self.name}: tells two classes apart, and data={data} has {num_classes}; "
-                "expected loss=cross_entropy"
+                "expected loss=cross_entropy, or loss=mse where its target is a number"
             )
 
     def width(self, num_classes: int) -> int:

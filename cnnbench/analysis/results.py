@@ -144,14 +144,14 @@ class Run(_Directory):
         """
         from cnnbench.runs.directory import RunDir
 
-        return RunDir(Path(self)).record
+        return RunDir(self._path()).record
 
     @property
     def status(self) -> str:
         """``done``, ``running``, ``failed``, ``interrupted``, or ``dead``."""
         from cnnbench.runs.directory import RunDir
 
-        return RunDir(Path(self)).current_status(self.record)
+        return RunDir(self._path()).current_status(self.record)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -179,10 +179,16 @@ class Run(_Directory):
             for epoch in epochs
         )
 
+    def _path(self) -> Path:
+        """Where it lies, also of ``latest`` and of a piece of a path."""
+        from cnnbench.runs.directory import path_of
+
+        return path_of(Path(self))
+
     def _curves(self) -> dict[str, dict[int, float]]:
         from cnnbench.analysis.compare.records import read_curves
 
-        curves = read_curves(Path(self) / "metrics.jsonl")
+        curves = read_curves(self._path() / "metrics.jsonl")
         return {name: curve for name, curve in curves.items() if name not in _COUNTERS}
 
     def _repr_html_(self) -> str | None:

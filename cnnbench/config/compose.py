@@ -231,7 +231,9 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
     key, equals, value = text.partition("=")
     key = key.strip().lstrip("+")
     if not (key and equals):
-        raise fail(text, ": expected key=value" + did_you_mean(text, ("-m", "--help")))
+        group = next((group for group in ALL_GROUPS if text in groups.choices(group)), None)
+        hint = f": {group}={text}" if group else did_you_mean(text, ("-m", "--help"))
+        raise fail(text, f": expected key=value{hint}")
     if key in all_keys() and all_keys()[key].is_path:
         # A path is taken literally: commas, spaces and brackets in it are no grammar.
         if is_interpolated(value):

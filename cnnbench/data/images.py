@@ -185,7 +185,8 @@ def scale_to_bytes(
     if full is None or not low >= 0:
         kind = "floating-point" if values.dtype.kind == "f" else "integer"
         expected = "0 to 1 or 0 to 255" if kind == "floating-point" else "0 to 65535"
-        raise DataError(f"{kind} values from {low:g} to {high:g}; expected {expected}")
+        why = "; leave Normalize out, which data.normalize is for" if -10 < low < 0 else ""
+        raise DataError(f"{kind} values from {low:g} to {high:g}; expected {expected}{why}")
     if values.dtype.kind == "f":
         return np.asarray(np.rint(values), dtype=np.uint8)
     if values.dtype == np.uint8 and full == 255:

@@ -12,6 +12,8 @@ from cnnbench.notices import visible
 
 # So many classes are named one by one.
 _NAMED_CLASSES = 12
+# A class of fewer training rows may be a value of a number.
+_FEW_ROWS = 5
 
 
 def image_digests(part: Part) -> NDArray[np.bytes_]:
@@ -68,6 +70,8 @@ def _row_notes(
     if not arrays.is_number:
         counts = {part: np.bincount(t, minlength=len(names)) for part, t in targets.items()}
         notes = [_class_note(arrays, counts)]
+        if len(names) > _NAMED_CLASSES and counts["train"].min() < _FEW_ROWS:
+            notes.append("if the target is a number, loss=mse predicts it")
     train, _, test = indices
     seen, tested = image_digests(arrays.train), image_digests(arrays.test)
     if count := int(np.isin(tested[test], seen[train]).sum()):
@@ -78,8 +82,9 @@ def _row_notes(
 def _class_note(arrays: DatasetArrays, counts: dict[str, NDArray[np.int64]]) -> str:
     names = [visible(name) for name in arrays.class_names]
     if len(names) > _NAMED_CLASSES:
+        what = "rows" if arrays.columns else "images"
         least, most = counts["train"].min(), counts["train"].max()
-        return f"{len(names)} classes of {least} to {most} training images"
+        return f"{len(names)} classes of {least} to {most} training {what}"
     of_class = [
         f"{name} {counts['train'][i]}/{counts['val'][i]}/{counts['test'][i]}"
         for i, name in enumerate(names)

@@ -21,6 +21,8 @@ _OPS = (
 )
 # Planes up to this side are small enough for several images.
 _SMALL_SIDE = 32
+# The norm of two values, which may be near each other, magnifies rounding: no sign of an error.
+_MIN_NORMED = 32
 
 
 def kernels(module: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, dict[str, Any]]]:
@@ -67,7 +69,10 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         op = func.overloadpacket
         if op.__name__ in _OPS and args[0].dim() == 4:
-            batch = 2 if max(args[0].shape[2:]) <= _SMALL_SIDE else 1
+            height, width = args[0].shape[2:]
+            batch = 2 if max(height, width) <= _SMALL_SIDE else 1
+            if op.__name__ == "native_batch_norm":
+                batch = max(batch, _MIN_NORMED // (height * width))
             plain = [_plain(arg, batch if index == 0 else None) for index, arg in enumerate(args)]
             name = self._running[-1] if self._running else ""
             self.calls.append((name, {"op": op.__name__, "args": plain}))

@@ -177,7 +177,7 @@ def _try_foreign(
         hint = fits + _how_to_take("in_channels", name, args) if fits else ""
         raise UsageError(
             f"{label}: fails on images of shape {shape}: {reason}{hint}; expected forward(x) to "
-            "give logits for images (N, C, H, W)"
+            f"give logits for images (N, C, H, W){_rows_hint(shape)}"
         ) from error
     try:
         geometry = analyze(module, shape)
@@ -203,6 +203,14 @@ def _try_foreign(
             "memory order; x.flatten(1) or x.reshape(...) in place of x.view(...) trains faster"
         )
     return geometry, takes_channels_last, tuple(filter(None, notes))
+
+
+def _rows_hint(shape: tuple[int, int, int]) -> str:
+    """Return the end of a sentence where the images may be the rows of a table."""
+    channels, *sides = shape
+    if sides != [1, 1]:
+        return ""
+    return f"; rows of numbers come as (N, {channels}, 1, 1): begin it with x = x.flatten(1)"
 
 
 def _how_to_take(key: str, name: str, args: Mapping[str, Any]) -> str:

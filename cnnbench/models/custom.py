@@ -119,7 +119,9 @@ def _construct(
     if isinstance(network, nn.Module):
         if args:
             raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
-        return _checked(_drawn_anew(network), num_classes, aux_weight)
+        fresh = _drawn_anew(network)
+        _give_shapes(fresh, label, (in_channels, image_size, image_size))
+        return _checked(fresh, num_classes, aux_weight)
     parameters = _parameters(network)
     _check_arguments(parameters, label, args)
     args = read_arguments(network, args, f"{label}: model.args.")
@@ -144,7 +146,51 @@ def _construct(
             f"{label}: returns {type(built).__name__}, expected a torch.nn.Module; write "
             "return nn.Sequential(...), or name a class"
         )
+    _give_shapes(built, label, (in_channels, image_size, image_size))
     return _checked(built, num_classes, aux_weight)
+
+
+def _give_shapes(module: nn.Module, label: str, shape: tuple[int, int, int]) -> None:
+    """Run a module once where it has layers, as ``nn.LazyLinear``, that take their sizes from it.
+
+    Args:
+        module: in place; without such layers it is left alone.
+        label: how the user named it, for messages.
+        shape: of one image.
+
+    Raises:
+        UsageError: it fails on such images, or leaves a layer out.
+    """
+    if not _without_shape(module):
+        return
+    module.train()  # auxiliary heads take part
+    try:
+        with torch.no_grad():
+            module(torch.zeros(2, *shape))
+    except (KeyboardInterrupt, UsageError):
+        raise
+    except BaseException as error:  # whatever the user's own forward raises
+        raise UsageError(
+            f"{label}: fails on images of shape {shape}: "
+            f"{user_code_error(error) or error_text(error)}"
+        ) from error
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            part.reset_running_stats()
+    if lost := _without_shape(module):
+        raise UsageError(
+            f"{label}: forward never calls {lost[0]}, which takes its size from its first images; "
+            "call it, or take it out"
+        )
+
+
+def _without_shape(module: nn.Module) -> list[str]:
+    """Return the names of layers whose sizes no image has set yet."""
+    return [
+        name.rpartition(".")[0]
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if nn.parameter.is_lazy(tensor)
+    ]
 
 
 def _checked(module: nn.Module, num_classes: int, aux_weight: float | None) -> nn.Module:

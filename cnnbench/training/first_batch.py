@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cnnbench.errors import UsageError
 from cnnbench.geometry.observe import undisturbed
-from cnnbench.losses import CROSS_ENTROPY
+from cnnbench.losses import CROSS_ENTROPY, Loss
 from cnnbench.models.build import is_foreign
 from cnnbench.models.foreign import check_rows
 from cnnbench.training.setup import Setup
@@ -31,6 +31,8 @@ _RESHAPING = (
     *("Permute", "ToCopy", "Clone", "Alias", "Slice", "Select", "Mean", "AvgPool2D"),
     *("AdaptiveAvgPool2D", "AsStrided"),
 )
+# How a loss makes two logits of one.
+_ONE_OUTPUT = ("Div", "Cat", "Neg")
 # log_softmax is not among them: cross-entropy gives the same loss and gradients after it.
 _ON_LOGITS = {
     "Relu": "ReLU",
@@ -63,11 +65,16 @@ def findings(setup: Setup) -> list[str]:
         model.train()
         with _calls(model) as calls, setup.plan.autocast():
             loss, logits = setup.compute_loss(model, images, targets)
-        _check_shape(setup, logits, images)
+        # What the loss makes of them; a number for each image has one column.
+        logits = logits.view(len(logits), -1)
+        width = 2 if setup.plan.loss.has_one_output else setup.plan.network.num_classes
+        is_number = setup.plan.loss.is_number
+        _check_shape(setup, logits, images, 1 if is_number else width)
         loss.backward()
         found = [
             *_unused(model, {call.name for call in calls}),
-            *_on_logits(logits),
+            *_unregistered(model, loss),
+            *_on_logits(logits, setup.plan.loss),
             *_equal(model, logits.detach().float()),
         ]
         is_plain = setup.plan.loss == CROSS_ENTROPY
@@ -85,10 +92,9 @@ def _num_images(setup: Setup) -> int:
     return int(max(2, min(_NUM_IMAGES, by_macs, by_memory)))
 
 
-def _check_shape(setup: Setup, logits: Tensor, images: Tensor) -> None:
+def _check_shape(setup: Setup, logits: Tensor, images: Tensor, width: int) -> None:
     network = setup.plan.network
     try:
-        width = 1 if setup.plan.loss.is_number else network.num_classes
         check_rows(logits.view(len(logits), -1), len(images), width)
     except UsageError as error:
         raise UsageError(f"model={network.name}: {error}") from None
@@ -168,25 +174,60 @@ def _unused(model: nn.Module, called: set[str]) -> list[str]:
     return found
 
 
+def _unregistered(model: nn.Module, loss: Tensor) -> list[str]:
+    """Look for weights that forward uses and the network does not know, so that none trains."""
+    known = {id(parameter) for parameter in model.parameters()}
+    seen, nodes, lost = set(), [loss.grad_fn], dict[int, Tensor]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        weight = getattr(node, "variable", None)
+        if weight is not None and id(weight) not in known:
+            lost[id(weight)] = weight
+        nodes += [other for other, _ in node.next_functions]
+    if not lost:
+        return []
+    shapes = sorted({str(tuple(weight.shape)) for weight in lost.values()})
+    return [
+        f"forward uses weights of shape {_named(shapes)} that are not the network's own, so that "
+        "they never train and are not saved: layers made inside forward, or kept in a plain list "
+        "or dict; make them in __init__, lists as nn.ModuleList(...), tensors as nn.Parameter(...)"
+    ]
+
+
 def _named(names: list[str]) -> str:
     more = len(names) - _NUM_NAMED
     return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _on_logits(logits: Tensor) -> list[str]:
+def _on_logits(logits: Tensor, loss: Loss) -> list[str]:
     """Look at the operation that gave the logits, as autograd recorded it."""
     node = logits.grad_fn
+    passed = (*_RESHAPING, *(_ONE_OUTPUT if loss.has_one_output and not loss.is_number else ()))
     while node is not None:
         name = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
         if name in _ON_LOGITS:
-            return [_activated(_ON_LOGITS[name])]
-        if name not in _RESHAPING or not node.next_functions:
+            return [_activated(_ON_LOGITS[name], loss)]
+        if name not in passed or not node.next_functions:
             return []
         node = node.next_functions[0][0]
     return []
 
 
-def _activated(what: str) -> str:
+def _activated(what: str, loss: Loss) -> str:
+    if loss.is_number:
+        return (
+            f"forward ends in {what}, which limits the numbers that it can give; return what the "
+            "last layer gives"
+        )
+    if loss.has_one_output:
+        return (
+            f"forward ends in {what}: loss={loss.name} takes a raw logit and applies sigmoid "
+            f"itself, so that {what} before it holds training back; return what the last layer "
+            "gives"
+        )
     return (
         f"forward ends in {what}: the cross-entropy loss takes raw logits and applies softmax "
         f"itself, so that {what} before it holds training back; return what the last layer gives"
@@ -233,12 +274,12 @@ def _in_evaluation(setup: Setup, images: Tensor) -> list[str]:
         for batch in (images, images, images[: max(1, len(images) // 16)]):
             with _calls(model) as calls:
                 logits = model(batch)
-            _check_shape(setup, logits, batch)
+            _check_shape(setup, logits, batch, setup.plan.network.num_classes)
             passes.append(calls)
     logits = passes[0][-1].given
     found = []
     if logits is not None and logits.ndim == 2 and _are_probabilities(logits):
-        found.append(_activated("softmax"))
+        found.append(_activated("softmax", setup.plan.loss))
     if where := _first_difference(passes[0], passes[1], 1e-3):
         return [
             *found,

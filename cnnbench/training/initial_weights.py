@@ -103,17 +103,22 @@ def fit(
     """
     state = _unwrapped(weights.state, expected.keys())
     notes = weights.notes
-    counted = state.keys() | {name for name in expected if name.endswith(_COUNTER)}
-    for names in published() if counted != expected.keys() else ():
+    counters = {name for name in expected if name.endswith(_COUNTER)}
+    most = len(state.keys() & expected.keys())
+    for names in published() if state.keys() | counters != expected.keys() else ():
         # Old files count no batches, and write DenseNet's names with one point more.
-        theirs = {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
-        full = theirs.keys() | {name for name in names if name.endswith(_COUNTER)}
-        if full == {*names} and len(names) == len(expected):
-            renamed = dict(zip(names, expected, strict=True))
-            state = {renamed[name]: tensor for name, tensor in theirs.items()}
-            state, note = _with_channels(state, expected)
-            notes = (*notes, "model.weights: torchvision's names, matched by their order", *note)
-            break
+        theirs = {_DENSE.sub(r"\1\2.", name): tensor for name, tensor in weights.state.items()}
+        theirs = _unwrapped(theirs, names)
+        # Where some are missing or too many, the others' names make the refusal precise.
+        num_shared = len(theirs.keys() & {*names})
+        if num_shared <= most or len(names) != len(expected):
+            continue
+        most = num_shared
+        renamed = dict(zip(names, expected, strict=True))
+        state = {renamed.get(name, name): tensor for name, tensor in theirs.items()}
+        state, note = _with_channels(state, expected)
+        notes = (*weights.notes, "model.weights: torchvision's names, matched by their order")
+        notes += note
     for name, tensor in expected.items():
         if name.endswith(_COUNTER) and name not in state:
             state[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)

@@ -33,6 +33,10 @@ class LoadedSplit:
         self._splits, self._name, self._seed = splits, name, seed
         self._epoch = 0
 
+    def __repr__(self) -> str:
+        what = "rows" if self._splits.columns else "images"
+        return f"<{len(self._splits.parts[self._name])} {what} in {len(self)} batches>"
+
     def __len__(self) -> int:
         """Return the number of batches."""
         if self._name == "train":
@@ -90,3 +94,6 @@ class LoadedData:
             LoadedSplit(splits, name, config.seed) for name in ("train", "val", "test")
         )
         self.class_names, self.mean, self.std = splits.class_names, splits.mean, splits.std
+
+    def __repr__(self) -> str:
+        return f"LoadedData(train={self.train}, val={self.val}, test={self.test})"

@@ -68,6 +68,17 @@ def test_an_unfinished_run_has_no_accuracy_yet(tmp_path: Path) -> None:
     assert "interrupted" in (run._repr_html_() or "")
 
 
+def test_latest_and_a_piece_of_a_path_are_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(write_run(tmp_path / "outputs"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("latest", run.name[2:]):
+        assert Run(name).test_accuracy == run.test_accuracy
+        assert Run(name).metrics == run.metrics
+        assert Run(name).status == run.status
+
+
 def test_what_is_no_run_is_a_path_alone(tmp_path: Path) -> None:
     assert Run(tmp_path / "missing")._repr_html_() is None
     assert Sweep(tmp_path)._repr_html_() is None

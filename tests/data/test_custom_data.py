@@ -136,7 +136,11 @@ def test_the_root_is_given(tmp_path: Path) -> None:
             "  def __getitem__(self, i): return x[i][:6 - i], 0",
             r"item 1 is uint8 \(5, 6\), item 0",
         ),
-        ("it = torch.from_numpy(x) / 127.5 - 1, y", "values from -1 to 1"),
+        ("it = torch.from_numpy(x) / 127.5 - 1, y", "values from -1 to 1.*leave Normalize out"),
+        (
+            "it = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(x)))",
+            r"name the Dataset in it \(\.dataset\)",
+        ),
         ("it = x, y * 0", "all training images have label 0"),
         ("it = x, y[:3]", "40 images and 3 labels"),
         ("it = dict(x=x)", "without train labels"),

@@ -43,7 +43,7 @@ def test_32_bit_integers_keep_their_levels(tmp_path: Path) -> None:
     ("values", "words"),
     [
         (RAMP * 3000, "floating-point values from 0 to 3000"),
-        (RAMP - 0.5, "floating-point values from -0.5 to 0.5"),
+        (RAMP - 0.5, "floating-point values from -0.5 to 0.5; expected 0 to 1 or 0 to 255; leave"),
         (RAMP + np.nan, "floating-point values from nan"),
         (RAMP + np.inf, "inf"),
         ((RAMP * 10**6).astype(np.int32), "integer values from 0 to 1e+06"),

@@ -12,9 +12,12 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from tiny import info, same, weights
 
 import cnnbench
+from cnnbench.config.command import single_config
+from cnnbench.config.compose import Composer
 from cnnbench.data.readers.rows import read_csv
 from cnnbench.data.readers.tables import TABLES
 from cnnbench.errors import CnnbenchError, DataError, UsageError
+from cnnbench.training.data import read_splits
 
 GOOD = "age,bmi,ill\n" + "".join(f"{i},{i * 0.5},{i % 2}\n" for i in range(1, 21))
 QUICK = ("num_epochs=2", "device=cpu", "device.num_threads=1")
@@ -217,8 +220,17 @@ def test_constants_are_those_of_the_training_rows_alone() -> None:
         (["augment=crop_flip"], "rows of numbers, which are not moved"),
         (["data.image_size=28"], "rows of numbers have no sides"),
         (["loss=mse", "selection=val/accuracy"], "which have no accuracy"),
+        (["data=diabetes", "loss=bce"], "has 214; .*, or loss=mse where its target is a number"),
     ],
 )
 def test_what_rows_are_not_for_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         cnnbench.train(["data=breast_cancer", "model=mlp", *settings])
+
+
+def test_classes_that_may_be_numbers_are_told() -> None:
+    composer = Composer()
+    config = single_config(composer, composer.parse(["data=diabetes", "model=mlp"]))
+    told = list(read_splits(config, print).notes)
+    assert "214 classes of 1 to 4 training rows" in told
+    assert "if the target is a number, loss=mse predicts it" in told

@@ -235,6 +235,8 @@ def test_torchvisions_files_fit_our_networks(arch, tmp_path, monkeypatch):
         file = {
             re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in file.items()
         }
+    if arch == "resnet18":
+        file = {"epoch": 3, "state_dict": prefixed(file, "module._orig_mod.")}
     path = tmp_path / f"{arch}.pth"
     torch.save(file, path)  # noqa: TID251
     composer = Composer()
@@ -254,6 +256,29 @@ def test_torchvisions_files_fit_our_networks(arch, tmp_path, monkeypatch):
     with torch.inference_mode():
         expected, logits = theirs.eval()(images), model.eval()(images)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"layer2.0.conv1.weight": None},
+            r"121 of 122 tensors fit; these do not: stages\.1\.0\.conv1\.weight is absent",
+        ),
+        (
+            {"extra.weight": torch.zeros(3)},
+            r"122 of 122 tensors fit; these do not: extra\.weight is \(3,\), here absent",
+        ),
+    ],
+)
+def test_what_torchvisions_file_lacks_is_named(change, message, tmp_path):
+    state = {**torchvision.models.resnet18(num_classes=3).state_dict(), **change}
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    file = tmp_path / "theirs.pth"
+    torch.save(prefixed(state, "module."), file)  # noqa: TID251
+    settings = ("model=resnet18", "model.stem=imagenet", f"model.weights={file}")
+    with pytest.raises(CheckpointError, match=message):
+        train(tmp_path / "outputs", *settings)
 
 
 def test_grey_images_see_the_sum_over_colours(tmp_path, capsys):

@@ -358,6 +358,53 @@ TRAINS = {
         """,
         "log(3) = 1.10 is that of a network that knows nothing",
     ),
+    "lazy layers, auxiliary logits among them": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+                self.fc, self.aux = nn.LazyLinear(3), nn.LazyLinear(3)
+
+            def forward(self, x):
+                x = self.body(x).flatten(1)
+                return (self.fc(x), self.aux(x)) if self.training else self.fc(x)
+        """,
+        "",
+    ),
+    "a lazy Sequential": (
+        "Net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))",
+        "is a module, not a class",
+    ),
+    "layers in a plain list": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.hidden = [nn.Linear(256, 8), nn.ReLU()]
+                self.fc = nn.Linear(8, 3)
+
+            def forward(self, x):
+                x = x.flatten(1)
+                for layer in self.hidden:
+                    x = layer(x)
+                return self.fc(x)
+        """,
+        "uses weights of shape (8, 256), (8,) that are not the network's own",
+    ),
+    "a layer made inside forward": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(1, 2, 3)
+
+            def forward(self, x):
+                x = self.conv(x).flatten(1)
+                return nn.Linear(x.shape[1], 3)(x)
+        """,
+        "layers made inside forward",
+    ),
 }
 
 # A network by name: its source, and what the refusal says.
@@ -373,6 +420,22 @@ REFUSED = {
                 return self.fc(self.conv(x).flatten(1))
         """,
         r"it takes images of 1 x 28 x 28, so set data\.image_size=28",
+    ),
+    "a lazy layer that forward never calls": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc, self.other = nn.LazyLinear(3), nn.LazyLinear(3)
+
+            def forward(self, x):
+                return self.fc(x.flatten(1))
+        """,
+        r"forward never calls other, which takes its size from its first images",
+    ),
+    "a lazy layer behind one for colour": (
+        "Net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3))",
+        r"fails on images of shape \(1, 16, 16\).*to have 3 channels",
     ),
     "made for colour": (
         "Net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 3))",
@@ -693,3 +756,40 @@ def test_a_network_of_torchvision_is_a_network_of_ones_own(tmp_path):
     torch.testing.assert_close(logits, theirs.logits)
     assert model.eval()(images).shape == (3, 4)
     assert math.isfinite(loss.item())
+
+
+SIGMOIDS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.sigmoid = nn.Linear(30, 6), nn.Linear(6, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return self.sigmoid(self.fc2(self.sigmoid(self.fc1({x}))))
+"""
+
+
+def test_the_notes_network_of_a_table_is_told_how_rows_come(tmp_path):
+    path = write(tmp_path, SIGMOIDS.format(x="x"))
+    with pytest.raises(UsageError, match=r"come as \(N, 30, 1, 1\): begin it with x = x.flatten"):
+        cnnbench.train(["data=breast_cancer", "loss=bce", "model=custom", path])
+
+
+def test_a_sigmoid_before_the_binary_loss_is_told(tmp_path, capsys):
+    path = write(tmp_path, SIGMOIDS.format(x="x.flatten(1)"))
+    words = ["data=breast_cancer", "loss=bce", "model=custom", path, "num_epochs=1"]
+    cnnbench.train([*words, f"output_root={tmp_path}"])
+    told = capsys.readouterr().err
+    assert told.count("model=custom: ") == 1
+    assert "ends in sigmoid: loss=bce takes a raw logit and applies sigmoid itself" in told
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "loss"), [("breast_cancer", 30, "bce"), ("diabetes", 10, "mse")]
+)
+def test_a_network_of_ones_own_on_a_table(data, columns, loss, tmp_path, capsys):
+    path = write(tmp_path, f"Net = nn.Sequential(nn.Flatten(), nn.Linear({columns}, 1))")
+    words = [f"data={data}", f"loss={loss}", "model=custom", path, "num_epochs=1"]
+    run = cnnbench.train([*words, f"output_root={tmp_path}"])
+    assert run.status == "done"
+    assert "model=custom: " not in capsys.readouterr().err

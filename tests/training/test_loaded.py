@@ -58,3 +58,9 @@ def test_tables_and_mistakes() -> None:
     for name, keys in (("digit", {}), ("digits", {"batchsize": 3}), ("digits", {"batch_size": 0})):
         with pytest.raises(UsageError):
             cnnbench.load_data(name, **keys)
+
+
+def test_a_notebook_shows_what_was_loaded() -> None:
+    data = cnnbench.load_data("digits", batch_size=100, image_size=8)
+    assert repr(data.test) == "<359 images in 4 batches>"
+    assert repr(data).startswith("LoadedData(train=<1294 images in 13 batches>, val=<144 images")

@@ -117,6 +117,8 @@ def _arrays_in(made: Any, label: str) -> tuple[_Arrays, Any]:
         return dict(zip(_FOUR, (*parts[0], *parts[1]), strict=True)), None
     if len(parts) in (2, 4) and not any(map(_is_dataset, parts)):
         return dict(zip(_FOUR, parts, strict=False)), None
+    if hasattr(made, "dataset"):
+        raise UsageError(f"{label}: makes batches of a Dataset; name the Dataset in it (.dataset)")
     came = f"{type(made).__name__} of {len(parts)}" if parts else type(made).__name__
     raise UsageError(f"{label}: is {came}; {_EXPECTED}")
 
