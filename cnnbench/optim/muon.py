@@ -54,9 +54,6 @@ class Muon(torch.optim.Optimizer):
         momentum: of the matrices, Nesterov's; in [0, 1).
         betas: AdamW's decay rates.
         eps: added to AdamW's denominator; > 0.
-
-    Attributes:
-        matrix_bytes: of the weights whose momentum is made orthogonal.
     """
 
     def __init__(
@@ -71,20 +68,28 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         options = {"weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(params, {"lr": lr, **options})
+
+    def _matrices(self) -> list[Tensor]:
+        """Return the weights whose momentum is made orthogonal: all layers' but the last one's."""
+        # Found anew each time: a copy of an optimizer has no more than torch gives it.
         every = [p for group in self.param_groups for p in group["params"]]
-        matrices = [p for p in every if p.ndim >= 2]
-        self._matrices = {id(p) for p in matrices[:-1]}
-        self.matrix_bytes = sum(p.nbytes for p in matrices[:-1])
+        return [p for p in every if p.ndim >= 2][:-1]
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Memory of the weights whose momentum is made orthogonal."""
+        return sum(p.nbytes for p in self._matrices())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the parameters once."""
+        matrices = set(map(id, self._matrices()))
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
             by_shape: dict[torch.Size, list[Tensor]] = {}
             others = []
             for parameter in with_gradient:
-                if id(parameter) in self._matrices:
+                if id(parameter) in matrices:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
                 else:
                     others.append(parameter)
