@@ -265,26 +265,6 @@ def test_what_no_cluster_can_give(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["hydra.launcher.partition=x"], "partition: acts with hydra/launcher=slurm, not with loc"),
-        (["hydra/launcher=slurm", "hydra.launcher.address=x"], "address: acts with hydra/launche"),
-        (["hydra/launcher=slurm", "hydra.launcher.minutes=1"], "minutes=1: expected"),
-        (["hydra/launcher=slurm", "hydra.launcher.memory_gb=0"], "memory_gb=0: expected"),
-        (["hydra/launcher=slurm", "hydra.launcher.max_requeues=-1"], "max_requeues=-1: expected"),
-        (["hydra/launcher=rey"], "did you mean 'ray'?"),
-    ],
-)
-def test_wrong_words_of_clusters(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["train", "-m", *SOFTMAX, "seed=0,1", f"output_root={tmp_path}", *words]
-    assert cli(argv) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
     ("scontrol", "message"),
     [
         (None, "this machine has no sbatch"),

@@ -115,6 +115,12 @@ def test_each_gpu_gets_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
         (["hydra.launcher.fail_fast=3"], "fail_fast=3: expected true or false"),
         (["hydra.launcher.max_failures=0"], "max_failures=0: expected"),
         (["hydra.launcher.lease_seconds=-1"], "lease_seconds=-1: expected a number > 0"),
+        (["hydra.launcher.partition=x"], "partition: acts with hydra/launcher=slurm, not with loc"),
+        (["hydra/launcher=slurm", "hydra.launcher.address=x"], "address: acts with hydra/launche"),
+        (["hydra/launcher=slurm", "hydra.launcher.minutes=1"], "minutes=1: expected"),
+        (["hydra/launcher=slurm", "hydra.launcher.memory_gb=0"], "memory_gb=0: expected"),
+        (["hydra/launcher=slurm", "hydra.launcher.max_requeues=-1"], "max_requeues=-1: expected"),
+        (["hydra/launcher=rey"], "did you mean 'ray'?"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_written(
