@@ -10,7 +10,7 @@ Importing this file loads no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cnnbench.errors import UsageError
 from cnnbench.metrics import NumberSums, Sums
@@ -19,8 +19,6 @@ from cnnbench.registry import Registry
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-ClassWeights = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True)
