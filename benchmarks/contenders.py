@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch_loops
-from works import Epoch, Work, fastest, make_plan, make_setup
+from works import Epoch, Work, bf16_choices, fastest, make_plan, make_setup
 
 _LOGS = ExitStack()  # closed when the process ends
 
@@ -41,7 +41,7 @@ def keras_tuned(work: Work) -> tuple[str, Epoch]:
             f"{'bf16' if bf16 else 'fp32'}{', jit' if jit else ''}": (
                 lambda b=bf16, j=jit: make_epoch(work, bf16=b, num_params=num_params, jit=j)
             )
-            for bf16 in (False, True)
+            for bf16 in bf16_choices()
             for jit in ((False, True) if os.environ["KERAS_BACKEND"] != "torch" else (False,))
         }
     )

@@ -16,6 +16,7 @@ from works import (
     WEIGHT_DECAY,
     Epoch,
     Work,
+    bf16_choices,
     fastest,
     make_model,
 )
@@ -100,7 +101,7 @@ def tuned_options(make: Callable[[bool, int], Epoch]) -> dict[str, Callable[[], 
     """Return the settings among which a tuned torch contender takes the fastest."""
     return {
         f"{'bf16' if bf16 else 'fp32'}, {workers} workers": lambda b=bf16, w=workers: make(b, w)
-        for bf16 in (False, True)
+        for bf16 in bf16_choices()
         for workers in (0, 1)
     }
 

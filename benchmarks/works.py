@@ -42,6 +42,19 @@ WORKS = {
 
 
 @functools.cache
+def bf16_choices() -> tuple[bool, ...]:
+    """Return whether tuned contenders try float32 alone, or bfloat16 too.
+
+    A CPU without bfloat16 takes 100 times as long in it, which no trial has to find out.
+    """
+    import torch
+
+    from cnnbench.device.precision import has_native_bf16
+
+    return (False, True) if has_native_bf16(torch.device("cpu")) else (False,)
+
+
+@functools.cache
 def make_plan(work: Work) -> Any:
     """Check cnnbench's config of a work.
 
