@@ -11,10 +11,12 @@ import io
 import itertools
 import os
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -329,7 +331,14 @@ def _tensor(values: NDArray[np.float64]) -> dict[str, Any]:
 def _trace(module: nn.Module, example: torch.Tensor) -> bytes:
     import torch
     from tensorboard.compat.proto import graph_pb2, versions_pb2
-    from torch.utils.tensorboard._pytorch_graph import parse
+
+    # Importing torch's writer loads TensorFlow where it is installed: seconds, for one function
+    # that TensorBoard has too. Its build without TensorFlow is known by this module.
+    sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
+    try:
+        from torch.utils.tensorboard._pytorch_graph import parse
+    finally:
+        del sys.modules["tensorboard.compat.notf"]
 
     # torch would trace once more to compare, for which it imports its distributed tensors.
     with torch.no_grad(), warnings.catch_warnings():

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,25 @@ def test_graph_shows_the_layers_and_disturbs_nothing(tmp_path: Path) -> None:
     definition = read(tmp_path).Graph()
     operations = {node.op for node in definition.node}
     assert {"aten::_convolution", "aten::batch_norm", "aten::linear"} <= operations
+
+
+def test_a_graph_does_not_load_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('loaded TensorFlow')")
+    script = """if True:
+        import torch
+        from pathlib import Path
+        from cnnbench.tracking import TensorBoard
+        log = TensorBoard(Path("log"), warn=print)
+        log.graph(torch.nn.Linear(2, 1), torch.zeros(1, 2), 0)
+        log.close()
+        """
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        check=True,
+    )
 
 
 class Untraceable(nn.Module):
