@@ -132,11 +132,17 @@ def read_recorded(name: str) -> RecordedResult:
     file = Path(name) if is_file else results_dir() / f"{name}.json"
     try:
         tree = json.loads(read_regular(file, _MAX_BYTES))
+        if not isinstance(tree, dict):
+            raise ValueError("it is no JSON object")
         if tree["format"] != FORMAT:
             raise ValueError(f"its format is {tree['format']}, this version reads {FORMAT}")
         return _recorded(tree)
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror or error}") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}: not a recorded result: no JSON, {error}") from None
+    except KeyError as error:
+        raise DataError(f"{file}: not a recorded result: it has no {error}") from None
     except _MALFORMED as error:
         raise DataError(f"{file}: not a recorded result: {error}") from None
 

@@ -166,8 +166,10 @@ def _what_next(path: Path) -> str:
     """Return commands to type after a run."""
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     run, root = shlex.quote(str(shown)), shlex.quote(str(shown.parents[2]))
-    # Where a fold validates, the test images are left for later.
-    split = " --split val" if open_run(path).record.data.measured == "val" else ""
+    record = open_run(path).record
+    # Where a fold validates, and while settings are chosen, the test images are left for later.
+    is_tuned = record.config.get("evaluate_test") is False and record.data.num_val
+    split = " --split val" if is_tuned or record.data.measured == "val" else ""
     return (
         f"next: cnnbench evaluate {run}{split} --plots\n"
         f"      cnnbench compare {root}\n"

@@ -127,6 +127,10 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
             for problem, count in mistakes.items()
         )
     named = jobs[0].config.sweep.name
+    if named is not None and named != file_name(named):
+        expected = "expected a directory's name of letters, digits and =,._+-"
+        example = file_name(named) or "mine"
+        raise ConfigError([Problem("sweep.name", f"={named}: {expected}, such as {example}")])
     fixed = {key: value for key, value in plain.items() if key not in ("output_root", "sweep.name")}
     return Sweep(named or default_name(fixed, [*axes, *filter(None, studies)]), tuple(jobs))
 

@@ -160,11 +160,21 @@ def test_files_of_this_machine_are_not_recorded(runs: list[Path], tmp_path: Path
         record_runs("mine", [run])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}', "[" * 100000])
-def test_a_damaged_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON"),
+        ("[]", "it is no JSON object"),
+        ("{}", "it has no 'format'"),
+        ('{"format": 1}', "it has no 'runs'"),
+        ('{"format": 2}', "its format is 2"),
+        ("[" * 100000, ""),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(text: str, why: str, tmp_path: Path) -> None:
     file = tmp_path / "damaged.json"
     file.write_text(text)
-    with pytest.raises(DataError, match="not a recorded result"):
+    with pytest.raises(DataError, match=f"not a recorded result: {why}"):
         read_recorded(str(file))
 
 

@@ -431,6 +431,12 @@ def test_train_ends_with_the_bare_run_directory_and_a_pipe_gets_no_control_codes
     check_run_directory(str(tmp_path / words[2]), tmp_path / "a b, é李" / "(x)")
 
 
+def test_a_run_that_leaves_the_test_images_unread_does_not_ask_to_read_them(tmp_path: Path) -> None:
+    done = command("train", *TINY, "evaluate_test=false", "data.val_fraction=0.2", cwd=tmp_path)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    assert line.endswith(" --split val --plots")
+
+
 def test_the_run_directory_is_bare_in_a_narrow_terminal_too(tmp_path: Path) -> None:
     terminal, theirs = pty.openpty()
     root = tmp_path / ("a rather long name é李 " * 3).strip()

@@ -20,6 +20,7 @@ import cnnbench
 import cnnbench.training.launch
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
+from cnnbench.config.schema import ConfigError
 from cnnbench.errors import Interrupted
 from cnnbench.runs.directory import RunDir, open_run
 from cnnbench.sweeps.jobs import expand
@@ -201,6 +202,13 @@ def test_a_sweep_is_found_again_when_it_grows_and_another_is_another() -> None:
     names = {name("seed=0,1"), name("seed=0,1", "num_epochs=3"), name("optimizer.lr=0.1,0.2")}
     assert len(names) == 3
     assert name("seed=0,1", "sweep.name=mine") == "mine"
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", ".hidden", "größe", "x" * 101])
+def test_a_sweeps_name_is_one_of_a_directory(name: str) -> None:
+    composer = Composer()
+    with pytest.raises(ConfigError, match=r"sweep\.name.*expected a directory's name"):
+        expand(composer, composer.parse([*TINY, "seed=0,1", f"sweep.name='{name}'"]))
 
 
 def test_a_sweep_that_is_done_starts_nothing_and_grows(
