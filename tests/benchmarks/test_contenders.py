@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiny import TINY
 
+import cnnbench.analysis.bench  # noqa: F401 - before a test has imported what its Triton crashes on
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.training.launch import check, read
