@@ -191,20 +191,22 @@ def test_it_is_for_float32_with_the_channels_last_alone() -> None:
     assert kind(BF16, winograd=True) is not SquaresConv2d
 
 
-@pytest.mark.parametrize(("model", "per_step"), [("lenet", 2), ("basic_cnn", 1)])
+@pytest.mark.parametrize(("model", "widths"), [("lenet", {6, 16}), ("basic_cnn", {10})])
 def test_training_uses_it(
-    model: str, per_step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, widths: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[int] = []
     plain = squares._Squares.apply
-    monkeypatch.setattr(squares._Squares, "apply", lambda *args: used.append(1) or plain(*args))
+    monkeypatch.setattr(
+        squares._Squares, "apply", lambda *args: used.append(len(args[1])) or plain(*args)
+    )
     monkeypatch.setattr(launch, "suits_winograd", lambda: True)
     settings = (
         *(f"model={model}", "num_epochs=1", "data.image_size=28"),
         *("data.num_train=128", "data.batch_size=64", "data.val_fraction=0", "selection=last"),
     )
     run = train(tmp_path / "run", *settings)
-    assert len(used) == 2 * per_step
+    assert set(used) == widths
     used.clear()
     direct = train(tmp_path / "direct", *settings, "device.winograd=false")
     assert not used
