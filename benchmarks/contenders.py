@@ -21,6 +21,7 @@ import torch_loops
 from works import Epoch, Work, bf16_choices, fastest, make_plan, make_setup
 
 _LOGS = ExitStack()  # closed when the process ends
+_ENDLESS = 1_000_000_000  # steps: more than any benchmark takes
 
 
 def keras(work: Work) -> tuple[str, Epoch]:
@@ -53,7 +54,8 @@ def cnnbench(work: Work) -> tuple[str, Epoch]:
 
     setup = make_setup(work)
     log = _LOGS.enter_context(open_log(setup, setup.plan.config.log_every_steps))
-    steps = setup.steps()
+    # Those of the run would end with its last epoch, and each further turn in no time.
+    steps = setup.steps(_ENDLESS)
 
     def epoch() -> float:
         started = time.perf_counter()

@@ -1,13 +1,14 @@
 """Training steps with oneDNN's convolutions against steps with those of `cnnbench.layers.cpu`.
 
-    python benchmarks/convolutions.py [--winograd] [--repeats 7] [--shapes] [--cpu-time]
+    python benchmarks/convolutions.py [--winograd|--squares] [--repeats 7] [--shapes] [--cpu-time]
 
-The other way is `products` in bfloat16, or with `--winograd` that in float32. channels_last, AdamW;
-one step each in turn in one process, medians. `--shapes` shows forward and backward of each
-convolution instead, and how fast the other way runs beside the peak, the fastest of large square
-matrix products in the same run; Winograd's algorithm is credited with the multiplications of a
-direct sum. `--cpu-time` takes the CPU's seconds in place of the clock's, for a machine on which
-other work runs; with `OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE` none of them are waiting.
+The other way is `products` in bfloat16, or with `--winograd` or `--squares` that in float32.
+channels_last, AdamW; one step each in turn in one process, medians. `--shapes` shows forward and
+backward of each convolution alone instead, and how fast the other way runs beside the peak, the
+fastest of large square matrix products in the same run; Winograd's algorithm is credited with the
+multiplications of a direct sum. `--cpu-time` takes the CPU's seconds in place of the clock's, for a
+machine on which other work runs; with `OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE` none of them are
+waiting.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ import cnnbench
 from cnnbench.analysis.bench import peak_flops_per_second
 from cnnbench.device.device import configure, device_name
 from cnnbench.device.precision import BF16, FP32, Precision, autocast
+from cnnbench.layers.cpu.pools import use_halving
 from cnnbench.layers.cpu.products import use_products
+from cnnbench.layers.cpu.squares import use_squares
 from cnnbench.layers.cpu.winograd import use_winograd
 
 
@@ -51,6 +54,9 @@ CASES = (
     Case("densenet121", 1, 28, 64, {}),
     Case("mobilenet_v2", 1, 28, 64, {}),
     Case("small_resnet", 1, 28, 128, {}),
+    Case("lenet", 1, 28, 64, {}),
+    Case("lenet", 1, 28, 256, {}),
+    Case("basic_cnn", 1, 28, 64, {}),
 )
 
 
@@ -179,6 +185,7 @@ def made(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
         image_size=case.side,
         **case.args,
     ).to(memory_format=torch.channels_last)
+    use_halving(network)
     images = torch.randn(case.batch_size, case.in_channels, case.side, case.side)
     targets = torch.randint(0, 10, (case.batch_size,))
     return network, images.to(memory_format=torch.channels_last), targets
@@ -189,7 +196,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--shapes", action="store_true")
-    parser.add_argument("--winograd", action="store_true")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--winograd", action="store_true")
+    others.add_argument("--squares", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--models", nargs="*", default=[case.model for case in CASES])
     args = parser.parse_args()
@@ -202,6 +211,8 @@ def main() -> None:
     way = Way("products", use_products, BF16, clock)
     if args.winograd:
         way = Way("Winograd", use_winograd, FP32, clock)
+    if args.squares:
+        way = Way("squares", use_squares, FP32, clock)
     rate = ""
     if args.shapes:
         peak = peak_flops_per_second(torch.device("cpu"), way.precision, 2.0)

@@ -16,6 +16,7 @@ from cnnbench.layers.conv import (
     conv_unit,
     scale_channels,
 )
+from cnnbench.layers.cpu.squares import convolve_and_pool
 from cnnbench.layers.heads import (
     DropoutPosition,
     HeadName,
@@ -40,6 +41,7 @@ __all__ = [
     "build_stem",
     "conv_unit",
     "scale_channels",
+    "convolve_and_pool",
     "DropoutPosition",
     "HeadName",
     "build_head",

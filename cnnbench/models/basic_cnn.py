@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.config.schema import Count
-from cnnbench.layers import Step, output_size, smallest_image
+from cnnbench.layers import Step, convolve_and_pool, output_size, smallest_image
 from cnnbench.models.row import Card, Departure, ModelRow, NumClasses
 
 _STEPS = (Step("conv1", 5), Step("pool1", 2, 2), Step("conv2", 5), Step("pool2", 2, 2))
@@ -51,8 +51,8 @@ class BasicCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = self.act1(self.pool1(self.conv1(x)))  # (N, 10, 12, 12) at 28 pixels
-        x = self.act2(self.pool2(self.conv2(x)))  # (N, 20, 4, 4)
+        x = self.act1(convolve_and_pool(self.conv1, self.pool1, x))  # (N, 10, 12, 12) at 28 pixels
+        x = self.act2(convolve_and_pool(self.conv2, self.pool2, x))  # (N, 20, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits
 
@@ -115,9 +115,9 @@ class InceptionCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = self.act1(self.pool1(self.conv1(x)))  # (N, 10, 12, 12) at 28 pixels
+        x = self.act1(convolve_and_pool(self.conv1, self.pool1, x))  # (N, 10, 12, 12) at 28 pixels
         x = self.inception1(x)  # (N, 88, 12, 12)
-        x = self.act2(self.pool2(self.conv2(x)))  # (N, 20, 4, 4)
+        x = self.act2(convolve_and_pool(self.conv2, self.pool2, x))  # (N, 20, 4, 4)
         x = self.inception2(x)  # (N, 88, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits

@@ -17,6 +17,7 @@ from cnnbench.layers import (
     ActivationName,
     PoolName,
     Step,
+    convolve_and_pool,
     hidden_layers,
     output_size,
     smallest_image,
@@ -38,13 +39,21 @@ def _lenet_steps(padding: int) -> list[Step]:
     ]
 
 
-def _shrink(act: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
-    """Return what activation and then pool make of feature maps.
+def _shrink(
+    conv: nn.Module, act: nn.Module, pool: nn.Module, x: Tensor, norm: nn.Module | None = None
+) -> Tensor:
+    """Return what a convolution, then a norm, the activation and the pool make of feature maps.
 
     Activations rise throughout, so the largest value before is the largest after: max pooling may
     come first, and leaves a quarter of the values to activate. LeNet's paper has that order too.
     """
-    result: Tensor = act(pool(x)) if isinstance(pool, nn.MaxPool2d) else pool(act(x))
+    is_max = isinstance(pool, nn.MaxPool2d)
+    result: Tensor
+    if is_max and norm is None:
+        result = act(convolve_and_pool(conv, pool, x))
+    else:
+        x = conv(x) if norm is None else norm(conv(x))
+        result = act(pool(x)) if is_max else pool(act(x))
     return result
 
 
@@ -92,12 +101,8 @@ class LeNet5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = self.conv1(x)
-        x = x if self.norm1 is None else self.norm1(x)
-        x = _shrink(self.act1, self.pool1, x)  # (N, 6, 14, 14) at 28 pixels
-        x = self.conv2(x)
-        x = x if self.norm2 is None else self.norm2(x)
-        x = _shrink(self.act2, self.pool2, x)  # (N, 16, 5, 5)
+        x = _shrink(self.conv1, self.act1, self.pool1, x, self.norm1)  # (N, 6, 14, 14) at 28 pixels
+        x = _shrink(self.conv2, self.act2, self.pool2, x, self.norm2)  # (N, 16, 5, 5)
         logits: Tensor = self.head(x.flatten(1))
         return logits
 
@@ -138,9 +143,9 @@ class CIFARQuick(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, num_classes) for x (N, in_channels, image_size, image_size)."""
-        x = _shrink(self.act1, self.pool1, self.conv1(x))  # (N, 32, 16, 16) at 32 pixels
-        x = _shrink(self.act2, self.pool2, self.conv2(x))  # (N, 32, 8, 8)
-        x = _shrink(self.act3, self.pool3, self.conv3(x))  # (N, 64, 4, 4)
+        x = _shrink(self.conv1, self.act1, self.pool1, x)  # (N, 32, 16, 16) at 32 pixels
+        x = _shrink(self.conv2, self.act2, self.pool2, x)  # (N, 32, 8, 8)
+        x = _shrink(self.conv3, self.act3, self.pool3, x)  # (N, 64, 4, 4)
         logits: Tensor = self.head(x.flatten(1))
         return logits
 

@@ -1,9 +1,9 @@
 """What stands in for torch's own kernels where a CPU trains faster, or only right, without them.
 
 ``products`` is for convolutions in bfloat16, ``winograd`` for those in float32, ``pools`` for 2x2
-max pools, ``slices`` for strided
-1x1 convolutions, which torch's kernel can get wrong; ``use_cpu_kernels`` puts them into a network
-by rules over its layers alone. ``ways`` are for layers whose kernel was found wrong on this
+max pools, ``squares`` for convolutions of few channels with such a pool behind them, ``slices`` for
+strided 1x1 convolutions, which torch's kernel can get wrong; ``use_cpu_kernels`` puts them into a
+network by rules over its layers alone. ``ways`` are for layers whose kernel was found wrong on this
 machine. A layer that computes something else than torch's belongs to ``layers``. Imports
 ``device``.
 """
@@ -16,6 +16,7 @@ from cnnbench.device.precision import Precision
 from cnnbench.layers.cpu.pools import use_halving
 from cnnbench.layers.cpu.products import use_products
 from cnnbench.layers.cpu.slices import use_slices
+from cnnbench.layers.cpu.squares import use_squares
 from cnnbench.layers.cpu.winograd import use_winograd
 
 
@@ -37,7 +38,8 @@ def use_cpu_kernels(
         channels_last: whether its images and weights are laid out channels last.
         is_compiled: whether it is to be run through ``torch.compile``, which has faster forms of
             its own and yet calls torch's convolutions.
-        winograd: whether 3x3 convolutions in float32 may go by Winograd's algorithm.
+        winograd: whether convolutions in float32 may go by Winograd's algorithm, or as products
+            with the pool behind them.
     """
     use_slices(model)
     if is_compiled:
@@ -47,3 +49,4 @@ def use_cpu_kernels(
         use_products(model)
     if channels_last and precision.name == "fp32" and winograd:
         use_winograd(model)
+        use_squares(model)

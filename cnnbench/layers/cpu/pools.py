@@ -49,13 +49,13 @@ class _Halving(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         x, rows, pooled = ctx.saved_tensors
         to_rows = torch.empty_like(rows)
-        _share(grads[0], rows[..., ::2], pooled, to_rows[..., ::2], to_rows[..., 1::2])
+        share(grads[0], rows[..., ::2], pooled, to_rows[..., ::2], to_rows[..., 1::2])
         to_x = torch.empty_like(x)
-        _share(to_rows, x[:, :, ::2], rows, to_x[:, :, ::2], to_x[:, :, 1::2])
+        share(to_rows, x[:, :, ::2], rows, to_x[:, :, ::2], to_x[:, :, 1::2])
         return to_x
 
 
-def _share(grad: Tensor, first: Tensor, larger: Tensor, to_first: Tensor, to_other: Tensor) -> None:
+def share(grad: Tensor, first: Tensor, larger: Tensor, to_first: Tensor, to_other: Tensor) -> None:
     """Write a gradient to the first of two where it is the larger, else to the other."""
     # Comparing into the gradient's own type is vectorised; a mask of booleans is not.
     torch.eq(first, larger, out=to_first)
