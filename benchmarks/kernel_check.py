@@ -41,7 +41,7 @@ def timed(*args):
     return found
 setup.right_kernels = timed
 data = {"data": "synthetic", "data.in_channels": 3, "data.native_size": 32, "data.num_train": 64}
-size = {"data.image_size": int(sys.argv[2])}
+size = {"data.image_size": int(sys.argv[2]), "data.batch_size": 2}
 device = {"device": "cpu", "device.precision": "fp32"}
 plan = check(Composer().compose({"model": sys.argv[1], **data, **size, **device}))
 setup.set_up(plan, read(plan))

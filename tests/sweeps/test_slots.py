@@ -173,19 +173,20 @@ def test_the_fork_server_has_one_thread_and_leaves_with_its_parent(tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.parametrize(
-    ("slots", "code", "said"), [("2", 0, ""), ("1000000", 2, "so many jobs take at least")]
+    ("word", "code", "said"),
+    [("num_epochs=1", 0, ""), ("budget.seconds=5", 2, "do not have the same seconds")],
 )
 def test_the_command_of_a_sweep_loads_no_torch(
-    slots: str, code: int, said: str, tmp_path: Path
+    word: str, code: int, said: str, tmp_path: Path
 ) -> None:
     """Jobs are checked, and the layers of networks found for the page, where torch is loaded."""
     source = (
         "import sys\nfrom cnnbench.cli.main import run\n"
         "code = run(sys.argv[1:])\nsys.exit(99 if 'torch' in sys.modules else code)"
     )
-    words = [*SOFTMAX, "seed=0,1", "sweep.name=s", f"output_root={tmp_path}"]
+    words = [*SOFTMAX, word, "seed=0,1", "sweep.name=s", f"output_root={tmp_path}"]
     done = subprocess.run(
-        [sys.executable, "-c", source, "train", "-m", *words, f"hydra.launcher.slots={slots}"],
+        [sys.executable, "-c", source, "train", "-m", *words, "hydra.launcher.slots=2"],
         capture_output=True,
         text=True,
         check=False,
