@@ -117,7 +117,7 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
     """
     from cnnbench.analysis.results import Run
     from cnnbench.config.early import check_early
-    from cnnbench.notices import notice, say_torch_loads
+    from cnnbench.notices import notice, torch_loading
     from cnnbench.runs.resume import how_to_train_longer, run_and_config
 
     run, composed = run_and_config(composer, read)
@@ -125,9 +125,8 @@ def train_run(composer: Composer, read: Sequence[Setting], since: float) -> Run:
         notice(f"this run is finished: {run.path}; {how_to_train_longer(run)}")
         return Run(run.path)
     check_early(composed)
-    say_torch_loads(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}")
-    from cnnbench.training import launch
-
+    with torch_loading(f"{composed.model.name} on {composed.data.name}, seed {composed.seed}"):
+        from cnnbench.training import launch
     if run is None:
         return Run(launch.start(composed, sys.argv, since).path)
     launch.resume(composed, run, sys.argv, since)

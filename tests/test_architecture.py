@@ -77,6 +77,9 @@ WITHOUT_TORCH = (
     "cnnbench.config.settings",
     "cnnbench.training.distributed",
     "cnnbench.training.stop",
+    "cnnbench.analysis.compare.layers",
+    "cnnbench.sweeps.ask",
+    "cnnbench.sweeps.check",
     "cnnbench.sweeps.jobs",
     "cnnbench.sweeps.job",
     "cnnbench.sweeps.launchers.local",
@@ -89,7 +92,7 @@ WITHOUT_TORCH = (
 )
 # Longer than the 400 lines that a file should have; these may only shrink.
 # Every public function with its documentation, in one file; it grows with each new function alone.
-LARGE: dict[str, int] = {"cnnbench.api": 1102}
+LARGE: dict[str, int] = {"cnnbench.api": 1101}
 HEAVY = ("torch", "torchvision", "tensorboard", "matplotlib", "sklearn", "scipy", "PIL")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

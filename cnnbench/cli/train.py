@@ -23,6 +23,7 @@ from cnnbench.rendering.text import format_megabytes, render_json, render_table
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
 from cnnbench.sweeps.jobs import expand
+from cnnbench.sweeps.launchers.local import started_early
 
 DESCRIPTION = """\
 Train a network, and leave a run directory that explains itself. Its path is
@@ -103,7 +104,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.multirun:
         sources = {"config": args.config, "config_dir": args.config_dir}
-        root, num_failed = api.train_sweep(args.settings, **sources)
+        with started_early(args.settings):
+            root, num_failed = api.train_sweep(args.settings, **sources)
         print(root)
         return 1 if num_failed else 0
     # With json, standard output is that JSON and nothing else.

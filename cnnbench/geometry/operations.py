@@ -207,7 +207,16 @@ SHAPES: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     _aten.avg_pool2d: _avg_pool,
     _aten._adaptive_avg_pool2d: _adaptive_avg_pool,
     **dict.fromkeys(
-        (_aten.relu, _aten.hardtanh, _aten.sigmoid, _aten.tanh, _aten.silu, _aten.add, _aten.mul),
+        (
+            _aten.relu,
+            _aten.hardtanh,
+            _aten.sigmoid,
+            _aten.tanh,
+            _aten.silu,
+            _aten.add,
+            _aten.mul,
+            _aten.maximum,
+        ),
         _like,
     ),
     _aten.native_batch_norm: _batch_norm,

@@ -6,13 +6,17 @@ import contextlib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import DiskError
 from cnnbench.notices import terminal_width, warn
+from cnnbench.sweeps.ask import Question
+from cnnbench.sweeps.launchers import Launcher
+from cnnbench.sweeps.launchers.local import ForkLauncher
 
 if TYPE_CHECKING:
     from cnnbench.analysis.compare.search_part import SearchPart
+    from cnnbench.analysis.compare.tables import Comparison
 
 REPORT = "report.html"
 
@@ -29,6 +33,7 @@ def show_results(
     runs: Sequence[Path],
     search: SearchPart | None = None,
     baseline: str | None = None,
+    launcher: Launcher | None = None,
 ) -> None:
     """Print the table of a sweep's runs with its verdict; leave a page and TensorBoard's bands.
 
@@ -37,6 +42,7 @@ def show_results(
         runs: with a record.
         search: what the page says of the search that they belong to.
         baseline: a run of the row that the others are compared with; None for the best one.
+        launcher: none of whose jobs runs any more; its process has loaded torch.
     """
     from cnnbench.analysis.compare.bands import write_bands
     from cnnbench.analysis.compare.formats import comparison_text
@@ -46,10 +52,25 @@ def show_results(
     if not runs:
         return
     found = compare_runs(runs, baseline=baseline)
+    asked = _ask_layers(found, launcher) if isinstance(launcher, ForkLauncher) else None
     print(f"\n{comparison_text(found, 'text', terminal_width())}", flush=True)
+    layers: dict[str, Any] = (asked.answer() if asked is not None else None) or {}
     try:
-        write_report(found, root / REPORT, search)
+        write_report(found, root / REPORT, search, layers)
         print(f"report: {root / REPORT}", flush=True)
     except DiskError as error:
         warn(f"the sweep has no page: {error}")
     write_bands(found, root, warn)
+
+
+def _ask_layers(found: Comparison, launcher: ForkLauncher) -> Question | None:
+    """Have the layers of all networks found that a page shows."""
+    from cnnbench.analysis.compare.report_details import network_key
+
+    networks: dict[str, tuple[Any, str]] = {}
+    for table in found.tables:
+        for record in (record for row in table.rows for record in row.records):
+            networks.setdefault(network_key(record), (record.network, str(record.path)))
+    with contextlib.suppress(OSError):
+        return Question(launcher, "layers", {"networks": networks})
+    return None

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from cnnbench.config.early import check_alone
 from cnnbench.config.launcher import LauncherConfig
@@ -25,6 +25,7 @@ from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
 from cnnbench.runs.record import PRUNED, RunRecord
+from cnnbench.sweeps.check import Slots, check_jobs
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Sweep, SweepJob, file_name, run_directories
 from cnnbench.sweeps.launchers import GONE, Launch, Launcher, create_launcher
@@ -32,9 +33,6 @@ from cnnbench.sweeps.lease import BEATS, Lease, Watcher, claim, keep_queued, rea
 from cnnbench.sweeps.progress import SWEEP_FILE, JobState, Screen, SweepView, summary_line
 from cnnbench.sweeps.results import load_results, show_results
 from cnnbench.training.stop import STOP_SIGNALS, STOPPED_CODES
-
-if TYPE_CHECKING:
-    from cnnbench.sweeps.slots import Slots
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
@@ -59,14 +57,9 @@ def launch_sweep(
         UsageError: torchrun started this process and others.
     """
     check_alone("train -m", "cnnbench train -m ...")
-    # It loads torch while this process does.
     with contextlib.closing(create_launcher(launcher, config)) as created:
-        from cnnbench.sweeps.slots import slots_of, training_macs
-        from cnnbench.training.launch import check_all
-
-        plans = check_all([job.config for job in sweep.jobs])
-        slots = slots_of(plans, config, created)
-        return run_sweep(sweep, command, config, slots, created, training_macs(plans))
+        checked = check_jobs([job.config for job in sweep.jobs], config, created)
+        return run_sweep(sweep, command, config, checked.slots, created, checked.work)
 
 
 def run_sweep(
@@ -116,7 +109,7 @@ def run_sweep(
         sweeping.run()
     done = [job for job in jobs if job.run.has_record]
     base = next((str(job.run.path) for job in done if job.job.is_baseline and job.is_done), None)
-    show_results(root, [job.run.path for job in done], baseline=base)
+    show_results(root, [job.run.path for job in done], baseline=base, launcher=launcher)
     return root, sum(job.status == "failed" for job in jobs)
 
 

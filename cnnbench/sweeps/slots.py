@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from cnnbench.config.launcher import LauncherConfig
 from cnnbench.device.machine import available_cores, memory_bytes
 from cnnbench.errors import UsageError
 from cnnbench.rendering.text import format_megabytes
+from cnnbench.sweeps.check import Slots
 from cnnbench.sweeps.launchers import Capacity, Launcher
 from cnnbench.training.estimates import device_memory, least_bytes
 from cnnbench.training.setup import Plan
@@ -26,37 +26,6 @@ QUEUED_JOBS = 100
 # What a process takes beside its network and its batch, where the code is shared.
 _PROCESS_BYTES = 300_000_000
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What the jobs of a sweep share.
-
-    Attributes:
-        number: of jobs that run at once, >= 1.
-        num_threads: of each, where its config names no number; None leaves what a run alone has.
-        gpus: a slot's GPU is that of its number, counted round; empty where none computes, or
-            where a cluster gives them out.
-        num_gpus: that a cluster gives each job.
-    """
-
-    number: int
-    num_threads: int | None = None
-    gpus: tuple[str, ...] = ()
-    num_gpus: int = 0
-
-    def environment(self, slot: int) -> dict[str, str]:
-        """Return the variables by which a job gets its share.
-
-        Args:
-            slot: from 0, that no other running job has.
-        """
-        variables = {}
-        if self.num_threads is not None:
-            variables["OMP_NUM_THREADS"] = str(self.num_threads)
-        if self.gpus:
-            variables[_VISIBLE] = self.gpus[slot % len(self.gpus)]
-        return variables
 
 
 def slots_of(plans: Sequence[Plan], config: LauncherConfig, launcher: Launcher) -> Slots:

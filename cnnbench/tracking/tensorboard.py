@@ -11,12 +11,9 @@ import io
 import itertools
 import os
 import socket
-import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,8 +114,10 @@ class TensorBoard:
         from cnnbench.geometry.observe import undisturbed
 
         try:
+            from cnnbench.tracking.graph import trace
+
             with undisturbed(module):
-                graph = _trace(module.eval(), example)
+                graph = trace(module.eval(), example)
         except Exception as error:  # whatever a network does that tracing cannot follow
             self._warn(f"TensorBoard shows no graph of this network: {reason_of(error)}")
             return
@@ -326,28 +325,3 @@ def _tensor(values: NDArray[np.float64]) -> dict[str, Any]:
     shape = {"dim": [{"size": size} for size in values.shape]}
     content = values.astype("<f4").tobytes()
     return {"dtype": "DT_FLOAT", "tensor_shape": shape, "tensor_content": content}
-
-
-def _trace(module: nn.Module, example: torch.Tensor) -> bytes:
-    import torch
-    from tensorboard.compat.proto import graph_pb2, versions_pb2
-
-    # Importing torch's writer loads TensorFlow where it is installed: seconds, for one function
-    # that TensorBoard has too. Its build without TensorFlow is known by this module.
-    sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
-    try:
-        from torch.utils.tensorboard._pytorch_graph import parse
-    finally:
-        del sys.modules["tensorboard.compat.notf"]
-
-    # torch would trace once more to compare, for which it imports its distributed tensors.
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trace = torch.jit.trace(module, example, check_trace=False)
-        torch._C._jit_pass_inline(trace.graph)
-        nodes = parse(trace.graph, trace, (example,))
-    definition = _untyped(graph_pb2).GraphDef(
-        node=nodes, versions=_untyped(versions_pb2).VersionDef(producer=22)
-    )
-    serialized: bytes = definition.SerializeToString()
-    return serialized

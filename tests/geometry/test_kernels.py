@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -49,3 +51,27 @@ def test_auxiliary_heads_count() -> None:
         for aux in (False, True)
     )
     assert len(with_heads) > len(plain)
+
+
+def test_kernels_as_cpus_run_them_are_found_without_sympy() -> None:
+    """Importing it takes a second of every start."""
+    code = (
+        "import sys; sys.modules['sympy'] = None\n"
+        "import torch\n"
+        "from cnnbench.config.compose import Composer\n"
+        "from cnnbench.device.precision import FP32\n"
+        "from cnnbench.geometry.kernels import kernels\n"
+        "from cnnbench.layers.cpu import use_cpu_kernels\n"
+        "from cnnbench.models import create_model\n"
+        "composer = Composer()\n"
+        "for name in ('basic_cnn', 'lenet', 'googlenet', 'resnet18', 'mobilenet_v2'):\n"
+        "    config = composer.compose({'model': name})\n"
+        "    size, args = config.data.image_size, config.model.args\n"
+        "    sizes = {'in_channels': 3, 'num_classes': 10, 'image_size': size}\n"
+        "    with torch.device('meta'): model = create_model(name, **sizes, args=args)\n"
+        "    use_cpu_kernels(model, FP32, channels_last=True, is_compiled=False,\n"
+        "                    winograd=True)\n"
+        "    kernels(model, (3, size, size))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

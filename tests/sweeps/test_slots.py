@@ -171,6 +171,34 @@ def test_the_fork_server_has_one_thread_and_leaves_with_its_parent(tmp_path: Pat
     assert "torch" in fork_server.PRELOADED
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(
+    ("word", "code", "said"),
+    [("num_epochs=1", 0, ""), ("data.image_size=200000", 75, "training takes at least")],
+)
+def test_the_command_of_a_sweep_loads_no_torch(
+    word: str, code: int, said: str, tmp_path: Path
+) -> None:
+    """Jobs are checked, and the layers of networks found for the page, where torch is loaded."""
+    source = (
+        "import sys\nfrom cnnbench.cli.main import run\n"
+        "code = run(sys.argv[1:])\nsys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    words = [*SOFTMAX, "seed=0,1", "sweep.name=s", f"output_root={tmp_path}", word]
+    done = subprocess.run(
+        [sys.executable, "-c", source, "train", "-m", *words, "hydra.launcher.slots=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("cnnbench: ") == bool(said)
+    assert said in done.stderr
+    if not code:
+        page = (tmp_path / "sweeps" / "s" / "report.html").read_text()
+        assert "<td>Linear</td>" in page
+
+
 def test_failures_end_a_sweep_and_the_others_stay_resumable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from cnnbench.analysis.compare.conclusion import row_names
@@ -71,24 +72,34 @@ _NOTES = (
 )
 
 
-def write_report(comparison: Comparison, file: Path, search: SearchPart | None = None) -> None:
+def write_report(
+    comparison: Comparison,
+    file: Path,
+    search: SearchPart | None = None,
+    layers: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write the page; its directory is made where it is missing.
 
     Args:
         comparison: that it shows.
         file: replaced.
         search: that made its runs.
+        layers: of its networks, as far as they are known; see ``describe_network``.
 
     Raises:
         DiskError: it cannot be written.
     """
-    page = render_report(comparison, search)
+    page = render_report(comparison, search, layers)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(file, page.encode())
 
 
-def render_report(comparison: Comparison, search: SearchPart | None = None) -> str:
+def render_report(
+    comparison: Comparison,
+    search: SearchPart | None = None,
+    layers: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Return the page; the same comparison gives the same text."""
     import jinja2
     from jinja2.utils import htmlsafe_json_dumps
@@ -104,7 +115,7 @@ def render_report(comparison: Comparison, search: SearchPart | None = None) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    content = _content(comparison)
+    content = _content(comparison, layers)
     data = htmlsafe_json_dumps(content["data"], dumps=_compact)
     return environment.from_string(template).render(
         {
@@ -133,7 +144,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _content(comparison: Comparison) -> dict[str, Any]:
+def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the template names."""
     rows = [row for table in comparison.tables for row in table.rows]
     records = [record for row in rows for record in row.records]
@@ -165,7 +176,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             for table in comparison.tables
             for row in table.rows
         ],
-        "networks": [describe_network(record) for record in networks.values()],
+        "networks": [describe_network(record, layers) for record in networks.values()],
         "left_out": [(run.status, clip(run.reason), clip(run.path)) for run in comparison.left_out],
         "notes": [*_NOTES, *reading_notes(comparison)],
         "data": {

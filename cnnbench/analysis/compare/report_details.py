@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnbench.analysis.compare.formats import plus_minus, row_name
+from cnnbench.analysis.compare.layers import layers_of
 from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Table
@@ -20,7 +21,6 @@ from cnnbench.runs.columns import Column
 _MAX_CHARACTERS = 300
 _MAX_MATRIX = 20
 _MAX_LISTED = 20
-_MAX_LAYERS = 60
 LAYER_COLUMNS = {
     "layer": "name",
     "kind": "kind",
@@ -174,8 +174,13 @@ def network_key(record: Record) -> str:
     return json.dumps(record.network, sort_keys=True)
 
 
-def describe_network(record: Record) -> dict[str, Any]:
-    """Return a network layer by layer, or why that cannot be shown."""
+def describe_network(record: Record, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network layer by layer, or why that cannot be shown.
+
+    Args:
+        record: of a run of it.
+        layers: what ``layers_of`` found before, by ``network_key``.
+    """
     facts = record.network
     size = facts.get("image_size")
     name = f"{clip(facts.get('name'))}: {clip(facts.get('in_channels'))} x {clip(size)} x "
@@ -183,7 +188,7 @@ def describe_network(record: Record) -> dict[str, Any]:
     arguments = facts.get("args")
     if isinstance(arguments, Mapping) and arguments:
         name += "; " + clip(", ".join(f"{k}={setting_text(v)}" for k, v in arguments.items()))
-    found = _summary(record)
+    found = layers.get(network_key(record)) or layers_of(facts, str(record.path))
     if isinstance(found, str):
         return {"name": name, "reason": clip(found)}
     summary, depth = found
@@ -216,20 +221,3 @@ def _layer_text(key: str, value: Any) -> str:
     if key == "output_shape":
         return shape_text(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _summary(record: Record) -> tuple[dict[str, Any], int | None] | str:
-    """Return a network's layers with the depth that they are folded to, or why there are none."""
-    from cnnbench.errors import CnnbenchError
-    from cnnbench.geometry.summary import summarize
-    from cnnbench.runs.network import load_meta
-
-    try:
-        module, shape = load_meta(record.network, record.path, None)
-        for depth in (None, 3, 2, 1):
-            found = summarize(module, shape, depth=depth)
-            if len(found["layers"]) <= _MAX_LAYERS:
-                break
-    except (CnnbenchError, RuntimeError, ArithmeticError, AssertionError) as error:
-        return str(error).partition("\n")[0]
-    return found, depth

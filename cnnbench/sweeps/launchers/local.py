@@ -11,15 +11,35 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import ResourceError
-from cnnbench.sweeps.launchers import Launch
+from cnnbench.sweeps.launchers import Capacity, Launch
 
 _POLL_SECONDS = 0.05
+# Servers that load for a launcher which is yet to be created.
+_early: list[subprocess.Popen[bytes]] = []
+
+
+@contextmanager
+def started_early(settings: Sequence[str]) -> Iterator[None]:
+    """Let the server of the next launcher load while this process reads what there is to do.
+
+    Args:
+        settings: as the user gave them; where they name a launcher, nothing is started.
+    """
+    is_ours = sys.platform == "linux" and not any("hydra/launcher" in word for word in settings)
+    if is_ours:
+        _early.append(_serve())
+    try:
+        yield
+    finally:
+        if _early:  # something was wrong
+            _end(_early.pop())
 
 
 def create(config: LauncherConfig) -> ForkLauncher | SpawnLauncher:
@@ -30,7 +50,7 @@ def create(config: LauncherConfig) -> ForkLauncher | SpawnLauncher:
 class SpawnLauncher:
     """Starts each process anew."""
 
-    capacity = None
+    capacity: Capacity | None = None
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -75,7 +95,7 @@ class SpawnLauncher:
 class ForkLauncher:
     """Has a server of its own fork each process, see ``fork_server``."""
 
-    capacity = None
+    capacity: Capacity | None = None
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
@@ -116,6 +136,10 @@ class ForkLauncher:
         self._running -= found.keys()
         return found
 
+    def load(self, names: Sequence[str]) -> None:
+        """Have modules loaded that the next processes import."""
+        self._tell({"load": list(names)})
+
     def signal(self, signum: int) -> None:
         """Send a signal to each process that runs."""
         self._tell({"signal": signum})
@@ -123,31 +147,40 @@ class ForkLauncher:
     def close(self) -> None:
         """End the server."""
         if self._server is not None:
-            for pipe in (self._server.stdin, self._server.stdout):
-                assert pipe is not None
-                with suppress(OSError):
-                    pipe.close()
-            self._server.kill()  # it may still be loading
-            self._server.wait()
+            _end(self._server)
             self._server, self._unread = None, b""
 
     def _start(self) -> None:
-        try:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "cnnbench.sweeps.launchers.fork_server"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _not_started(error) from error
+        self._server = _early.pop() if _early else _serve()
 
     def _tell(self, order: Mapping[str, object]) -> None:
         # Where the server is dead, `ended` finds it so.
         with suppress(BrokenPipeError):
             if self._server is not None and self._server.stdin is not None:
                 self._server.stdin.write(json.dumps(order).encode() + b"\n")
+
+
+def _serve() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cnnbench.sweeps.launchers.fork_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(error) from error
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    for pipe in (server.stdin, server.stdout):
+        assert pipe is not None
+        with suppress(OSError):
+            pipe.close()
+    server.kill()  # it may still be loading
+    # The system takes a tenth of a second to free its memory.
+    threading.Thread(target=server.wait, daemon=True).start()
 
 
 def _not_started(error: OSError) -> ResourceError:

@@ -16,6 +16,7 @@ from cnnbench.config.command import text_of
 from cnnbench.errors import CheckpointError
 from cnnbench.runs.columns import COLUMNS, finite_number
 from cnnbench.runs.directory import RunDir
+from cnnbench.sweeps.launchers import Launcher
 from cnnbench.sweeps.results import show_results
 from cnnbench.sweeps.search.record import SearchRecord
 from cnnbench.sweeps.search.space import Dimension, Space
@@ -95,6 +96,7 @@ def show_result(
     trials: Sequence[Trial],
     importances: Mapping[str, float],
     config_dir: Path | None,
+    launcher: Launcher,
 ) -> None:
     """Print what was found, and leave it as a page in the search's directory.
 
@@ -105,6 +107,7 @@ def show_result(
         trials: all of them.
         importances: of the keys.
         config_dir: the user's own groups.
+        launcher: as ``show_results`` takes it.
     """
     sentences = _sentences(record, trials, importances)
     command = best_command(space, record, config_dir) if record.best else ""
@@ -114,6 +117,7 @@ def show_result(
         root,
         [run for run in runs if RunDir(run).has_record],
         SearchPart(sentences, command, importances, axes, lines),
+        launcher=launcher,
     )
     print("\n".join(sentences))
     if command:

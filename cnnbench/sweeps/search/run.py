@@ -26,6 +26,7 @@ from cnnbench.runs.columns import COLUMNS, finite_number
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version
 from cnnbench.runs.record import PRUNED
+from cnnbench.sweeps.check import check_jobs
 from cnnbench.sweeps.job import PRUNE_FILE
 from cnnbench.sweeps.jobs import Job, SweepJob, file_name, run_directories
 from cnnbench.sweeps.launchers import create_launcher
@@ -92,12 +93,8 @@ def launch_search(
             warn(f"the code changed since this search began with {before.code_version}")
             record = replace(record, code_version=before.code_version)
     say_torch_loads(f"a search of {sweeper.num_trials} trials")
-    # It loads torch while this process does.
     with contextlib.closing(create_launcher(launcher, how)) as created:
-        from cnnbench.sweeps.slots import slots_of
-        from cnnbench.training.launch import check_all
-
-        slots = slots_of(check_all(corners), how, created)
+        slots = check_jobs(corners, how, created).slots
         with writing(root):
             (root / "jobs").mkdir(parents=True, exist_ok=True)
         with only_writer(root):
@@ -110,7 +107,7 @@ def launch_search(
                 searching.run()
             trials = searching.trials()
             record, own = searching.search.record, composer.groups.own
-            show_result(root, space, record, trials, study.importances(), own)
+            show_result(root, space, record, trials, study.importances(), own, created)
             return root, searching.num_failed
 
 
