@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from cnnbench.files import expand_path, read_regular
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.job import lease_seconds
-from cnnbench.sweeps.lease import Watcher, read_lease
+from cnnbench.sweeps.lease import Lease, Watcher, read_lease
 from cnnbench.tracking.console import format_seconds
 from cnnbench.training.stop import STOPPED_CODES
 
@@ -45,6 +46,7 @@ class JobState:
         epochs: finished, and of the run; as far as they are known.
         accuracy: of the newest validation, or the test where it is done.
         seconds: that its finished epochs took.
+        other_seconds: of its process, where it is done: the start, the data and the test.
         reason: why it failed or was interrupted.
     """
 
@@ -56,6 +58,7 @@ class JobState:
     epochs: tuple[int, int] = (0, 0)
     accuracy: float | None = None
     seconds: float = 0.0
+    other_seconds: float | None = None
     reason: str = ""
     _offset: int = field(default=0, repr=False)
 
@@ -131,6 +134,7 @@ class SweepView:
             accuracy = record.results.get("test/accuracy", record.results.get("val/accuracy"))
             job.accuracy = finite_number(accuracy)
             job.seconds = finite_number(record.results.get("train_seconds")) or 0.0
+            job.other_seconds = _other_seconds(directory, lease, job.seconds)
             return
         if lease is not None and lease.is_held:
             job.status = "silent" if self._watcher.is_stale(directory, lease) else "running"
@@ -174,6 +178,22 @@ class SweepView:
                 job.epochs = (epoch, num_epochs)
                 job.seconds += finite_number(values.get("perf/epoch_seconds")) or 0.0
                 job.accuracy = finite_number(values.get("val/accuracy"))
+
+
+def _other_seconds(directory: Path, lease: Lease | None, seconds: float) -> float | None:
+    """Return what a job's process took beside training, by the file system's clock.
+
+    None where it was no one process, or its files are gone.
+    """
+    if lease is None or lease.generation > 1:
+        return None
+    try:
+        started, ended = (
+            (directory / name).stat().st_mtime for name in ("job.json", "lease-1.json")
+        )
+    except OSError:
+        return None
+    return max(0.0, ended - started - seconds)
 
 
 def _written(root: Path) -> int | None:
@@ -233,7 +253,7 @@ def newest_sweep(path: str) -> Path:
 
 
 def seconds_left(jobs: Sequence[JobState], slots: int) -> float | None:
-    """Estimate how long the jobs that are left take, from what the finished epochs took.
+    """Estimate how long the jobs that are left take, from what the finished ones took.
 
     Args:
         jobs: as they stand.
@@ -246,8 +266,14 @@ def seconds_left(jobs: Sequence[JobState], slots: int) -> float | None:
     if not measured:
         return None
     rate = sum(job.seconds for job in measured) / sum(job.work * job.fraction for job in measured)
-    left = [job.work * (1 - job.fraction) for job in jobs if job.status not in _FINISHED]
-    return rate * max(sum(left) / slots, max(left, default=0.0))
+    others = [job.other_seconds for job in jobs if job.other_seconds is not None]
+    beside = statistics.median(others) if others else 0.0
+    left = [
+        rate * job.work * (1 - job.fraction) + (beside if job.status == "waiting" else 0.0)
+        for job in jobs
+        if job.status not in _FINISHED
+    ]
+    return max(sum(left) / slots, max(left, default=0.0))
 
 
 def summary_line(jobs: Sequence[JobState], slots: int) -> str:
