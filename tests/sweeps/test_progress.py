@@ -31,8 +31,8 @@ def test_what_a_job_took_beside_training_is_read_from_its_files(tmp_path: Path) 
         started = (directory / "job.json").stat().st_mtime
         lasted = (directory / "lease-1.json").stat().st_mtime - started
         results = json.loads((root / job.run / "run.json").read_text())["results"]
+        assert lasted > results["train_seconds"]
         assert job.other_seconds == pytest.approx(lasted - results["train_seconds"])
-        assert job.other_seconds > 0
         (directory / "lease-1.json").rename(directory / "lease-2.json")  # of two processes
         os.utime(directory / "lease-2.json")
     assert {job.other_seconds for job in SweepView(root).refresh()} == {None}
