@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from types import FrameType
@@ -31,6 +32,12 @@ def main() -> int:
             # What ends with the process needs no collection, which takes long with torch loaded.
             gc.freeze()
             gc.disable()
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                # Threads of torch's that still talk to others can abort a Python that ends, and
+                # torchrun takes that for a failure of a run that is done.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
             return code
     except KeyboardInterrupt:
         return 130
