@@ -277,6 +277,8 @@ def content_of(file: Any) -> str:
 
 def warm(names: list[str]) -> None:
     """Import what a child needed, so that the next ones need not."""
+    # TensorFlow, which torch's writer imports where it finds it, begins threads that no fork has.
+    sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
     for name in names:
         if name not in sys.modules:
             with contextlib.suppress(Exception):
