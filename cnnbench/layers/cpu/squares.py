@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbench.layers.cpu.pools import HalvingMaxPool2d, share
+from cnnbench.layers.cpu.winograd import is_plain
 
 Pair = tuple[int, int]
 
@@ -65,14 +66,7 @@ def use_squares(model: nn.Module) -> None:
             are left alone.
     """
     for module in model.modules():
-        if (
-            type(module) is nn.Conv2d
-            and module.kernel_size == (5, 5)
-            and module.stride == module.dilation == (1, 1)
-            and module.groups == 1
-            and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
-        ):
+        if is_plain(module, 5):
             module.__class__ = SquaresConv2d
 
 

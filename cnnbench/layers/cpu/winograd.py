@@ -87,16 +87,23 @@ def use_winograd(model: nn.Module) -> None:
             are left alone.
     """
     for module in model.modules():
-        if (
-            type(module) is nn.Conv2d
-            and module.kernel_size == (3, 3)
-            and module.stride == module.dilation == (1, 1)
-            and module.groups == 1
-            and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
-            and max(module.padding) <= 1
-        ):
+        if is_plain(module, 3) and max(module.padding) <= 1:  # type: ignore[arg-type]
             module.__class__ = WinogradConv2d
+
+
+def is_plain(module: nn.Module, side: int) -> bool:
+    """Return whether a module is torch's own convolution with such a square kernel and no more.
+
+    Its stride is 1, its padding are numbers of zeros; it is not grouped, dilated or a subclass.
+    """
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size == (side, side)
+        and module.stride == module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
 
 
 def suits_winograd() -> bool:
