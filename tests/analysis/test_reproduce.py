@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,13 @@ from cnnbench.analysis import recorded as files
 from cnnbench.analysis.recorded import read_recorded, record_runs, write_recorded
 from cnnbench.analysis.reproduce import judge_run, prediction_interval
 from cnnbench.cli.main import run as command
+from cnnbench.config.compose import Composer
+from cnnbench.config.groups import conf_dir
 from cnnbench.errors import CnnbenchError, DataError
 
 FAST = ("model=softmax", "num_epochs=1")
+# Presets that show how a thing is done; nobody asks what they reach.
+WITHOUT_CLAIM = ("hours_to_pass", "sigmoid_mlp")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,19 @@ def test_a_file_that_names_code_runs_none(results: Path, runs: list[Path], tmp_p
 def test_every_committed_result_is_of_its_preset_as_it_is() -> None:
     for name in files.known_results():
         assert files.changed_keys(read_recorded(name)) == [], name
+
+
+@pytest.mark.parametrize("name", Composer().groups.choices("experiment"))
+def test_a_presets_header_says_what_was_measured(name: str) -> None:
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    title, *notes = re.findall(r"(?m)^# (?!@)(.*)", text)
+    if name in files.known_results():
+        found = read_recorded(name)
+        assert "not measured" not in title
+        assert f"{statistics.fmean(found.values):.4f}" in " ".join(notes)
+        assert f"n={len(found.runs)}" in " ".join(notes)
+    elif name not in WITHOUT_CLAIM:
+        assert title.endswith("not measured here")
 
 
 def test_the_script_writes_a_file(results: Path, runs: list[Path]) -> None:

@@ -53,11 +53,6 @@ def test_a_preset_has_the_notes_architecture(name: str) -> None:
     assert config.selection == "last"
 
 
-@pytest.mark.parametrize("name", NOTES)
-def test_a_header_says_that_nothing_was_measured(name: str) -> None:
-    assert "not measured here" in COMPOSER.groups.choices("experiment")[f"notes/{name}"]
-
-
 def test_a_choice_in_a_folder_is_the_users_too(tmp_path: Path) -> None:
     folder = tmp_path / "experiment" / "mine"
     folder.mkdir(parents=True)
