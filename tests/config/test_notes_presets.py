@@ -8,6 +8,7 @@ import pytest
 from tiny import TINY
 
 import cnnbench
+from cnnbench.cli.main import run as command
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.groups import conf_dir
@@ -76,9 +77,16 @@ def test_compare_shows_the_recorded_result_beside_ours(tmp_path: Path) -> None:
         "epoch_seconds": None,
     }
     [line] = [line for line in str(found).splitlines() if "a note" in line]
-    assert line.split()[-3:] == ["0.2500", f"{accuracy:.4f}", f"{accuracy - 0.25:+.4f}"]
+    numbers = ["0.2500", f"{accuracy:.4f}", f"{accuracy - 0.25:+.4f}"]
+    assert line.split()[-3:] == numbers
+    assert command(["compare", str(run), "--html", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<td>a note</td>" in page
+    assert "".join(f"<td>{number}</td>" for number in numbers) in page
 
 
 def test_a_run_without_a_reference_has_no_such_table(tmp_path: Path) -> None:
     run = cnnbench.train([*TINY, f"output_root={tmp_path}", "num_epochs=1"])
     assert "Recorded elsewhere" not in str(cnnbench.compare(run))
+    assert command(["compare", str(run), "--html", str(tmp_path / "page.html")]) == 0
+    assert "Recorded elsewhere" not in (tmp_path / "page.html").read_text()

@@ -8,7 +8,17 @@ from cnnbench.analysis.compare.rows import Row
 from cnnbench.rendering import text as render
 from cnnbench.rendering.text import setting_text
 
-_HEADS = ("row", "reference", "epochs", "s/epoch", "test acc", "ours", "Δ")
+HEADS = ("row", "reference", "epochs", "s/epoch", "test acc", "ours", "Δ")
+LEAD = "Recorded elsewhere, beside ours (one number each, not tested):"
+
+
+def reference_cells(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return what is shown of each row that has a reference, by ``HEADS``.
+
+    Args:
+        rows: of all tables.
+    """
+    return [_cells(row) for row in rows if row.records[0].reference]
 
 
 def reference_text(rows: Sequence[Row], output_format: str) -> str:
@@ -18,15 +28,12 @@ def reference_text(rows: Sequence[Row], output_format: str) -> str:
         rows: of all tables.
         output_format: text, markdown or latex.
     """
-    found = [row for row in rows if row.records[0].reference]
+    found = reference_cells(rows)
     if not found:
         return ""
-    table = render.render_table(
-        [_cells(row) for row in found], _HEADS, output_format, (_HEADS[0], *_HEADS[2:])
-    )
-    head = "Recorded elsewhere, beside ours (one number each, not tested):"
+    table = render.render_table(found, HEADS, output_format, (HEADS[0], *HEADS[2:]))
     blank = "\n" if output_format == "markdown" else ""
-    return f"{'% ' if output_format == 'latex' else ''}{head}\n{blank}{table}"
+    return f"{'% ' if output_format == 'latex' else ''}{LEAD}\n{blank}{table}"
 
 
 def _cells(row: Row) -> dict[str, str]:
@@ -39,7 +46,7 @@ def _cells(row: Row) -> dict[str, str]:
     gap = None if theirs is None or ours is None else ours - theirs
     return dict(
         zip(
-            _HEADS,
+            HEADS,
             (
                 str(row.number),
                 setting_text(reference["source"]),

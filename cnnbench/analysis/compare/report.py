@@ -27,6 +27,7 @@ from cnnbench.analysis.compare.formats import (
 from cnnbench.analysis.compare.notes import reading_notes
 from cnnbench.analysis.compare.plots import by_epoch, interval, work_by_epoch
 from cnnbench.analysis.compare.records import Record
+from cnnbench.analysis.compare.reference import HEADS, LEAD, reference_cells
 from cnnbench.analysis.compare.report_details import (
     LAYER_COLUMNS,
     clip,
@@ -160,6 +161,9 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
             _table(table, cells)
             for table, cells in zip(comparison.tables, comparison_cells(comparison), strict=True)
         ],
+        "reference_lead": LEAD,
+        "reference_columns": HEADS,
+        "references": [[clip(cells[head]) for head in HEADS] for cells in reference_cells(rows)],
         "metrics": CURVES,
         "costs": list(costs),
         "overs": list(_OVERS.items()),
