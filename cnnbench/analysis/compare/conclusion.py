@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cnnbench.analysis.compare.changes import changes
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering.text import setting_text
@@ -80,22 +81,22 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
 
 def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
     """Name each row by its model, and where others have that too by what sets it apart."""
-    models = [setting_text(row.values["model"]) for row in rows]
+    alike: dict[str, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(setting_text(row.values["model"]), []).append(row)
     names = {}
-    for row, model in zip(rows, models, strict=True):
-        text = model
-        if models.count(model) > 1:
-            same = [other for other, its in zip(rows, models, strict=True) if its == model]
-            keys = [
-                key
-                for key in settings
-                if len({setting_text(other.values.get(key)) for other in same}) > 1
-            ]
-            parts = [f"{key}={setting_text(row.values.get(key))}" for key in keys]
-            text = " ".join([model, *parts])
-            if not parts:
-                text = f"{model} (row {row.number})"
-        names[row.number] = textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
+    for model, same in alike.items():
+        values = {
+            key: {row.number: setting_text(row.values.get(key)) for row in same} for key in settings
+        }
+        values = {key: of for key, of in values.items() if len(set(of.values())) > 1}
+        told = changes(same, list(values))
+        for row in same:
+            parts = told.get(row.number) or " ".join(
+                f"{k}={of[row.number]}" for k, of in values.items()
+            )
+            text = model if len(same) == 1 else f"{model} {parts or f'(row {row.number})'}"
+            names[row.number] = textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
     return names
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cnnbench.analysis.compare.changes import COLUMN
 from cnnbench.analysis.compare.notes import accuracy_of, reading_notes
 from cnnbench.analysis.compare.predicted import UNSEEN
 from cnnbench.analysis.compare.reference import reference_text
@@ -80,6 +81,7 @@ class _Layout:
 
 def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
     """Return a row as every format writes it. Here, and here alone, its columns are listed."""
+    told = table.changes.get(row.number, "")
     group = {"group": table.title} if layout.has_groups else {}
     differences = {"difference": row.differences} if layout.has_baseline else {}
     reasons = "; ".join(row.not_comparable)
@@ -89,7 +91,8 @@ def _row_cells(row: Row, table: Table, layout: _Layout) -> list[Cell]:
         Cell("group", csv=group, json=group),
         _setting(row, "model", ("model",)),
         _setting(row, "data", table.settings),
-        *(_setting(row, name, table.settings) for name in layout.settings),
+        *(_setting(row, name, () if told else table.settings) for name in layout.settings),
+        Cell(COLUMN, told, told),
         _plain("n", len(row.records), is_number=True),
         Cell("seeds", json={"seeds": [record.seed for record in row.records]}),
         Cell("folds", json={"folds": [r.fold for r in row.records if r.fold is not None]}),
@@ -332,10 +335,11 @@ def _rows(found: Comparison) -> list[list[Cell]]:
 
 def row_name(row: Row, table: Table) -> str:
     """Name a row by its number, model, and what it has of the settings that differ."""
-    settings = [
+    settings = " ".join(
         f"{key}={setting_text(row.values[key])}" for key in table.settings if key in row.values
-    ]
-    text = " ".join([str(row.number), setting_text(row.values["model"]), *settings])
+    )
+    parts = str(row.number), setting_text(row.values["model"])
+    text = " ".join([*parts, table.changes.get(row.number, settings)])
     return textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cnnbench.analysis.compare.changes import NOTE
 from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison
@@ -17,6 +18,8 @@ def reading_notes(found: Comparison) -> list[str]:
     """Say what the numbers of the tables mean."""
     rows = [row for table in found.tables for row in table.rows]
     notes = [SPREAD_NOTE] if any(len(row.records) > 1 for row in rows) else []
+    if any(table.changes for table in found.tables):
+        notes.append(NOTE)
     if any(row.folds for row in rows):
         notes.append("Of rows of folds, n counts folds and seeds.")
     if any(row.verdict.get("simultaneous_interval") for row in rows):

@@ -56,13 +56,22 @@ def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
 
 
 def _figures(table: Table) -> dict[str, Figure]:
-    figures = {"learning_curves": _learning_curves(table), "accuracy_dots": _dots(table)}
+    figures = {"learning_curves": _learning_curves(table)}
     if over := _over_work(table):
         figures["accuracy_over_work"] = over
+    if not (measured := _measured(table)):
+        return figures
+    figures["accuracy_dots"] = _dots(table)
     for cost in columns.costs():
-        if any(row.values[cost.name] for row in table.rows):
+        if any(row.values[cost.name] for row, _ in measured):
             figures[f"accuracy_{cost.name.replace('/', '_')}"] = _trade_off(table, cost)
     return figures
+
+
+def _measured(table: Table) -> list[tuple[Row, float]]:
+    """Return the rows that have a mean score, with it: test images may be unread."""
+    found = [(row, row.metric(row.score)["mean"]) for row in table.rows]
+    return [(row, mean) for row, mean in found if mean is not None]
 
 
 def _figure(table: Table, num_axes: int) -> tuple[Figure, list[Axes]]:
@@ -128,11 +137,11 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     """Draw accuracy against one cost, with the rows that no other beats in both."""
     figure, (ax,) = _figure(table, 1)
     points = {}
-    for row in table.rows:
-        x, accuracy = row.values[cost.name], row.metric(row.score)
-        if not x:
+    rows = []
+    for row, mean in _measured(table):
+        if not (x := row.values[cost.name]):
             continue
-        mean = accuracy["mean"] or 0.0
+        rows.append(row)
         errors = _errors(mean, interval(row, row.score))
         look = {**_look(row), "linestyle": "none"}
         ax.errorbar(x, mean, yerr=errors, capsize=3, label=_label(row, table), **look)
@@ -146,12 +155,12 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
     score = table.rows[0].score.replace("/", " ")
     ax.set(xlabel=cost.axis, ylabel=score, title=f"{score} against {cost.axis}")
-    shown = [row.values[cost.name] for row in table.rows if row.values[cost.name]]
+    shown = [row.values[cost.name] for row in rows]
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)
     note = "dashed: Pareto front; bars: 95 % interval of the mean over seeds"
-    if any(row.not_comparable for row in table.rows):
+    if any(row.not_comparable for row in rows):
         note += _OPEN
     legend_below(figure, ax, note)
     return figure
@@ -202,10 +211,11 @@ def _dots(table: Table) -> Figure:
     """Draw each row's accuracy and the interval of its mean, on an axis that shows differences."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 1.4 + 0.4 * len(table.rows)), layout="constrained")
+    measured = _measured(table)
+    rows = [row for row, _ in measured]
+    figure = Figure(figsize=(7.5, 1.4 + 0.4 * len(rows)), layout="constrained")
     ax = figure.add_subplot()
-    for position, row in enumerate(table.rows):
-        mean = row.metric(row.score)["mean"] or 0.0
+    for position, (row, mean) in enumerate(measured):
         ends = interval(row, row.score)
         look = {**_look(row), "linestyle": "none", "color": line_look(row.number - 1)["color"]}
         ax.errorbar(mean, position, xerr=_errors(mean, ends), capsize=3, **look)
@@ -219,12 +229,12 @@ def _dots(table: Table) -> Figure:
             fontsize=8,
             annotation_clip=False,
         )
-    labels = [textwrap.fill(_label(row, table), 44) for row in table.rows]
-    ax.set_yticks(range(len(table.rows)), labels, fontsize=8)
-    ax.set_ylim(len(table.rows) - 0.5, -0.5)
+    labels = [textwrap.fill(_label(row, table), 44) for row in rows]
+    ax.set_yticks(range(len(rows)), labels, fontsize=8)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.margins(x=0.08)
     ax.locator_params(axis="x", nbins=6)
-    score = table.rows[0].score.replace("/", " ")
+    score = rows[0].score.replace("/", " ")
     ax.set_xlabel(f"{score}; the axis does not begin at 0")
     title = f"{score}: means and 95 % intervals over seeds"
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)

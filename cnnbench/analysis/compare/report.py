@@ -318,8 +318,8 @@ def _charts(table: Table) -> dict[str, Any]:
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean = row.metric(row.score)["mean"] or 0.0
-        ends = interval(row, row.score) or (mean, mean)
+        mean = row.metric(row.score)["mean"]
+        ends = () if mean is None else interval(row, row.score) or (mean, mean)
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {
@@ -334,7 +334,7 @@ def _charts(table: Table) -> dict[str, Any]:
                     for column in columns.costs()
                     if mean is not None and (value := row.values[column.name])
                 },
-                "accuracy": [_round(mean), *map(_round, ends)],
+                "accuracy": [] if mean is None else [_round(mean), *map(_round, ends)],
             }
         )
     return {"rows": rows}

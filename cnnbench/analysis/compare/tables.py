@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cnnbench.analysis.compare.changes import changes
 from cnnbench.analysis.compare.conclusion import conclude
 from cnnbench.analysis.compare.defaults import is_default
 from cnnbench.analysis.compare.predicted import (
@@ -48,6 +50,11 @@ class Table:
     margin: float = 0.0
     sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def changes(self) -> dict[int, str]:
+        """What sets each row apart, by its number; empty where each setting has a column."""
+        return changes(self.rows, [name for name in self.settings if name != "data"])
 
 
 @dataclass(frozen=True)

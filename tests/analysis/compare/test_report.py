@@ -484,3 +484,10 @@ def test_the_dots_lie_where_their_accuracies_are(root: Path) -> None:
     assert np.corrcoef(dots, means)[0, 1] == pytest.approx(1, abs=1e-4)
     assert "not from 0" in text
     assert dots == sorted(dots, reverse=True)
+
+
+def test_a_row_whose_test_images_are_unread_is_not_drawn_at_zero(tmp_path: Path) -> None:
+    run = train(tmp_path, "num_epochs=1", "evaluate_test=false")
+    page = render_report(compare_runs([run]))
+    assert "basic_cnn: test images unread</summary>" in page
+    assert '"costs":{},"accuracy":[]' in page

@@ -16,6 +16,7 @@ from cnnbench.analysis.compare.tables import Comparison, compare_runs
 from cnnbench.analysis.compare.where import parse_where
 from cnnbench.errors import UsageError
 from tests.recorded_runs import write_run
+from tests.tiny import train
 
 TEST = {"lenet": [0.80, 0.82, 0.87], "mlp": [0.78, 0.83, 0.81]}
 
@@ -487,6 +488,17 @@ def test_plots_are_whole_and_the_same_each_time(root: Path, tmp_path: Path) -> N
     again = plot_comparison(compare_runs([root]), tmp_path / "c")
     for one, two in zip(files, again, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_no_plot_shows_an_accuracy_that_nobody_measured(tmp_path: Path) -> None:
+    unread = train(tmp_path / "runs", "num_epochs=1", "evaluate_test=false")
+    files = plot_comparison(compare_runs([unread]), tmp_path / "p")
+    assert {file.stem for file in files} == {"learning_curves", "accuracy_over_work"}
+    train(tmp_path / "runs", "num_epochs=1", "seed=3", "optimizer.lr=0.02")
+    plot_comparison(compare_runs([tmp_path / "runs"]), tmp_path / "q")
+    drawn = (tmp_path / "q" / "accuracy_dots.svg").read_text()
+    assert "optimizer.lr=0.02" in drawn
+    assert "2 basic_cnn" not in drawn
 
 
 def test_plots_of_groups_have_their_own_directories(root: Path, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@
 
   function drawTradeOff(svg, table) {
     const rows = table.rows.filter((row) => state.shown.has(row.number) && row.costs[state.cost]);
-    if (!rows.length) return empty(svg, `no row shown has ${state.cost}`);
+    if (!rows.length) return empty(svg, `no row shown has ${state.cost} and a test accuracy`);
     const costs = rows.map((row) => row.costs[state.cost]);
     const inside = (end) => Math.min(1, Math.max(0, end));
     const ends = rows.flatMap(({ accuracy: [, low, high] }) => [inside(low), inside(high)]);
