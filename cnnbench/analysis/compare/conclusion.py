@@ -6,6 +6,7 @@ Each sentence follows from the verdicts of the rows; nothing is tested here.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,9 +96,10 @@ def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
             parts = told.get(row.number) or " ".join(
                 f"{k}={of[row.number]}" for k, of in values.items()
             )
-            text = model if len(same) == 1 else f"{model} {parts or f'(row {row.number})'}"
+            text = f"{model} {parts}".strip() if len(same) > 1 else model
             names[row.number] = textwrap.shorten(text, _NAME_CHARACTERS, placeholder=" ...")
-    return names
+    counts = Counter(names.values())
+    return {n: name if counts[name] == 1 else f"{name} (row {n})" for n, name in names.items()}
 
 
 def _accuracy_text(row: Row) -> str:

@@ -264,4 +264,8 @@ def _add_differences(tables: Sequence[Table], base: Row) -> None:
     names = [column.name for column in run_columns.metrics() if column.is_paired]
     for row in (row for table in tables for row in table.rows):
         if row is not base and row.classes == base.classes:
-            row.differences = {name: paired_difference(row, base, name) for name in names}
+            row.differences = {
+                name: paired_difference(row, base, name)
+                for name in names
+                if None not in (row.metric(name)["mean"], base.metric(name)["mean"])
+            }

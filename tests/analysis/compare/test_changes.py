@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recorded_runs import write_run
 from tiny import TINY
 
 import cnnbench
+from cnnbench.analysis.compare.conclusion import row_names
+from cnnbench.analysis.compare.tables import compare_runs
 from cnnbench.cli.main import run as command
 
 ONE_CHANGE = (
@@ -60,3 +63,24 @@ def test_few_settings_have_a_column_each(root: Path) -> None:
     heads = next(line.split() for line in text.splitlines() if line.startswith("row"))
     assert {"optimizer.lr", "loss.label_smoothing", "data.batch_size"} <= {*heads}
     assert "settings" not in heads
+
+
+def test_long_names_are_told_apart(tmp_path: Path) -> None:
+    long = {"augment.randaugment_magnitude": 5, "optimizer.decay_norms_and_biases": True}
+    for rate in (0.1, 0.2):
+        write_run(tmp_path, settings={**long, "optimizer.lr": rate})
+    write_run(tmp_path, settings=dict.fromkeys(long, 0))
+    [table] = compare_runs([tmp_path]).tables
+    names = row_names(table.rows, [*long, "optimizer.lr"])
+    assert len(set(names.values())) == 3
+    assert all(len(name) < 80 for name in names.values())
+    alike = [number for number, name in names.items() if "(row" in name]
+    assert [names[number].endswith(f"(row {number})") for number in alike] == [True, True]
+
+
+def test_nothing_is_said_of_scores_that_neither_row_has(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_run(tmp_path, settings={"optimizer.lr": rate})
+    text = str(cnnbench.compare(tmp_path, baseline="1"))
+    assert "no common seed" not in text
+    assert "r2" not in text
