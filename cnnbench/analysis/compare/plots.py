@@ -137,11 +137,9 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     """Draw accuracy against one cost, with the rows that no other beats in both."""
     figure, (ax,) = _figure(table, 1)
     points = {}
-    rows = []
-    for row, mean in _measured(table):
-        if not (x := row.values[cost.name]):
-            continue
-        rows.append(row)
+    measured = [each for each in _measured(table) if each[0].values[cost.name]]
+    for row, mean in measured:
+        x = row.values[cost.name]
         errors = _errors(mean, interval(row, row.score))
         look = {**_look(row), "linestyle": "none"}
         ax.errorbar(x, mean, yerr=errors, capsize=3, label=_label(row, table), **look)
@@ -155,12 +153,12 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
     score = table.rows[0].score.replace("/", " ")
     ax.set(xlabel=cost.axis, ylabel=score, title=f"{score} against {cost.axis}")
-    shown = [row.values[cost.name] for row in rows]
+    shown = [row.values[cost.name] for row, _ in measured]
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)
     note = "dashed: Pareto front; bars: 95 % interval of the mean over seeds"
-    if any(row.not_comparable for row in rows):
+    if any(row.not_comparable for row, _ in measured):
         note += _OPEN
     legend_below(figure, ax, note)
     return figure

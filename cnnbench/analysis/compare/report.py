@@ -319,7 +319,7 @@ def _charts(table: Table) -> dict[str, Any]:
     rows = []
     for row in table.rows:
         mean = row.metric(row.score)["mean"]
-        ends = () if mean is None else interval(row, row.score) or (mean, mean)
+        accuracy = [] if mean is None else [mean, *(interval(row, row.score) or (mean, mean))]
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {
@@ -334,7 +334,7 @@ def _charts(table: Table) -> dict[str, Any]:
                     for column in columns.costs()
                     if mean is not None and (value := row.values[column.name])
                 },
-                "accuracy": [] if mean is None else [_round(mean), *map(_round, ends)],
+                "accuracy": [*map(_round, accuracy)],
             }
         )
     return {"rows": rows}
