@@ -101,9 +101,11 @@ def _caption(table: Table) -> str:
     seeds = sorted({record.seed for record in records})
     spread = "mean ± sample standard deviation over the seeds of a row"
     score = rows[0].score.replace("/", " ").capitalize()
+    reads = max(record.test_reads for record in records)
+    if not reads:
+        return f"Runs on {data} ({_range(seeds)}) that have not read the test images."
     parts = [f"{score} on {data}: {spread} ({_range(seeds)})"]
     selections = dict.fromkeys(record.selection for record in records)
-    reads = max(record.test_reads for record in records)
     once = "once" if reads == 1 else f"at most {reads} times"
     parts.append(
         f"The epoch of each run was selected on {', '.join(selections)}, and the test images were "

@@ -38,6 +38,18 @@ def test_the_caption_states_seeds_selection_and_tests(tmp_path: Path) -> None:
     assert caption.count("{") == caption.count("}")
 
 
+def test_a_table_of_unread_test_images_claims_no_accuracy(tmp_path: Path) -> None:
+    unread = {"test/accuracy": None, "test/loss": None, "test_reads": 0}
+    for seed in range(2):
+        write_run(
+            tmp_path, seed=seed, settings={"evaluate_test": False}, change={"results": unread}
+        )
+    text = comparison_text(compare_runs([tmp_path]), "latex")
+    [caption] = [line for line in text.splitlines() if line.startswith("\\caption{")]
+    expected = "Runs on fashion\\_mnist (seeds 0 and 1) that have not read the test images."
+    assert caption == f"\\caption{{{expected}}}"
+
+
 def test_the_best_and_its_interval_alone_are_bold(tmp_path: Path) -> None:
     lines = _latex(tmp_path).splitlines()
     best, other = (
