@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -157,7 +157,9 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)
-    note = "dashed: Pareto front; bars: 95 % interval of the mean over seeds"
+    note = "dashed: Pareto front"
+    if _has_intervals(row for row, _ in measured):
+        note += "; bars: 95 % interval of the mean over seeds"
     if any(row.not_comparable for row, _ in measured):
         note += _OPEN
     legend_below(figure, ax, note)
@@ -200,6 +202,10 @@ def interval(row: Row, metric: str) -> tuple[float, float] | None:
     return fmean(values) - half, fmean(values) + half
 
 
+def _has_intervals(rows: Iterable[Row]) -> bool:
+    return any(interval(row, row.score) is not None for row in rows)
+
+
 def _errors(mean: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
     """Return an interval as matplotlib's error bars take it."""
     return None if ends is None else [[max(0.0, mean - ends[0])], [max(0.0, ends[1] - mean)]]
@@ -234,7 +240,7 @@ def _dots(table: Table) -> Figure:
     ax.locator_params(axis="x", nbins=6)
     score = rows[0].score.replace("/", " ")
     ax.set_xlabel(f"{score}; the axis does not begin at 0")
-    title = f"{score}: means and 95 % intervals over seeds"
+    title = score + (": means and 95 % intervals over seeds" if _has_intervals(rows) else "")
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)
     return figure
 

@@ -501,6 +501,16 @@ def test_no_plot_shows_an_accuracy_that_nobody_measured(tmp_path: Path) -> None:
     assert "2 basic_cnn" not in drawn
 
 
+def test_plots_speak_of_intervals_where_a_row_has_one(root: Path, tmp_path: Path) -> None:
+    for model in ("lenet", "mlp"):
+        write_run(tmp_path / "single", model=model, test=0.9)
+    for runs, is_shown in ((root, True), (tmp_path / "single", False)):
+        plot_comparison(compare_runs([runs]), tmp_path / "p")
+        for name in ("accuracy_dots", "accuracy_macs"):
+            drawn = (tmp_path / "p" / f"{name}.svg").read_text()
+            assert ("95 %" in drawn) is is_shown, name
+
+
 def test_plots_of_groups_have_their_own_directories(root: Path, tmp_path: Path) -> None:
     found = compare_runs([root], group="model")
     files = plot_comparison(found, tmp_path / "p")
