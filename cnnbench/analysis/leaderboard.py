@@ -114,7 +114,7 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
 
 def _machines(results: Sequence[RecordedResult]) -> str:
     machines = dict.fromkeys(
-        f"{r.device}, torch {r.torch}, {r.num_threads} threads, {r.precision}" for r in results
+        f"{r.device}, torch {r.torch}, {_threads(r)}, {r.precision}" for r in results
     )
     dates = sorted({result.date for result in results})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -122,6 +122,10 @@ def _machines(results: Sequence[RecordedResult]) -> str:
         f"Measured on {'; '.join(machines)}; {span}. Each row: `cnnbench reproduce "
         f"{FOLDER}/NETWORK`.\n"
     )
+
+
+def _threads(result: RecordedResult) -> str:
+    return "1 thread" if result.num_threads == 1 else f"{result.num_threads} threads"
 
 
 def _note(results: Sequence[RecordedResult]) -> str:

@@ -238,6 +238,11 @@ def _differing(records: Sequence[Record]) -> list[str]:
 def _run(record: Record) -> RecordedRun:
     results = open_run(record.path).record.results
     metric = record.score
+    if finite_number(results.get(metric)) is None:
+        raise UsageError(
+            f"{record.path}: has no {metric}: it was trained with evaluate_test=false; expected a "
+            "run that has read the test images"
+        )
     digest = weights_sha256(record.path)
     return RecordedRun(
         seed=record.seed,

@@ -146,6 +146,12 @@ def test_runs_of_several_recipes_are_no_result(runs: list[Path], tmp_path: Path)
         record_runs("mine", [*runs, other])
 
 
+def test_a_run_that_has_not_read_the_test_images_is_no_result(tmp_path: Path) -> None:
+    unread = train(tmp_path, *FAST, "evaluate_test=false")
+    with pytest.raises(CnnbenchError, match="has no test/accuracy: it was trained"):
+        record_runs("mine", [unread])
+
+
 def test_a_run_of_another_recipe_is_not_judged(
     results: Path, runs: list[Path], tmp_path: Path
 ) -> None:
