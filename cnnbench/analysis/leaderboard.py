@@ -29,7 +29,8 @@ Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
 Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
 budget of work on the 60,000 training images of Fashion-MNIST, with one recipe and the learning rate
 of the network's own file. No rate was tuned here: a network low in a table may be better with
-another. A network without a row was not run yet. The test images are read once, at the end.
+another. A network without a row was not run yet. The test images are read once, at the end. Seconds
+are of training beside other work on the machine.
 """
 _NONE = "\nNo result is committed yet.\n"
 # In which results of one page may differ: the network, and what was tuned.
