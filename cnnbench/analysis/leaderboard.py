@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cnnbench.analysis.compare.report_details import counted
 from cnnbench.analysis.recorded import RecordedResult, known_results, read_recorded
 from cnnbench.analysis.statistics.families import RowScores
 from cnnbench.analysis.statistics.verdicts import default_margin, judge
@@ -115,7 +116,7 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
 
 def _machines(results: Sequence[RecordedResult]) -> str:
     machines = dict.fromkeys(
-        f"{r.device}, torch {r.torch}, {_threads(r)}, {r.precision}" for r in results
+        ", ".join([f"{r.device}, torch {r.torch}", *_threads(r), f"{r.precision}"]) for r in results
     )
     dates = sorted({result.date for result in results})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -125,8 +126,8 @@ def _machines(results: Sequence[RecordedResult]) -> str:
     )
 
 
-def _threads(result: RecordedResult) -> str:
-    return "1 thread" if result.num_threads == 1 else f"{result.num_threads} threads"
+def _threads(result: RecordedResult) -> list[str]:
+    return [] if result.num_threads is None else [counted(result.num_threads, "thread")]
 
 
 def _note(results: Sequence[RecordedResult]) -> str:

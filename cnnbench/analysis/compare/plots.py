@@ -123,7 +123,9 @@ def _learning_curves(table: Table) -> Figure:
         ax.set(xlabel="epoch", title=name)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(1 - max(0.2, 0.03 * most), most + max(0.2, 0.03 * most))
-    legend_below(figure, axes[0], "band: mean ± standard deviation over seeds")
+    has_bands = any(ax.collections for ax in axes)
+    note = "band: mean ± standard deviation over seeds" if has_bands else ""
+    legend_below(figure, axes[0], note)
     return figure
 
 

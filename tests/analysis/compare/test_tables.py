@@ -509,6 +509,8 @@ def test_plots_speak_of_intervals_where_a_row_has_one(root: Path, tmp_path: Path
         for name in ("accuracy_dots", "accuracy_macs"):
             drawn = (tmp_path / "p" / f"{name}.svg").read_text()
             assert ("95 %" in drawn) is is_shown, name
+        drawn = (tmp_path / "p" / "learning_curves.svg").read_text()
+        assert ("standard deviation" in drawn) is is_shown
 
 
 def test_plots_of_groups_have_their_own_directories(root: Path, tmp_path: Path) -> None:
