@@ -11,14 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cnnbench.analysis.compare.report_details import counted
 from cnnbench.analysis.recorded import RecordedResult, known_results, read_recorded
 from cnnbench.analysis.statistics.families import RowScores
 from cnnbench.analysis.statistics.verdicts import default_margin, judge
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.notices import notice
-from cnnbench.rendering.text import render_table
+from cnnbench.rendering.text import counted, render_table
 
 FOLDER = "leaderboard"
 _HEAD = """\
@@ -28,15 +27,23 @@ Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
 `results/leaderboard/`; do not edit.
 
 Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
-budget of work on the 60,000 training images of Fashion-MNIST, with one recipe and the learning rate
-of the network's own file. No rate was tuned here: a network low in a table may be better with
-another. A network without a row was not run yet. The test images are read once, at the end. Seconds
-are of training beside other work on the machine.
+budget of work on the 60,000 training images of Fashion-MNIST, with one recipe. Rate and batch of
+the networks of several seeds were chosen in eight trials each, on validation images alone
+([studies/leaderboard.md](studies/leaderboard.md)); those of the networks of one seed are their own
+files' and were not tuned, so that such a network may be better with others. A network without a row
+was not run yet. The test images are read once, at the end. Seconds are of training beside other
+work on the machine.
 """
 _NONE = "\nNo result is committed yet.\n"
-# In which results of one page may differ: the network, and what was tuned.
-_TUNED = ("model.", "optimizer.", "scheduler.", "augment.", "loss.label_smoothing", "data.image")
-_COLUMNS = ("rank", "network", "test accuracy", "n", "verdict", "Δ", "params", "MACs", "TFLOP", "s")
+# In which results of one page may differ: the network, what was tuned, and what the head names.
+_MAY_DIFFER = (
+    *("model.", "data.image_size", "optimizer.lr", "data.batch_size"),
+    "device.precision",
+)
+_COLUMNS = (
+    *("rank", "network", "test accuracy", "n", "verdict", "Δ"),
+    *("rate", "batch", "params", "MACs", "TFLOP", "s"),
+)
 
 
 def page(results: Sequence[RecordedResult]) -> str:
@@ -71,7 +78,7 @@ def _check_alike(results: Sequence[RecordedResult]) -> None:
 
     def held_equal(result: RecordedResult) -> dict[str, Any]:
         values = dict(leaves(dict(result.config)))
-        return {key: value for key, value in values.items() if not key.startswith(_TUNED)}
+        return {key: value for key, value in values.items() if not key.startswith(_MAY_DIFFER)}
 
     expected = held_equal(first)
     for result in results[1:]:
@@ -107,6 +114,8 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
         "network": f"`{model['name']}`",
         "test accuracy": f"{statistics.fmean(values):.4f}{spread}",
         "n": str(len(values)),
+        "rate": f"{result.config['optimizer']['lr']:g}",
+        "batch": str(result.config["data"]["batch_size"]),
         "params": f"{model['num_params']:,}",
         "MACs": f"{model['macs']:,}",
         "TFLOP": f"{statistics.fmean(run.tflop for run in result.runs):.1f}",
@@ -115,14 +124,13 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
 
 
 def _machines(results: Sequence[RecordedResult]) -> str:
-    machines = dict.fromkeys(
-        ", ".join([f"{r.device}, torch {r.torch}", *_threads(r), f"{r.precision}"]) for r in results
-    )
+    machines = sorted({", ".join([f"{r.device}, torch {r.torch}", *_threads(r)]) for r in results})
+    precisions = sorted({result.precision for result in results})
     dates = sorted({result.date for result in results})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
-        f"Measured on {'; '.join(machines)}; {span}. Each row: `cnnbench reproduce "
-        f"{FOLDER}/NETWORK`.\n"
+        f"Measured on {'; '.join(machines)}, {' or '.join(precisions)}; {span}. Each row: "
+        f"`cnnbench reproduce {FOLDER}/NETWORK`.\n"
     )
 
 

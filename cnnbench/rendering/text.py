@@ -330,3 +330,8 @@ def setting_text(value: Any, depth: int = _SHOWN_DEPTH) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return visible(str(value))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 run`` or ``2 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -29,7 +29,12 @@ def result(name: str, values: list[float], **config: object) -> RecordedResult:
         metric="test/accuracy",
         num_test=10_000,
         model={"name": name, "num_params": 1000, "macs": 20_000},
-        config={"model": {"name": name}, "data": {"batch_size": 64}, **config},
+        config={
+            "model": {"name": name},
+            "data": {"batch_size": 64},
+            "optimizer": {"lr": 0.001},
+            **config,
+        },
         runs=runs,
     )
 
@@ -56,7 +61,7 @@ def test_rows_are_ranked_and_judged_over_seeds() -> None:
     assert rows[2][:2] == ["3", "`worse`"]
     assert [row[4] for row in rows] == ["best", "equivalent", "worse"]
     assert rows[2][5] == "-0.0500"
-    assert rows[0][6:] == ["1,000", "20,000", "24.0", "60"]
+    assert rows[0][6:] == ["0.001", "64", "1,000", "20,000", "24.0", "60"]
 
 
 def test_single_runs_have_a_table_without_verdicts() -> None:
@@ -64,13 +69,15 @@ def test_single_runs_have_a_table_without_verdicts() -> None:
     before, after = text.split("## One run each")
     assert "`several`" in before
     assert "`single`" not in before
-    assert cells(after) == [["`single`", "0.9900", "1", "1,000", "20,000", "24.0", "60"]]
+    assert cells(after) == [
+        ["`single`", "0.9900", "1", "0.001", "64", "1,000", "20,000", "24.0", "60"]
+    ]
     assert "verdict" not in after
 
 
 def test_results_of_other_recipes_have_no_page() -> None:
-    other = result("other", [0.9], data={"batch_size": 128})
-    with pytest.raises(CnnbenchError, match=r"differ in data.batch_size"):
+    other = result("other", [0.9], budget={"tflop": 40})
+    with pytest.raises(CnnbenchError, match=r"differ in budget.tflop"):
         page([result("one", [0.9]), other])
     with pytest.raises(CnnbenchError, match="test images"):
         page([result("one", [0.9]), replace(result("two", [0.9]), num_test=500)])

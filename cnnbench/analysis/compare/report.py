@@ -31,7 +31,6 @@ from cnnbench.analysis.compare.reference import HEADS, LEAD, reference_cells
 from cnnbench.analysis.compare.report_details import (
     LAYER_COLUMNS,
     clip,
-    counted,
     describe_network,
     describe_row,
     network_key,
@@ -42,6 +41,7 @@ from cnnbench.analysis.compare.search_part import SearchPart
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.files import atomic_write, writing
 from cnnbench.notices import visible
+from cnnbench.rendering.text import counted
 from cnnbench.runs import columns
 from cnnbench.version import __version__
 
@@ -246,6 +246,7 @@ def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
         "has_more": any(cell.rank > _MAX_RANK for cell in shown),
         "foot": [*_same_text(same), *(clip(note) for note in table.notes)],
         "dots": _dots(table),
+        "has_seeds": any(len(row.records) > 1 for row in table.rows),
     }
 
 

@@ -14,7 +14,7 @@ from cnnbench.analysis.compare.records import Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Table
 from cnnbench.errors import shape_text
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Column
 
@@ -38,11 +38,6 @@ def clip(value: Any) -> str:
     """Return a value as one short line."""
     text = setting_text(value)
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 run`` or ``2 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:

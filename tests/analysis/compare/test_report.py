@@ -486,6 +486,19 @@ def test_the_dots_lie_where_their_accuracies_are(root: Path) -> None:
     assert dots == sorted(dots, reverse=True)
 
 
+def test_captions_name_bars_and_bands_where_rows_have_seeds(root: Path, tmp_path: Path) -> None:
+    for model in ("lenet", "mlp"):
+        write_run(tmp_path / "single", model=model, test=0.8)
+    several, single = (
+        " ".join(re.findall(r"<figcaption>.*?</figcaption>", render_report(compare_runs([at]))))
+        for at in (root, tmp_path / "single")
+    )
+    assert several.count("over seeds") == 3
+    for word in ("seeds", "band", "Bars"):
+        assert word not in single
+    assert "One run each" in single
+
+
 def test_a_row_whose_test_images_are_unread_is_not_drawn_at_zero(tmp_path: Path) -> None:
     run = train(tmp_path, "num_epochs=1", "evaluate_test=false")
     page = render_report(compare_runs([run]))
