@@ -125,7 +125,7 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
 
 def _machines(results: Sequence[RecordedResult]) -> str:
     machines = sorted({", ".join([f"{r.device}, torch {r.torch}", *_threads(r)]) for r in results})
-    precisions = sorted({result.precision for result in results})
+    precisions = sorted({f"{result.precision}" for result in results})
     dates = sorted({result.date for result in results})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
@@ -140,9 +140,10 @@ def _threads(result: RecordedResult) -> list[str]:
 
 def _note(results: Sequence[RecordedResult]) -> str:
     size = results[0].num_test
+    images = f"{size:,}" if size else "unknown"
     return (
-        "\n±: sample standard deviation over n seeds. Δ: difference from the best row; verdicts "
-        f"are those of `cnnbench compare` over seeds ({size or 'unknown'} test images), "
+        "±: sample standard deviation over n seeds. Δ: difference from the best row; verdicts "
+        f"are those of `cnnbench compare` over seeds ({images} test images), "
         "[docs/statistics.md](statistics.md). s: median seconds of training.\n"
     )
 

@@ -9,7 +9,11 @@ import pytest
 
 from cnnbench.analysis.leaderboard import committed, page
 from cnnbench.analysis.recorded import RecordedResult, RecordedRun
+from cnnbench.config.compose import Composer
+from cnnbench.config.run_config import to_tree
+from cnnbench.config.settings import leaves
 from cnnbench.errors import CnnbenchError
+from cnnbench.sweeps.jobs import expand
 
 PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 
@@ -81,6 +85,23 @@ def test_results_of_other_recipes_have_no_page() -> None:
         page([result("one", [0.9]), other])
     with pytest.raises(CnnbenchError, match="test images"):
         page([result("one", [0.9]), replace(result("two", [0.9]), num_test=500)])
+
+
+def test_the_committed_results_are_of_the_study() -> None:
+    composer = Composer()
+    study = {
+        job.config.model.name: dict(leaves(to_tree(job.config)))
+        for job in expand(composer, composer.parse(["study=leaderboard"])).jobs
+    }
+    for found in committed():
+        now = study[found.model["name"]]
+        then = dict(leaves(dict(found.config)))
+        changed = [key for key in then if now[key] != then[key]]
+        # Threads change no recipe, and a network of one seed shows the rate of before its tuning.
+        allowed = {"device.num_threads"}
+        if len(found.runs) == 1:
+            allowed |= {"optimizer.lr", "data.batch_size"}
+        assert set(changed) <= allowed, found.name
 
 
 def test_the_committed_page_is_of_the_committed_results() -> None:
