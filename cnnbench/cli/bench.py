@@ -10,7 +10,7 @@ from cnnbench import api
 from cnnbench.config.command import config_text, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.notices import fold, terminal_width
-from cnnbench.rendering.text import render_json, render_table
+from cnnbench.rendering.text import counted, render_json, render_table
 from cnnbench.sweeps.jobs import expand
 
 DESCRIPTION = """\
@@ -105,7 +105,7 @@ def _name(row: Mapping[str, Any]) -> str:
     own = f"{row['job']}: " if "job" in row else ""
     return (
         f"{own}{row['model']} {row['image_size']}px, batch {row['batch_size']}, "
-        f"{row['precision']}, {row['num_threads']} threads"
+        f"{row['precision']}, {counted(row['num_threads'], 'thread')}"
     )
 
 

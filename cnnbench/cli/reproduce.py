@@ -8,7 +8,7 @@ from typing import Any
 
 from cnnbench import api
 from cnnbench.notices import warn
-from cnnbench.rendering.text import render_json, render_table
+from cnnbench.rendering.text import counted, render_json, render_table
 
 DESCRIPTION = """\
 Trains a recipe whose results were committed (results/NAME.json) once more, and
@@ -64,11 +64,13 @@ def main(args: argparse.Namespace) -> int:
 def _text(result: Mapping[str, Any]) -> str:
     recorded, interval = result["recorded"], result["interval"]
     spread = "" if recorded["std"] is None else f" ± {recorded['std']:.4f}"
-    seeds = "1 seed" if recorded["n"] == 1 else f"{recorded['n']} seeds"
+    threads = recorded["num_threads"]
+    on = [recorded["device"], f"torch {recorded['torch']}"]
+    on += [] if threads is None else [counted(threads, "thread")]
     lines = [
         f"{result['name']}: {result['metric']} {result['value']:.4f} with seed {result['seed']}",
-        f"recorded: {recorded['mean']:.4f}{spread} over {seeds} on {recorded['device']}, torch "
-        f"{recorded['torch']}, {recorded['num_threads']} threads, {recorded['date']}",
+        f"recorded: {recorded['mean']:.4f}{spread} over "
+        f"{counted(recorded['n'], 'seed')} on {', '.join(on)}, {recorded['date']}",
     ]
     if interval is not None:
         low, high = interval

@@ -14,7 +14,7 @@ from cnnbench.engine.finite import check_step
 from cnnbench.losses import LOSSES, Loss
 from cnnbench.metrics import ConfusionMatrix, CurveCounts
 from cnnbench.notices import warn
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs.columns import COLUMNS
 from cnnbench.runs.directory import RunDir
 from cnnbench.seeds import derive_seed
@@ -126,7 +126,7 @@ def introduction(setup: Setup, effective: Mapping[str, Any]) -> str:
         f"train {data.num_train}, val {data.num_val}, test {data.num_test} {what}\n"
         + "".join(f"{note}\n" for note in (*data.notes, *network.notes))
         + f"{effective['device_name']}, {effective['precision']}, "
-        f"{effective['num_threads']} threads{processes}; seed {config.seed}"
+        f"{counted(effective['num_threads'], 'thread')}{processes}; seed {config.seed}"
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             assert row.keys() == KEYS
             assert float(row["train_images_per_second"]) > 0
         else:
-            assert "basic_cnn 16px, batch 16, fp32, 1 threads" in out
+            assert re.search(r"basic_cnn 16px, batch 16, fp32, 1 thread\b", out)
             for part in PARTS:
                 assert part in out
     assert list(tmp_path.iterdir()) == []
