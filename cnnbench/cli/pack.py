@@ -7,7 +7,7 @@ import argparse
 from cnnbench import api
 from cnnbench.errors import UsageError
 from cnnbench.notices import notice
-from cnnbench.rendering.text import format_megabytes, render_json, render_table
+from cnnbench.rendering.text import counted, format_megabytes, render_json, render_table
 
 DESCRIPTION = """\
 The runs at and below each PATH as one zip file for a paper: the table as text,
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         print(render_table([result], list(result), args.format), end="")
     else:
         out = f", {result['num_left_out']} left out" if result["num_left_out"] else ""
-        runs = f"{result['num_runs']} run{'' if result['num_runs'] == 1 else 's'}{out}"
+        runs = f"{counted(result['num_runs'], 'run')}{out}"
         print(f"{result['package']}: {runs}, {format_megabytes(result['num_bytes'])}")
     if result["files_with_home"]:
         notice(

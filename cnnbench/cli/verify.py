@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnbench import api
-from cnnbench.rendering.text import render_json, render_table, setting_text
+from cnnbench.rendering.text import counted, render_json, render_table, setting_text
 
 DESCRIPTION = """\
 Compute anew every number of a package of 'cnnbench pack' that follows from its
@@ -55,8 +55,8 @@ def _text(result: Mapping[str, Any]) -> str:
     names = [f"{name} ({count})" for name, count in _by_name(result["equal"]).items()]
     alone = [f"{name} ({count})" for name, count in _by_name(result["recorded_only"]).items()]
     lines = [
-        f"{setting_text(result['package'])}: {result['num_runs']} runs, packed by cnnbench "
-        f"{setting_text(result['code_version'])}",
+        f"{setting_text(result['package'])}: {counted(result['num_runs'], 'run')}, packed by "
+        f"cnnbench {setting_text(result['code_version'])}",
         f"Computed anew and equal, {result['num_equal']:,} values: {', '.join(names)}.",
         f"Recorded only: {', '.join(alone)}." if alone else "",
         *result["notes"],

@@ -37,8 +37,8 @@ def test_a_study_differs_in_what_it_studies_alone(name: str) -> None:
         len({(job.config.num_epochs, job.config.seed, job.config.selection) for job in found}) == 1
     )
     # The rule behind auto goes by a network's size, and so would not hold it equal.
-    [precision] = {job.config.device.precision for job in found}
-    assert precision != "auto"
+    precision = "bf16" if name == "leaderboard" else "fp32"
+    assert {job.config.device.precision for job in found} == {precision}
 
 
 @pytest.mark.parametrize("name", STUDIES)
