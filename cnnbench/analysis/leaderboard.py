@@ -42,8 +42,9 @@ _MAY_DIFFER = (
 )
 _COLUMNS = (
     *("rank", "network", "test accuracy", "n", "verdict", "Δ"),
-    *("rate", "batch", "params", "MACs", "TFLOP", "s"),
+    *("rate", "batch", "params", "MACs", "TFLOP", "s", "machine"),
 )
+_NUMBERS = _COLUMNS[2:-1]
 
 
 def page(results: Sequence[RecordedResult]) -> str:
@@ -62,14 +63,16 @@ def page(results: Sequence[RecordedResult]) -> str:
     several = [result for result in ordered if len(result.runs) > 1]
     single = [result for result in ordered if len(result.runs) == 1]
     parts = [_HEAD, _machines(ordered)]
+    one = len({result.device for result in results}) == 1
+    columns = [name for name in _COLUMNS if not (one and name == "machine")]
     if several:
         rows = [_row(n, r) | v for n, (r, v) in enumerate(_judged(several), 1)]
-        parts += [render_table(rows, _COLUMNS, "markdown", _COLUMNS[2:]), _note(several)]
+        parts += [render_table(rows, columns, "markdown", _NUMBERS), _note(several)]
     if single:
-        columns = [name for name in _COLUMNS if name not in ("verdict", "Δ", "rank")]
+        columns = [name for name in columns if name not in ("verdict", "Δ", "rank")]
         rows = [_row(0, result) for result in single]
         head = "## One run each\n\nWhat one seed gave; nothing is said of which is better.\n"
-        parts += [head, render_table(rows, columns, "markdown", columns[1:])]
+        parts += [head, render_table(rows, columns, "markdown", _NUMBERS)]
     return "\n".join(parts)
 
 
@@ -120,6 +123,7 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
         "MACs": f"{model['macs']:,}",
         "TFLOP": f"{statistics.fmean(run.tflop for run in result.runs):.1f}",
         "s": f"{statistics.median(run.seconds for run in result.runs):,.0f}",
+        "machine": result.device or "",
     }
 
 

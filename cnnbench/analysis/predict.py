@@ -19,6 +19,7 @@ from cnnbench.data.readers.rows import read_values
 from cnnbench.data.readers.walk import find_images
 from cnnbench.errors import DataError, UsageError
 from cnnbench.notices import notice, warn
+from cnnbench.rendering.text import counted
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.network import LoadedNetwork, load_run
 
@@ -96,7 +97,7 @@ def read_images(network: LoadedNetwork, files: Sequence[Path]) -> ReadImages:
 def say_unreadable(unreadable: Sequence[str]) -> None:
     """Name the files that could not be read, after the results of the others."""
     if unreadable:
-        warn(f"{len(unreadable)} files could not be read:")
+        warn(f"{counted(len(unreadable), 'file')} could not be read:")
         for sentence in unreadable:
             notice(sentence)
 

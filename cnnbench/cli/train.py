@@ -19,7 +19,7 @@ from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.config.sweeper import split_sweeper
 from cnnbench.errors import Interrupted, UsageError
 from cnnbench.notices import notice
-from cnnbench.rendering.text import format_megabytes, render_json, render_table
+from cnnbench.rendering.text import counted, format_megabytes, render_json, render_table
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
 from cnnbench.sweeps.jobs import expand
@@ -159,8 +159,8 @@ def _dry_run(args: argparse.Namespace) -> str:
     seconds = sum(row["total_seconds"] for row in found)
     return (
         f"{render_table(rows, _JOB_COLUMNS, args.format, _JOB_COLUMNS[1:])}\n"
-        f"{len(rows)} jobs, about {format_seconds(seconds)} of training one after another; "
-        "nothing was written\n"
+        f"{counted(len(rows), 'job')}, about {format_seconds(seconds)} of training one after "
+        "another; nothing was written\n"
     )
 
 

@@ -98,11 +98,13 @@ def _duplicate_notes(
     notes = []
     for part, other in (("test", "train"), ("test", "val"), ("val", "train")):
         if count := int(np.isin(digests[part], digests[other]).sum()):
-            notes.append(f"{count} of the {part} images are also in {other}, pixel for pixel")
+            are = "is" if count == 1 else "are"
+            notes.append(f"{count} of the {part} images {are} also in {other}, pixel for pixel")
     every = np.concatenate(list(digests.values()))
     labels = np.concatenate(list(targets.values()))
     _, first, group = np.unique(every, return_index=True, return_inverse=True)
     differing = np.unique(group[labels != labels[first][group]])
-    if len(differing):
-        notes.append(f"{len(differing)} images are there with different labels")
+    if count := len(differing):
+        images = "image is" if count == 1 else "images are"
+        notes.append(f"{count} {images} there with different labels")
     return notes

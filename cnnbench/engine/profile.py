@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cnnbench.engine.loop import Step
+from cnnbench.rendering.text import counted
 
 # The first steps prepare kernels and memory; the last of them also starts the profiler.
 _WAIT_STEPS, _WARMUP_STEPS = 4, 2
@@ -50,8 +51,8 @@ def profiled(
     first = _WAIT_STEPS + _WARMUP_STEPS
     if count > first:
         report(
-            f"traced {count - first} steps: {path}; open it in https://ui.perfetto.dev or with "
-            "TensorBoard's profile page"
+            f"traced {counted(count - first, 'step')}: {path}; open it in https://ui.perfetto.dev "
+            "or with TensorBoard's profile page"
         )
     else:
         report(f"profile_steps={num_steps}: training ended within the {first} steps of warm-up")

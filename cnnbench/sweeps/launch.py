@@ -11,6 +11,7 @@ from cnnbench.config.launcher import split_launcher
 from cnnbench.config.settings import Setting
 from cnnbench.config.sweeper import split_sweeper
 from cnnbench.notices import say_torch_loads
+from cnnbench.rendering.text import counted
 from cnnbench.sweeps.jobs import expand
 from cnnbench.sweeps.launchers import check_launcher
 from cnnbench.sweeps.run import launch_sweep
@@ -39,7 +40,7 @@ def launch(
         sweep = expand(composer, ours)
         for job in sweep.jobs:
             check_early(job.config)
-        say_torch_loads(f"{len(sweep.jobs)} jobs")
+        say_torch_loads(counted(len(sweep.jobs), "job"))
         return launch_sweep(sweep, command, launcher, how)
     from cnnbench.sweeps.search.run import launch_search
     from cnnbench.sweeps.search.space import read_space

@@ -24,6 +24,7 @@ from cnnbench.config.launcher import LauncherConfig
 from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
+from cnnbench.rendering.text import counted
 from cnnbench.runs.record import PRUNED, RunRecord
 from cnnbench.sweeps.check import Slots, check_jobs
 from cnnbench.sweeps.job import write_job
@@ -205,7 +206,7 @@ class Sweeping:
     def _progress(self) -> str:
         """Say how far it came before it was stopped."""
         done = sum(job.status.startswith("done") for job in self.jobs)
-        return f"sweep stopped with {done} of {len(self.jobs)} jobs done"
+        return f"sweep stopped with {done} of {counted(len(self.jobs), 'job')} done"
 
     def _stop(self, signum: int) -> None:
         self.is_stopping = True
@@ -347,8 +348,8 @@ class Sweeping:
         most = self.config.most_failures
         if most is not None and self.num_failed >= most and not self.is_stopping:
             notice(
-                f"the sweep stops after {self.num_failed} failed "
-                f"{'job' if self.num_failed == 1 else 'jobs'}; the same command resumes it"
+                f"the sweep stops after {counted(self.num_failed, 'failed job')}; "
+                "the same command resumes it"
             )
             self._stop(signal.SIGTERM)
 

@@ -79,6 +79,13 @@ def test_single_runs_have_a_table_without_verdicts() -> None:
     assert "verdict" not in after
 
 
+def test_rows_name_their_machine_where_there_are_several() -> None:
+    one = result("one", [0.9, 0.91])
+    other = replace(result("other", [0.8]), device="Another")
+    assert [row[-1] for row in cells(page([one, other]))] == ["A CPU", "Another"]
+    assert "machine |" not in page([one, result("other", [0.8])])
+
+
 def test_results_of_other_recipes_have_no_page() -> None:
     other = result("other", [0.9], budget={"tflop": 40})
     with pytest.raises(CnnbenchError, match=r"differ in budget.tflop"):

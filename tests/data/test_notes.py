@@ -32,9 +32,9 @@ def test_duplicates_across_splits_and_labels_are_counted() -> None:
     notes = split_notes(data, np.array([0, 2]), np.array([1, 3]), np.array([0, 1]))
     assert notes == [
         "classes (train/val/test): cat 1/1/1, dog 1/1/1",
-        "1 of the test images are also in train, pixel for pixel",
-        "1 of the test images are also in val, pixel for pixel",
-        "1 images are there with different labels",
+        "1 of the test images is also in train, pixel for pixel",
+        "1 of the test images is also in val, pixel for pixel",
+        "1 image is there with different labels",
     ]
 
 

@@ -15,7 +15,7 @@ from cnnbench.analysis.compare.notes import SPREAD_NOTE
 from cnnbench.analysis.compare.records import LeftOut, Record
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs.predictions import FILE_NAME
 from cnnbench.version import __version__
 
@@ -54,7 +54,7 @@ def checklist_text(
     lines = [
         "# Reproducibility checklist",
         "",
-        f"Filled in by cnnbench {__version__} from the records of {len(records)} runs. "
+        f"Filled in by cnnbench {__version__} from the records of {counted(len(records), 'run')}. "
         "`[x]` is answered by the records, `[ ]` is left to the authors.",
     ]
     for title, items in parts.items():
@@ -74,7 +74,7 @@ def _listed(values: Iterable[object]) -> str:
     counts = Counter(setting_text(value) for value in values)
     if len(counts) == 1:
         return next(iter(counts))
-    return "; ".join(f"{text} ({count} runs)" for text, count in counts.items())
+    return "; ".join(f"{text} ({counted(count, 'run')})" for text, count in counts.items())
 
 
 def _of(records: Sequence[Record], key: str) -> str:

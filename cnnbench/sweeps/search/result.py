@@ -14,6 +14,7 @@ from cnnbench.analysis.compare.records import read_curves
 from cnnbench.analysis.compare.search_part import Axis, Line, SearchPart
 from cnnbench.config.command import text_of
 from cnnbench.errors import CheckpointError
+from cnnbench.rendering.text import counted
 from cnnbench.runs.columns import COLUMNS, finite_number
 from cnnbench.runs.directory import RunDir
 from cnnbench.sweeps.launchers import Launcher
@@ -130,10 +131,9 @@ def _sentences(
     words = {"complete": "finished", "pruned": "pruned", "failed": "failed", None: "unfinished"}
     counts = Counter(trial.outcome for trial in trials)
     parts = [f"{counts[outcome]} {word}" for outcome, word in words.items() if counts[outcome]]
-    plural = "" if len(trials) == 1 else "s"
     sentences = [
-        f"{len(trials)} trial{plural}: {', '.join(parts)}; {format_seconds(record.seconds)} of "
-        "training"
+        f"{counted(len(trials), 'trial')}: {', '.join(parts)}; "
+        f"{format_seconds(record.seconds)} of training"
     ]
     if record.best:
         best = " ".join(record.best["settings"])
