@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,16 @@ def test_runs_of_several_recipes_are_no_result(runs: list[Path], tmp_path: Path)
     other = train(tmp_path, *FAST, "optimizer.lr=0.5")
     with pytest.raises(CnnbenchError, match=r"of one recipe, found 2: .*optimizer.lr"):
         record_runs("mine", [*runs, other])
+
+
+def test_runs_of_two_kinds_of_machine_are_no_result(runs: list[Path], tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(runs[0], moved)
+    record = json.loads((moved / "run.json").read_text())
+    record["provenance"]["processes"][0]["effective"]["device_name"] = "Another CPU"
+    (moved / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CnnbenchError, match="differ in device"):
+        record_runs("mine", [moved, *runs[1:]])
 
 
 def test_a_run_that_has_not_read_the_test_images_is_no_result(tmp_path: Path) -> None:
