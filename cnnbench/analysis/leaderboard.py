@@ -1,14 +1,17 @@
 """The page of all networks under one budget, from results that were committed.
 
 ``python -m cnnbench.analysis.leaderboard > docs/leaderboard.md`` writes it from
-``results/leaderboard/*.json``. Networks of one run have a table of their own, without verdicts.
+``results/leaderboard/*.json``, and ``--plot docs/leaderboard`` its figure. Networks of one run have
+a table of their own, without verdicts.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cnnbench.analysis.recorded import RecordedResult, known_results, read_recorded
@@ -17,6 +20,7 @@ from cnnbench.analysis.statistics.verdicts import default_margin, judge
 from cnnbench.config.settings import leaves
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.notices import notice
+from cnnbench.rendering.figures import legend_below, plain, save, style
 from cnnbench.rendering.text import counted, render_table
 
 FOLDER = "leaderboard"
@@ -24,7 +28,7 @@ _HEAD = """\
 # Leaderboard
 
 Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
-`results/leaderboard/`; do not edit.
+`results/leaderboard/`, its figure with `--plot docs/leaderboard`; do not edit.
 
 Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
 budget of work on the 60,000 training images of Fashion-MNIST, with one recipe. Rate and batch of
@@ -34,6 +38,7 @@ files' and were not tuned, so that such a network may be better with others. A n
 was not run yet. The test images are read once, at the end. Seconds are of training beside other
 work on the machine.
 """
+_FIGURE = "![The networks by accuracy, and the size of each](leaderboard.png)\n"
 _NONE = "\nNo result is committed yet.\n"
 # In which results of one page may differ: the network, what was tuned, and what the head names.
 _MAY_DIFFER = (
@@ -62,7 +67,7 @@ def page(results: Sequence[RecordedResult]) -> str:
     ordered = sorted(results, key=lambda result: -statistics.fmean(result.values))
     several = [result for result in ordered if len(result.runs) > 1]
     single = [result for result in ordered if len(result.runs) == 1]
-    parts = [_HEAD, _machines(ordered)]
+    parts = [_HEAD, _machines(ordered), _FIGURE]
     one = len({result.device for result in results}) == 1
     columns = [name for name in _COLUMNS if not (one and name == "machine")]
     if several:
@@ -152,16 +157,53 @@ def _note(results: Sequence[RecordedResult]) -> str:
     )
 
 
+def plot(results: Sequence[RecordedResult], stem: Path) -> list[Path]:
+    """Draw the accuracies of ``page``'s results beside the networks' sizes; return the file.
+
+    Args:
+        results: each of another network.
+        stem: path of the file without its ending.
+    """
+    from matplotlib.figure import Figure
+
+    ordered = sorted(results, key=lambda result: statistics.fmean(result.values))
+    with style():
+        figure = Figure(figsize=(7.2, 1.2 + 0.2 * len(ordered)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        for is_several, fill in ((True, "black"), (False, "white")):
+            label = "mean of several seeds, tuned" if is_several else "one seed, not tuned"
+            look = {"color": "black", "markerfacecolor": fill, "linestyle": "none", "marker": "o"}
+            rows = {
+                number: result
+                for number, result in enumerate(ordered)
+                if (len(result.runs) > 1) == is_several
+            }
+            means = [statistics.fmean(result.values) for result in rows.values()]
+            left.plot(means, list(rows), label=label, **look)
+            right.plot([result.model["macs"] for result in rows.values()], list(rows), **look)
+        left.set_yticks(range(len(ordered)), [plain(result.model["name"]) for result in ordered])
+        left.set(xlabel="test accuracy after equal work")
+        right.set(xscale="log", xlabel="multiply-accumulates of an image")
+        legend_below(figure, left)
+        return save(figure, stem, ["png"])
+
+
 def committed() -> list[RecordedResult]:
     """Return the committed results that the page shows."""
     names = [name for name in known_results() if name.startswith(f"{FOLDER}/")]
     return [read_recorded(name) for name in names]
 
 
-def main() -> int:
-    """Print the page."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Print the page, or draw its figure."""
+    parser = argparse.ArgumentParser(prog="python -m cnnbench.analysis.leaderboard")
+    parser.add_argument("--plot", type=Path, metavar="STEM", help="draw the figure as STEM.png")
+    stem = parser.parse_args(args).plot
     try:
-        print(page(committed()), end="")
+        if stem is None:
+            print(page(committed()), end="")
+        else:
+            plot(committed(), stem)
     except CnnbenchError as error:
         notice(str(error))
         return error.exit_code

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from cnnbench.analysis.leaderboard import committed, page
+from cnnbench.analysis.leaderboard import committed, page, plot
 from cnnbench.analysis.recorded import RecordedResult, RecordedRun
 from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import to_tree
@@ -84,6 +85,14 @@ def test_rows_name_their_machine_where_there_are_several() -> None:
     other = replace(result("other", [0.8]), device="Another")
     assert [row[-1] for row in cells(page([one, other]))] == ["A CPU", "Another"]
     assert "machine |" not in page([one, result("other", [0.8])])
+
+
+def test_the_figure_is_an_image_of_every_network(tmp_path: Path) -> None:
+    (file,) = plot([result("one", [0.9, 0.91]), result("other", [0.8])], tmp_path / "figure")
+    (larger,) = plot([result(name, [0.8]) for name in "abcdefgh"], tmp_path / "larger")
+    with Image.open(file) as small, Image.open(larger) as large:
+        assert small.width == large.width
+        assert small.height < large.height
 
 
 def test_results_of_other_recipes_have_no_page() -> None:
