@@ -117,7 +117,7 @@ def test_broken_files_are_named_after_the_others(
     assert cli(["predict", str(run), str(tmp_path), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)) == 3
-    assert "1 files could not be read" in err
+    assert "1 file could not be read" in err
     assert "001b.png" in err
     assert ".txt files, which are no images" in err
     for path in tmp_path.glob("00?.png"):

@@ -232,4 +232,4 @@ def test_a_broken_file_is_named_and_the_others_are_written(
     broken.write_text("no image")
     [row] = cnnbench.features(untouched, [image, broken], output=tmp_path / "seen")
     assert row["file"] == str(image)
-    assert "1 files could not be read" in capsys.readouterr().err
+    assert "1 file could not be read" in capsys.readouterr().err

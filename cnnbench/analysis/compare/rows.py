@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from cnnbench.analysis.compare.records import LeftOut, Record
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs import columns
 
 
@@ -82,10 +82,10 @@ class Row:
 
         Seconds are those of the runs that had the machine alone, where there is one.
         """
-        counted = self.records
+        records = self.records
         if columns.COLUMNS[name].is_time and not self.is_marked(name):
-            counted = tuple(record for record in self.records if record.is_alone)
-        values = [record.metrics[name] for record in counted]
+            records = tuple(record for record in self.records if record.is_alone)
+        values = [record.metrics[name] for record in records]
         return [value for value in values if value is not None]
 
     def leave_out(self, name: str) -> None:
@@ -174,14 +174,14 @@ def mark(rows: Sequence[Row], base: Row | None) -> None:
             number = sum(record.code_version != version for record in row.records)
             row.not_comparable.append(
                 f"code version {names}, not {_version_text(version)} "
-                f"({number} of {len(row.records)} runs)"
+                f"({number} of {counted(len(row.records), 'run')})"
             )
         resumed = [record for record in row.records if record.resumed_with]
         if resumed:
             texts = dict.fromkeys("; ".join(record.resumed_with) for record in resumed)
             row.not_comparable.append(
                 f"resumed with other {' and '.join(map(setting_text, texts))} "
-                f"({len(resumed)} of {len(row.records)} runs)"
+                f"({len(resumed)} of {counted(len(row.records), 'run')})"
             )
         if row.values["selection"] == "test":
             row.not_comparable.append("epoch selected on test")

@@ -141,11 +141,7 @@ def _results(rows: Sequence[Row], left_out: Sequence[LeftOut]) -> _Items:
     reasons = Counter(f"{run.status}: {run.reason}" for run in left_out)
     return [
         (True, "Runs of each row", _counts(len(row.records) for row in rows)),
-        (
-            True,
-            "Seeds",
-            _listed(sorted({r.seed for row in rows for r in row.records})).replace(" (1 runs)", ""),
-        ),
+        (True, "Seeds", "; ".join(map(str, sorted({r.seed for row in rows for r in row.records})))),
         (True, "Measure of variation", SPREAD_NOTE),
         (bool(texts), "Tests", "; ".join(texts)),
         (

@@ -113,7 +113,7 @@ def test_code_versions_are_marked_and_not_split(root: Path) -> None:
     assert len(lenet.records) == 4
     assert lenet.not_comparable == ["code version 0.2.0+\\u001babc, not unknown (1 of 4 runs)"]
     assert mlp.not_comparable == []
-    assert nin.not_comparable == ["code version 0.3.0, not unknown (1 of 1 runs)"]
+    assert nin.not_comparable == ["code version 0.3.0, not unknown (1 of 1 run)"]
     # Against a baseline, it is the version that most of its runs have.
     nin, _, mlp = rows_of(compare_runs([root], baseline="nin"))
     assert mlp.not_comparable == ["code version unknown, not 0.3.0 (3 of 3 runs)"]
