@@ -32,9 +32,12 @@ def difference(row: dict[str, str]) -> tuple[float, float, float]:
     """Return the difference of a row and the ends of its interval; zeros for the baseline."""
     cells = list(row.values())
     start = next(n for n, head in enumerate(row) if head.startswith("Δ"))
-    found = re.search(rf"{_NUMBER}[ (]+{_NUMBER} to {_NUMBER}", " ".join(cells[start : start + 2]))
-    if not found:
+    if not cells[start]:
         return 0.0, 0.0, 0.0
+    text = " ".join(cells[start : start + 2])
+    found = re.match(rf"{_NUMBER}[ (]+{_NUMBER} to {_NUMBER}", text)
+    if not found:
+        raise ValueError(f"{text}: expected a difference and its interval")
     mean, low, high = map(float, found.groups())
     return mean, low, high
 

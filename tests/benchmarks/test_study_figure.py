@@ -28,6 +28,8 @@ def test_signs_and_intervals_are_read_as_they_stand(script: Any) -> None:
     assert script.difference(base) == (0, 0, 0)
     assert other["a"] == "x=1"
     assert script.difference(other) == (-0.01, -0.025, 0.005)
+    with pytest.raises(ValueError, match="expected a difference"):
+        script.difference({"Δ": "-.01"})
 
 
 @pytest.mark.parametrize("name", PAGES)
