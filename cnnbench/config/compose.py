@@ -11,7 +11,7 @@ import os
 import threading
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,6 @@ class Composer:
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
         self.groups = Groups(config_dir)
-        self._bases: dict[tuple[tuple[str, str], ...], _Base] = {}
         self._typed: set[str] = set()
         self._told: set[str] = set()
 
@@ -180,44 +179,51 @@ class Composer:
                 notice(f"{file or self.groups.own}: names code, which is run: {group} {code}")
 
     def _base(self, chosen: Mapping[str, str]) -> _Base:
-        """Return the composition of the chosen groups; one per distinct choice, then from memory.
+        """Return the composition of the chosen groups, from memory after the first time."""
+        return _composed(tuple(sorted(chosen.items())), self.groups.own, self._files)
 
-        Composing takes Hydra about .1 s, which a sweep of a thousand jobs cannot pay each time.
-        """
-        if (key := tuple(sorted(chosen.items()))) not in self._bases:
-            import yaml
-            from hydra import compose, initialize_config_dir
-            from hydra.core.global_hydra import GlobalHydra
-            from hydra.errors import HydraException
-            from omegaconf import OmegaConf
-            from omegaconf.errors import OmegaConfBaseException
+    @cached_property
+    def _files(self) -> frozenset[tuple[str, int, int]]:
+        """What tells whether a YAML has changed since an earlier composition of this process."""
+        return self.groups.files_as_they_are()
 
-            overrides = [f"{group}='{choice}'" for group, choice in chosen.items()]
-            if self.groups.own is not None:
-                quoted = f"file://{self.groups.own}".replace("\\", "\\\\").replace("'", "\\'")
-                overrides.append(f"hydra.searchpath=['{quoted}']")
-            with _composing:
-                # A notebook may have a Hydra of its own running, which two cannot.
-                before = GlobalHydra.instance().hydra
-                GlobalHydra.instance().clear()
-                try:
-                    _store_plugins(chosen)
-                    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                        tree = compose("train", overrides=overrides)
-                except (
-                    HydraException,
-                    OmegaConfBaseException,
-                    yaml.YAMLError,
-                    ValueError,
-                ) as error:
-                    raise UsageError(
-                        f"the YAML of {dict(chosen)} does not compose: {error}"
-                    ) from None
-                finally:
-                    GlobalHydra.instance().hydra = before
-            OmegaConf.set_struct(tree, False)
-            self._bases[key] = _Base(tree)
-        return self._bases[key]
+
+@lru_cache(maxsize=512)
+def _composed(
+    chosen: tuple[tuple[str, str], ...], own: Path | None, files: frozenset[tuple[str, int, int]]
+) -> _Base:
+    """Compose groups, which takes Hydra .1 s or more, too much for each of a thousand jobs.
+
+    Args:
+        chosen: each group with its choice.
+        own: the user's directory of YAML, if any.
+        files: what is composed, so that a changed file is composed anew.
+    """
+    import yaml
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [f"{group}='{choice}'" for group, choice in chosen]
+    if own is not None:
+        quoted = f"file://{own}".replace("\\", "\\\\").replace("'", "\\'")
+        overrides.append(f"hydra.searchpath=['{quoted}']")
+    with _composing:
+        # A notebook may have a Hydra of its own running, which two cannot.
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            _store_plugins(dict(chosen))
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                tree = compose("train", overrides=overrides)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"the YAML of {dict(chosen)} does not compose: {error}") from None
+        finally:
+            GlobalHydra.instance().hydra = before
+    OmegaConf.set_struct(tree, False)
+    return _Base(tree)
 
 
 def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setting:
@@ -325,6 +331,7 @@ class _Base:
         from omegaconf import OmegaConf
 
         self._nodes = nodes
+        self._setting = threading.Lock()  # two threads may train in one process
         self._selected: dict[str, dict[str, Any]] = {}
         self.tree = typing.cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=False))
 
@@ -352,19 +359,20 @@ class _Base:
         from omegaconf import OmegaConf, errors
 
         found, before = {}, dict(leaves(self.tree))
-        try:
-            for key, value in values.items():
-                OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
-            for key in keys:
-                value = OmegaConf.select(self._nodes, key)
-                if OmegaConf.is_config(value):
-                    value = OmegaConf.to_container(value, resolve=True)
-                found[key] = value
-        except errors.OmegaConfBaseException as error:
-            raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
-        finally:
-            for key in values:
-                OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
+        with self._setting:
+            try:
+                for key, value in values.items():
+                    OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
+                for key in keys:
+                    value = OmegaConf.select(self._nodes, key)
+                    if OmegaConf.is_config(value):
+                        value = OmegaConf.to_container(value, resolve=True)
+                    found[key] = value
+            except errors.OmegaConfBaseException as error:
+                raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
+            finally:
+                for key in values:
+                    OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
         return found
 
 

@@ -66,7 +66,7 @@ class Groups:
             raise UsageError(f"unknown group '{group}'{expected_names(group, ALL_GROUPS)}")
         found: dict[str, str] = {}
         for root in self._roots():
-            for path in sorted((root / group).rglob("*.yaml")):
+            for path in _yaml_below(root / group):
                 # A choice in a folder of its group is named with it: notes/alexnet.
                 name = path.relative_to(root / group).with_suffix("").as_posix()
                 if name in found:
@@ -110,11 +110,21 @@ class Groups:
 
     def naming(self, text: str) -> Path | None:
         """Return the first file of the user's directory that has a text, or None."""
-        files = sorted(self.own.rglob("*.yaml")) if self.own is not None else ()
+        files = _yaml_below(self.own) if self.own is not None else ()
         return next((f for f in files if text in f.read_text(encoding="utf-8")), None)
+
+    def files_as_they_are(self) -> frozenset[tuple[str, int, int]]:
+        """Return each YAML file's path, time of change and size."""
+        paths = (path for root in self._roots() for path in _yaml_below(root))
+        return frozenset((str(p), (s := p.stat()).st_mtime_ns, s.st_size) for p in paths)
 
     def _roots(self) -> list[Path]:
         return [root for root in (conf_dir(), self.own) if root is not None]
+
+
+def _yaml_below(root: Path) -> list[Path]:
+    """Return the YAML files; an editor's lock is a link to nothing that ends like them."""
+    return sorted(path for path in root.rglob("*.yaml") if path.is_file())
 
 
 _LINE_WIDTH, _LEAST_COMMENT = 80, 30

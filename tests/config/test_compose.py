@@ -52,31 +52,32 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
     from cnnbench.models import create_model
     from cnnbench.training import launch as run
 
+    config = composed(f"model={model}")
+    run.check(config)
+    brought = yaml.safe_load(COMPOSER.groups.file("model", model).read_text()).get("image_size")
     checked = set()
     for data in COMPOSER.groups.choices("data"):
         # Rows of numbers are for other networks; the last two have the shapes of their files.
         if DATASETS[data].is_table or data in ("custom", "npz"):
             continue
-        root = [f"data.root={image_folder}"] if data == "folder" else []
-        config = composed(f"model={model}", f"data={data}", *root)
-        facts = describe(data, image_folder, config.data.args)
+        root = (f"data.root={image_folder}",) if data == "folder" else ()
+        alone = composed(f"data={data}", *root).data
+        facts = describe(data, image_folder, alone.args)
+        size = brought or alone.image_size
+        shape = (facts.in_channels, size, size)
         # Data sets alike in all that a network sees need one check.
-        shape = (config.data.image_size, facts.in_channels, facts.num_classes)
-        if not checked:
-            run.check(config)
-        elif shape not in checked:
-            size, in_channels, num_classes = shape
+        if (shape, facts.num_classes) not in checked:
             with torch.device("meta"):
                 module = create_model(
                     config.model.name,
-                    in_channels=in_channels,
-                    num_classes=num_classes,
+                    in_channels=facts.in_channels,
+                    num_classes=facts.num_classes,
                     image_size=size,
                     args=config.model.args,
                 )
-                logits = module(torch.empty(2, in_channels, size, size))
-            assert logits.shape == (2, num_classes)
-        checked.add(shape)
+                logits = module(torch.empty(2, *shape))
+            assert logits.shape == (2, facts.num_classes)
+        checked.add((shape, facts.num_classes))
     assert len(checked) > 1
 
 
@@ -272,6 +273,19 @@ def test_groups_of_the_users_own(own: Path) -> None:
     assert "tiny" not in COMPOSER.groups.choices("model")
 
 
+def test_a_yaml_that_changes_is_composed_anew(own: Path) -> None:
+    # In one process, as in a notebook beside an editor, whose locks are links to nothing.
+    (own / "model" / ".#tiny.yaml").symlink_to("me@here.1234:5")
+    file = own / "experiment" / "quick.yaml"
+    text = file.read_text()
+    assert composed("experiment=quick", composer=Composer(own)).num_epochs == 1
+    file.write_text(text.replace("num_epochs: 1", "num_epochs: 2"))
+    assert composed("experiment=quick", composer=Composer(own)).num_epochs == 2
+    (own / "model" / "tiny.yaml").write_text("# mine\nname: lenet\nactivation: relu\npool: avg\n")
+    config = composed("model=tiny", "experiment=quick", composer=Composer(own))
+    assert (config.model.args["activation"], config.num_epochs) == ("relu", 2)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -422,11 +436,11 @@ def test_a_thousand_jobs_take_seconds() -> None:
     assert time.process_time() - started < 15
 
 
-def test_settings_leave_a_running_hydra_alone(tmp_path: Path) -> None:
+def test_settings_leave_a_running_hydra_alone(tmp_path: Path, own: Path) -> None:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         theirs = GlobalHydra.instance().hydra
-        composed("model=nin_cifar", composer=Composer())
+        composed("model=nin_cifar", composer=Composer(own))
         assert GlobalHydra.instance().hydra is theirs
