@@ -114,7 +114,7 @@ def test_no_answer_loads_torch_or_takes_long(here: Path) -> None:
         "import sys; from cnnbench.cli.main import run; import time; "
         "run(['completion', 'bash', '--line', sys.argv[1]]); "
         "heavy = {'torch', 'hydra', 'numpy', 'matplotlib'} & sys.modules.keys(); "
-        "assert not heavy, heavy; assert time.process_time() < .3, time.process_time()"
+        "assert not heavy, heavy; assert time.process_time() < 1, time.process_time()"
     )
     for line in ("cnnbench ", "cnnbench train model=", "cnnbench train -", "cnnbench evaluate "):
         subprocess.run([sys.executable, "-c", code, line], check=True, capture_output=True)

@@ -292,7 +292,12 @@ def check(module: nn.Module, size: int, to: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in FAMILIES]
+    "name",
+    # tests/models exports every network; here are the file and what goes before the network.
+    [
+        pytest.param(n, marks=() if n in ("lenet", "torchvision") else pytest.mark.slow)
+        for n in FAMILIES
+    ],
 )
 def test_every_family_as_a_torch_program(name: str, tmp_path: Path) -> None:
     size, args = FAMILIES[name]

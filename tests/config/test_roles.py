@@ -12,6 +12,7 @@ import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,41 +99,44 @@ def other_values(group: str, key: str, value: Any, kind: Any) -> list[Any]:
     return [*lists, *texts, *plain, False, True, "other", {"width": 3}]
 
 
-def variants() -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """Return for every key of the config two trees that differ in it alone."""
-    found: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {}
-    for group, name in CHOICES:
-        base = to_tree(
-            composed(
-                *(f"{group}={name}", "resume=/run", "model.weights=/given"),
-                *("data.num_folds=4", "data.fold=0"),  # neither goes without the other
-                *needed(group, name),
-            )
+@cache
+def base_of(group: str, name: str) -> dict[str, Any]:
+    return to_tree(
+        composed(
+            *(f"{group}={name}", "resume=/run", "model.weights=/given"),
+            *("data.num_folds=4", "data.fold=0"),  # neither goes without the other
+            *needed(group, name),
         )
-        for key, value in leaves(base):
-            if key in found or (key.endswith(".name") and key != "sweep.name"):
+    )
+
+
+def variant(key: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return another value of a key, and two trees that differ in it alone."""
+    owner, _, last = key.rpartition(".")
+    owners = [(group, n) for group, n in CHOICES if group == owner and last in shipped(group, n)]
+    for group, name in owners or CHOICES:
+        base = base_of(group, name)
+        kind = ARGUMENTS.get((owner, last))
+        if kind is None:
+            node: Any = RunConfig
+            for part in key.split("."):
+                kind = typing.get_type_hints(node)[part]
+                node = kind
+        for other in other_values(owner, key, dict(leaves(base))[key], kind):
+            changed = to_tree(read_config(base))
+            assign(changed, key, other)
+            try:
+                tree = to_tree(read_config(changed))
+            except ConfigError:
                 continue
-            owner, _, last = key.rpartition(".")
-            kind = ARGUMENTS.get((owner, last))
-            if kind is None:
-                node: Any = RunConfig
-                for part in key.split("."):
-                    kind = typing.get_type_hints(node)[part]
-                    node = kind
-            for other in other_values(owner, key, value, kind):
-                changed = to_tree(read_config(base))
-                assign(changed, key, other)
-                try:
-                    tree = to_tree(read_config(changed))
-                except ConfigError:
-                    continue
-                if tree != base:
-                    found[key] = (key, other, base, tree)
-                    break
-    return list(found.values())
+            if tree != base:
+                return other, base, tree
+    raise AssertionError(f"{key}: no other value was found")
 
 
-VARIANTS = variants()
+# Data sets of other packages take theirs by data.args; none that is shipped does.
+NO_SETTING = {"data.args", *(f"{group}.name" for group in GROUPS)}
+KEYS = [key for key, facts in all_keys().items() if not facts.is_group and key not in NO_SETTING]
 
 
 def key_of(tree: Mapping[str, Any], data: str = "d", code: str = "c", **files: str) -> str:
@@ -165,27 +169,19 @@ def computed(tree: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {"config": tree, "effective": {**EFFECTIVE, **asked, **more}}
 
 
-def test_the_variants_cover_every_key() -> None:
+def test_the_keys_are_those_of_the_yaml() -> None:
     every = {
         key for group, name in CHOICES for key in (f"{group}.{k}" for k in shipped(group, name))
     }
     every |= {key for key, _ in leaves(to_tree(composed()))}
-    every -= {f"{group}.name" for group in GROUPS}
-    assert {key for key, *_ in VARIANTS} == every
-    known = {key for key, facts in all_keys().items() if not facts.is_group}
-    # Data sets of other packages take theirs by this key; none that is shipped does.
-    assert known - {f"{group}.name" for group in GROUPS} - {"data.args"} == every
+    assert set(KEYS) == every - NO_SETTING
 
 
-@pytest.mark.parametrize(("key", "other", "base", "tree"), VARIANTS, ids=[v[0] for v in VARIANTS])
+@pytest.mark.parametrize("key", KEYS)
 def test_run_key_row_and_resume_follow_from_the_role(
-    key: str,
-    other: Any,
-    base: dict[str, Any],
-    tree: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    other, base, tree = variant(key)
     role = all_keys()[key].role
     expected = CONSEQUENCES[role.name]
     if key == "data.root":  # its content is compared, so that it may have moved
