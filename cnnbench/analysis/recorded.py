@@ -30,7 +30,7 @@ from cnnbench.notices import notice
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.network import read_weights
-from cnnbench.runs.provenance import code_version
+from cnnbench.runs.provenance import code_version, device_kind
 from cnnbench.runs.record import RunRecord
 
 FORMAT = 1
@@ -69,7 +69,7 @@ class RecordedResult:
         commit: of the code, where that was a commit as it stands; else None.
         date: on which its last run started, UTC.
         code_version: of the package.
-        device: kind of the CPU or GPU.
+        device: kind of the CPU, such as ``AMD EPYC (AVX512, bf16)``, or GPU.
         torch: its version.
         num_threads: that computed.
         precision: that was effective.
@@ -194,14 +194,14 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
     records = [open_run(record.path).record for record in rows[0].records]
     first, last = records[0], max(records, key=lambda r: r.provenance.processes[-1].started)
     versions = {
-        (process.code_version, process.machine.get("torch"))
+        (process.code_version, process.machine.get("torch"), device_kind(process))
         for record in records
         for process in record.provenance.processes
     }
     if len(versions) > 1 or any(record.resumed_with for record in rows[0].records):
         raise UsageError(
-            f"{name}: the runs are of several versions of the code or torch, or were resumed on "
-            "another machine; expected one"
+            f"{name}: the runs are of several versions of the code or torch or of several kinds of "
+            "machine, or were resumed on another; expected one"
         )
     process = first.provenance.processes[-1]
     version = first.provenance.code_version
@@ -214,7 +214,7 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
         commit=_commit() if version == code_version() else None,
         date=last.provenance.processes[-1].started[:10],
         code_version=version,
-        device=process.effective.get("device_name"),
+        device=device_kind(process),
         torch=process.machine.get("torch"),
         num_threads=process.effective.get("num_threads"),
         precision=process.effective.get("precision"),

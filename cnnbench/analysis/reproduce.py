@@ -22,6 +22,7 @@ from cnnbench.config.settings import Setting, leaves
 from cnnbench.errors import CheckpointError, DataError, UsageError
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import RunDir, open_run
+from cnnbench.runs.provenance import device_kind
 
 LEVEL = 0.95
 # Two trainings of one seed agree to this much where nothing is random.
@@ -204,7 +205,7 @@ def _now(run: RunDir) -> Mapping[str, Any]:
     provenance = run.record.provenance
     process = provenance.processes[-1]
     return {
-        "device": process.effective.get("device_name"),
+        "device": device_kind(process),
         "torch": process.machine.get("torch"),
         "num_threads": process.effective.get("num_threads"),
         "precision": process.effective.get("precision"),

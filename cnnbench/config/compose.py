@@ -185,7 +185,7 @@ class Composer:
     @cached_property
     def _files(self) -> frozenset[tuple[str, int, int]]:
         """What tells whether a YAML has changed since an earlier composition of this process."""
-        return self.groups.files_as_they_are()
+        return self.groups.file_stats()
 
 
 @lru_cache(maxsize=512)

@@ -113,7 +113,7 @@ class Groups:
         files = _yaml_below(self.own) if self.own is not None else ()
         return next((f for f in files if text in f.read_text(encoding="utf-8")), None)
 
-    def files_as_they_are(self) -> frozenset[tuple[str, int, int]]:
+    def file_stats(self) -> frozenset[tuple[str, int, int]]:
         """Return each YAML file's path, time of change and size."""
         paths = (path for root in self._roots() for path in _yaml_below(root))
         return frozenset((str(p), (s := p.stat()).st_mtime_ns, s.st_size) for p in paths)

@@ -22,11 +22,25 @@ from cnnbench.files import expand_path, file_sha256, read_regular
 from cnnbench.runs.record import ProcessRecord, Provenance, RunRecord, utc_text
 from cnnbench.version import __version__
 
+
+def device_kind(process: ProcessRecord) -> str | None:
+    """Return what kind of device computed, such as ``AMD EPYC (AVX512, bf16)``.
+
+    Virtual machines shorten the names of CPUs: ``AMD EPYC (AVX2)`` has the same, and other bits.
+    """
+    effective = process.effective
+    name: str | None = effective.get("device_name")
+    if name is None or effective.get("device") != "cpu" or "cpu_capability" not in effective:
+        return name
+    formats = ", bf16" if effective.get("native_bf16") else ""
+    return f"{name} ({effective['cpu_capability']}{formats})"
+
+
 # What decides the bits of a run beside its config, under the words that a user knows.
 _DECIDING: Mapping[str, Callable[[ProcessRecord], Any]] = {
     "code": lambda process: process.code_version,
     "torch": lambda process: process.machine.get("torch"),
-    "device": lambda process: process.effective.get("device_name"),
+    "device": device_kind,
     "device.precision": lambda process: process.effective.get("precision"),
     "device.num_threads": lambda process: process.effective.get("num_threads"),
     "device.winograd": lambda process: process.effective.get("winograd"),

@@ -118,6 +118,26 @@ def test_one_run_and_other_machines_are_only_reported(results: Path, runs: list[
     assert command(["reproduce", name, "--run", str(new)]) == 0
 
 
+def test_a_cpu_of_the_same_name_with_other_instructions_is_another_machine(
+    results: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    copies = [shutil.copytree(run, tmp_path / "copies" / run.name) for run in runs]
+    record = json.loads((copies[0] / "run.json").read_text())
+    effective = record["provenance"]["processes"][0]["effective"]
+    here = record_runs("mine", runs).device
+    assert here is not None
+    assert here.startswith(f"{effective['device_name']} ({effective['cpu_capability']}")
+    effective["cpu_capability"] = "of another"
+    (copies[0] / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CnnbenchError, match="several kinds of machine"):
+        record_runs("mine", copies)
+    # With a recorded seed and another result, which would be different on one kind of machine.
+    name = recorded(results, runs)
+    found = judge_run(name, copies[0])
+    assert found["verdict"] == "reported"
+    assert f"another kind of machine ({here})" in found["reason"]
+
+
 def test_seconds_are_the_steps_that_they_paid_for(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
