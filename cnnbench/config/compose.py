@@ -331,7 +331,7 @@ class _Base:
         from omegaconf import OmegaConf
 
         self._nodes = nodes
-        self._setting = threading.Lock()  # two threads may train in one process
+        self._lock = threading.Lock()  # two threads may train in one process
         self._selected: dict[str, dict[str, Any]] = {}
         self.tree = typing.cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=False))
 
@@ -349,7 +349,8 @@ class _Base:
         read = {k: str(v) for k, v in values.items() if k.split(".")[0] in str(left)}
         case = str((left, read))
         if left and case not in self._selected:
-            self._selected[case] = self._select(left, values)
+            with self._lock:
+                self._selected[case] = self._select(left, values)
         for key in left:
             assign(tree, key, copy.deepcopy(self._selected[case][key]))
         return tree
@@ -359,20 +360,19 @@ class _Base:
         from omegaconf import OmegaConf, errors
 
         found, before = {}, dict(leaves(self.tree))
-        with self._setting:
-            try:
-                for key, value in values.items():
-                    OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
-                for key in keys:
-                    value = OmegaConf.select(self._nodes, key)
-                    if OmegaConf.is_config(value):
-                        value = OmegaConf.to_container(value, resolve=True)
-                    found[key] = value
-            except errors.OmegaConfBaseException as error:
-                raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
-            finally:
-                for key in values:
-                    OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
+        try:
+            for key, value in values.items():
+                OmegaConf.update(self._nodes, key, value, merge=False, force_add=True)
+            for key in keys:
+                value = OmegaConf.select(self._nodes, key)
+                if OmegaConf.is_config(value):
+                    value = OmegaConf.to_container(value, resolve=True)
+                found[key] = value
+        except errors.OmegaConfBaseException as error:
+            raise ConfigError([Problem(key, f": {str(error).splitlines()[0]}")]) from None
+        finally:
+            for key in values:
+                OmegaConf.update(self._nodes, key, before[key], merge=False, force_add=True)
         return found
 
 

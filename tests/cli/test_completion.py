@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -110,14 +111,21 @@ def test_no_name_that_a_shell_would_run_is_completed(name: str, here: Path) -> N
 
 
 def test_no_answer_loads_torch_or_takes_long(here: Path) -> None:
+    def seconds(code: str, *arguments: str) -> float:
+        code = f"{code}; import time; print(time.process_time(), file=sys.stderr)"
+        words = [sys.executable, "-c", f"import sys; {code}", *arguments]
+        return float(subprocess.run(words, check=True, capture_output=True, text=True).stderr)
+
+    # Python's own start says how fast the machine is.
+    start = statistics.median(seconds("pass") for _ in range(5))
     code = (
-        "import sys; from cnnbench.cli.main import run; import time; "
+        "from cnnbench.cli.main import run; "
         "run(['completion', 'bash', '--line', sys.argv[1]]); "
         "heavy = {'torch', 'hydra', 'numpy', 'matplotlib'} & sys.modules.keys(); "
-        "assert not heavy, heavy; assert time.process_time() < 1, time.process_time()"
+        "assert not heavy, heavy"
     )
     for line in ("cnnbench ", "cnnbench train model=", "cnnbench train -", "cnnbench evaluate "):
-        subprocess.run([sys.executable, "-c", code, line], check=True, capture_output=True)
+        assert seconds(code, line) < 30 * start
 
 
 @pytest.mark.parametrize("shell", SHELLS)

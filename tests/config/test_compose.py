@@ -52,9 +52,6 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
     from cnnbench.models import create_model
     from cnnbench.training import launch as run
 
-    config = composed(f"model={model}")
-    run.check(config)
-    brought = yaml.safe_load(COMPOSER.groups.file("model", model).read_text()).get("image_size")
     checked = set()
     for data in COMPOSER.groups.choices("data"):
         # Rows of numbers are for other networks; the last two have the shapes of their files.
@@ -63,21 +60,25 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
         root = (f"data.root={image_folder}",) if data == "folder" else ()
         alone = composed(f"data={data}", *root).data
         facts = describe(data, image_folder, alone.args)
-        size = brought or alone.image_size
-        shape = (facts.in_channels, size, size)
         # Data sets alike in all that a network sees need one check.
-        if (shape, facts.num_classes) not in checked:
-            with torch.device("meta"):
-                module = create_model(
-                    config.model.name,
-                    in_channels=facts.in_channels,
-                    num_classes=facts.num_classes,
-                    image_size=size,
-                    args=config.model.args,
-                )
-                logits = module(torch.empty(2, *shape))
-            assert logits.shape == (2, facts.num_classes)
-        checked.add((shape, facts.num_classes))
+        shape = (alone.image_size, facts.in_channels, facts.num_classes)
+        if shape in checked:
+            continue
+        config = composed(f"model={model}", f"data={data}", *root)
+        if not checked:
+            run.check(config)
+        size, (_, in_channels, num_classes) = config.data.image_size, shape
+        with torch.device("meta"):
+            module = create_model(
+                config.model.name,
+                in_channels=in_channels,
+                num_classes=num_classes,
+                image_size=size,
+                args=config.model.args,
+            )
+            logits = module(torch.empty(2, in_channels, size, size))
+        assert logits.shape == (2, num_classes)
+        checked.add(shape)
     assert len(checked) > 1
 
 

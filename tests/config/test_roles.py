@@ -76,6 +76,7 @@ def composed(*settings: str) -> RunConfig:
     return single_config(COMPOSER, COMPOSER.parse(settings))
 
 
+@cache
 def shipped(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
@@ -113,15 +114,15 @@ def base_of(group: str, name: str) -> dict[str, Any]:
 def variant(key: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return another value of a key, and two trees that differ in it alone."""
     owner, _, last = key.rpartition(".")
+    kind = ARGUMENTS.get((owner, last))
+    if kind is None:
+        node: Any = RunConfig
+        for part in key.split("."):
+            kind = typing.get_type_hints(node)[part]
+            node = kind
     owners = [(group, n) for group, n in CHOICES if group == owner and last in shipped(group, n)]
     for group, name in owners or CHOICES:
         base = base_of(group, name)
-        kind = ARGUMENTS.get((owner, last))
-        if kind is None:
-            node: Any = RunConfig
-            for part in key.split("."):
-                kind = typing.get_type_hints(node)[part]
-                node = kind
         for other in other_values(owner, key, dict(leaves(base))[key], kind):
             changed = to_tree(read_config(base))
             assign(changed, key, other)
