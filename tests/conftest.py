@@ -11,6 +11,9 @@ import pytest
 
 # Before torch is imported. Tests run side by side, and the subprocesses they start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test has two threads they wait asleep: spinning, on cores that the other tests need, makes
+# a run many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Each network would be checked in a process of its own; tests/device does so.
 os.environ.setdefault("CNNBENCH_KERNEL_CHECK", "0")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,10 @@ def imported(module: str) -> Iterator[str]:
                     yield node.module
 
 
-IMPORTS = [(module, target) for module in MODULES for target in imported(module)]
+@cache
+def imports() -> list[tuple[str, str]]:
+    """Return each module of ours with each that it imports."""
+    return [(module, target) for module in MODULES for target in imported(module)]
 
 
 def test_every_room_has_its_floor() -> None:
@@ -152,7 +156,7 @@ def test_the_floors_are_those_of_the_contributors_page() -> None:
 def test_nothing_imports_upwards_or_from_the_next_room() -> None:
     wrong = [
         f"{module} imports {target}"
-        for module, target in IMPORTS
+        for module, target in imports()
         if unit_of(module) != unit_of(target) and LEVELS[unit_of(target)] >= LEVELS[unit_of(module)]
     ]
     assert not wrong
@@ -178,7 +182,7 @@ def test_no_cycle_of_files_at_import() -> None:
 
 def test_no_cycle_of_packages() -> None:
     graph: dict[str, set[str]] = {unit: set() for unit in LEVELS}
-    for module, target in IMPORTS:
+    for module, target in imports():
         if target != "cnnbench" and unit_of(module) != unit_of(target):
             graph[unit_of(module)].add(unit_of(target))
     tuple(graphlib.TopologicalSorter(graph).static_order())
@@ -212,7 +216,7 @@ CONFIG = [f"cnnbench.config.{name}" for name in ("run_config", "settings", "comp
     "name", ["models", "engine", "layers", "data", "optim", "geometry", "tracking"]
 )
 def test_parts_never_see_a_config(name: str) -> None:
-    for module, target in IMPORTS:
+    for module, target in imports():
         if unit_of(module) == name:
             assert target not in CONFIG, module
 

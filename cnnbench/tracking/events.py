@@ -63,7 +63,7 @@ def leave_out(file: Path, is_left_out: Callable[[Any], bool]) -> None:
         OSError: it cannot be read or replaced.
         DiskError: its successor cannot be written.
     """
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+    from tensorboard.compat.proto.event_pb2 import Event
 
     content = file.read_bytes()
     kept = []

@@ -285,7 +285,7 @@ class TensorBoard:
         if self._file is None:
             return
         check_fence()
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboard.compat.proto.event_pb2 import Event
 
         event = Event(wall_time=time.time(), **fields)
         with self._failures_reported():

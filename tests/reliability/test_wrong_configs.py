@@ -8,6 +8,7 @@ import time
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -92,22 +93,23 @@ def fields(group: str) -> dict[str, Any]:
     return {name: value_of(kind) for name, kind in hints.items() if name not in ("name", "args")}
 
 
-def own_keys(group: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield a choice that has it, a key, and its type."""
+@cache
+def own_keys(group: str) -> list[tuple[str, str, Any]]:
+    """Return the keys of a group's choices: a choice that has it, the key, and its type."""
     import yaml
 
     from cnnbench.config.groups import conf_dir
 
-    seen = set()
+    found: dict[str, tuple[str, str, Any]] = {}
     for choice in COMPOSER.groups.choices(group):
         tree = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
         for name in tree:
             known = (group, name) in ARGUMENTS
             kind = argument_type(group, name, choice) if known else None
             is_open = name in ("args", "path")
-            if kind is not None and name not in seen and not is_open:
-                seen.add(name)
-                yield choice, name, value_of(kind)
+            if kind is not None and name not in found and not is_open:
+                found[name] = (choice, name, value_of(kind))
+    return list(found.values())
 
 
 def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
@@ -143,7 +145,10 @@ def mistakes(group: str) -> Iterator[tuple[list[str], str, str, str]]:
     yield [f"{group}=null"], group, "null", "expected a choice"
 
 
-ALL = {group: list(mistakes(group)) for group in GROUPS}
+@cache
+def every_mistake() -> dict[str, list[tuple[list[str], str, str, str]]]:
+    """Return the mistakes of each group."""
+    return {group: list(mistakes(group)) for group in GROUPS}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -152,7 +157,7 @@ def test_every_mistake_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     started = time.process_time()
-    for settings, key, value, expected in ALL[group]:
+    for settings, key, value, expected in every_mistake()[group]:
         with pytest.raises(ConfigError) as caught:
             single_config(COMPOSER, COMPOSER.parse(settings))
         assert caught.value.exit_code == 2
@@ -163,12 +168,12 @@ def test_every_mistake_is_named(
         words = expected.removesuffix(" or null") if value == "???" else expected
         assert words in lines[0], (settings, lines)
     assert list(tmp_path.iterdir()) == []
-    assert time.process_time() - started < MAX_SECONDS * len(ALL[group])
+    assert time.process_time() - started < MAX_SECONDS * len(every_mistake()[group])
 
 
 def test_the_command_refuses_each_groups_mistake_in_time(tmp_path: Path) -> None:
     """Whole processes, their start included, by the time they compute: the machine may be busy."""
-    for group, rows in ALL.items():
+    for group, rows in every_mistake().items():
         settings, key, *_ = rows[0]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         answer = command("train", *settings, cwd=tmp_path)
@@ -181,8 +186,8 @@ def test_the_command_refuses_each_groups_mistake_in_time(tmp_path: Path) -> None
 
 
 def test_there_are_ten_kinds_in_each_group_and_no_two_alike() -> None:
-    for group, rows in ALL.items():
+    for group, rows in every_mistake().items():
         assert len(rows) >= 10, group
-    seen = [tuple(settings) for rows in ALL.values() for settings, *_ in rows]
+    seen = [tuple(settings) for rows in every_mistake().values() for settings, *_ in rows]
     assert len(seen) == len(set(seen))
     assert len(seen) >= 60
