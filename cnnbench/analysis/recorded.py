@@ -203,21 +203,15 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
             f"{name}: the runs are of several versions of the code or torch or of several kinds of "
             "machine, or were resumed on another; expected one"
         )
-    process = first.provenance.processes[-1]
-    version = first.provenance.code_version
     recorded = RecordedResult(
         name=name,
         # Where it wrote is of the machine, not of the result.
         command=shlex.join(
             ["cnnbench", *(w for w in first.command[1:] if not w.startswith("output_root="))]
         ),
-        commit=_commit() if version == code_version() else None,
+        commit=_commit() if first.provenance.code_version == code_version() else None,
         date=last.provenance.processes[-1].started[:10],
-        code_version=version,
-        device=device_kind(process),
-        torch=process.machine.get("torch"),
-        num_threads=process.effective.get("num_threads"),
-        precision=process.effective.get("precision"),
+        **deciding(first),
         metric=rows[0].score,
         num_test=first.data.num_test,
         model={key: first.model.get(key) for key in ("name", "num_params", "macs")},
@@ -226,6 +220,18 @@ def record_runs(name: str, paths: Sequence[str | Path]) -> RecordedResult:
     )
     _check_preset(recorded)
     return recorded
+
+
+def deciding(record: RunRecord) -> dict[str, Any]:
+    """Return what decided a run's bits beside its config, as ``RecordedResult`` names it."""
+    process = record.provenance.processes[-1]
+    return {
+        "code_version": record.provenance.code_version,
+        "device": device_kind(process),
+        "torch": process.machine.get("torch"),
+        "num_threads": process.effective.get("num_threads"),
+        "precision": process.effective.get("precision"),
+    }
 
 
 def _differing(records: Sequence[Record]) -> list[str]:

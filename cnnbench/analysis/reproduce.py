@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cnnbench.analysis.recorded import (
     RecordedResult,
     RecordedRun,
     changed_keys,
+    deciding,
     read_recorded,
     weights_sha256,
 )
@@ -22,19 +23,10 @@ from cnnbench.config.settings import Setting, leaves
 from cnnbench.errors import CheckpointError, DataError, UsageError
 from cnnbench.runs.columns import finite_number
 from cnnbench.runs.directory import RunDir, open_run
-from cnnbench.runs.provenance import device_kind
 
 LEVEL = 0.95
 # Two trainings of one seed agree to this much where nothing is random.
 _ROUNDING = 1e-12
-# What decides the bits of a run beside its config: the attribute of a result, and its word.
-_DECIDES = {
-    "device": "machine",
-    "torch": "torch",
-    "num_threads": "threads",
-    "precision": "precision",
-    "code_version": "code",
-}
 
 
 def prediction_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -159,17 +151,17 @@ def judge_run(name: str, path: str | Path) -> dict[str, Any]:
     value = _checked_value(recorded, run)
     values = recorded.values
     interval = prediction_interval(values) if len(values) > 1 else None
-    other = [word for key, word in _DECIDES.items() if _now(run)[key] != getattr(recorded, key)]
+    other = [k for k, v in deciding(run.record).items() if v != getattr(recorded, k)]
     same = next((one for one in recorded.runs if one.seed == run.record.seed), None)
     if same is not None and not other:
         verdict = "equal" if _is_equal(same, value, run) else "different"
-    elif interval is None or "machine" in other:
+    elif interval is None or "device" in other:
         verdict = "reported"
     else:
         low, high = interval
         verdict = "inside" if low - _ROUNDING <= value <= high + _ROUNDING else "outside"
     reasons = {
-        f"recorded on another kind of machine ({recorded.device})": "machine" in other,
+        f"recorded on another kind of machine ({recorded.device})": "device" in other,
         "one run alone was recorded": interval is None,
     }
     return {
@@ -198,19 +190,6 @@ def judge_run(name: str, path: str | Path) -> dict[str, Any]:
 
 def _is_equal(same: RecordedRun, value: float, run: RunDir) -> bool:
     return same.test == value and same.weights_sha256 == weights_sha256(run.path)
-
-
-def _now(run: RunDir) -> Mapping[str, Any]:
-    """Return what decided the bits of a run, under the names of ``RecordedResult``."""
-    provenance = run.record.provenance
-    process = provenance.processes[-1]
-    return {
-        "device": device_kind(process),
-        "torch": process.machine.get("torch"),
-        "num_threads": process.effective.get("num_threads"),
-        "precision": process.effective.get("precision"),
-        "code_version": provenance.code_version,
-    }
 
 
 def _checked_value(recorded: RecordedResult, run: RunDir) -> float:
