@@ -16,7 +16,7 @@ from cnnbench.losses import LOSSES
 from cnnbench.runs import columns
 from cnnbench.runs.columns import Source, finite_number, whole_number
 from cnnbench.runs.directory import RunDir, find_runs, path_of, tuning_of
-from cnnbench.runs.provenance import changes
+from cnnbench.runs.provenance import changes, device_kind
 from cnnbench.runs.record import PRUNED, RunRecord
 
 # What a stranger's line of metrics may raise.
@@ -224,7 +224,7 @@ def _provenance(record: RunRecord) -> dict[str, str]:
         "started": [process.started],
         "command": [shlex.join(record.command)] if record.command else [],
         "machine": [
-            process.effective.get("device_name"),
+            device_kind(process),
             f"{machine['cores']} cores" if "cores" in machine else None,
             machine.get("platform"),
         ],

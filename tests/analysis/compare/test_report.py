@@ -340,7 +340,9 @@ def test_numbers_lead_to_where_they_came_from(tmp_path: Path) -> None:
         assert f"cnnbench train --config {run}/config.yaml" in text
         assert info["provenance"]["code_version"] in text
         assert info["provenance"]["processes"][0]["started"] in text
-    for words in (info["data"]["sha256"], info["provenance"]["processes"][0]["machine"]["torch"]):
+    process = info["provenance"]["processes"][0]
+    computed = f"({process['effective']['cpu_capability']}"
+    for words in (info["data"]["sha256"], process["machine"]["torch"], computed):
         assert words in text
     # The network, layer by layer, as the summary has it.
     layers = cnnbench.summary(cnnbench.load(runs[0]), (1, 16, 16))["layers"]
