@@ -133,18 +133,19 @@ def _row(rank: int, result: RecordedResult) -> dict[str, str]:
 
 
 def _machines(results: Sequence[RecordedResult]) -> str:
-    machines = sorted({", ".join([f"{r.device}, torch {r.torch}", *_threads(r)]) for r in results})
-    precisions = sorted({f"{result.precision}" for result in results})
+    machines = sorted(set(map(_machine, results)))
     dates = sorted({result.date for result in results})
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
-        f"Measured on {'; '.join(machines)}, {' or '.join(precisions)}; {span}. Each row: "
+        f"Measured on {'; '.join(machines)}; {span}. Each row: "
         f"`cnnbench reproduce {FOLDER}/NETWORK`.\n"
     )
 
 
-def _threads(result: RecordedResult) -> list[str]:
-    return [] if result.num_threads is None else [counted(result.num_threads, "thread")]
+def _machine(result: RecordedResult) -> str:
+    threads = None if result.num_threads is None else counted(result.num_threads, "thread")
+    parts = (result.device, f"torch {result.torch}", threads, result.precision)
+    return ", ".join(part for part in parts if part is not None)
 
 
 def _note(results: Sequence[RecordedResult]) -> str:
