@@ -145,7 +145,7 @@ def _machines(results: Sequence[RecordedResult]) -> str:
 def _machine(result: RecordedResult) -> str:
     threads = None if result.num_threads is None else counted(result.num_threads, "thread")
     parts = (result.device, f"torch {result.torch}", threads, result.precision)
-    return ", ".join(part for part in parts if part is not None)
+    return ", ".join(f"{part}" for part in parts if part is not None)
 
 
 def _note(results: Sequence[RecordedResult]) -> str:
