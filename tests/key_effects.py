@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-import yaml
 from published import publish
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY, info, records
@@ -21,7 +20,6 @@ from torch.utils.data import DataLoader
 import cnnbench
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.groups import conf_dir
 from cnnbench.config.run_config import RunConfig
 from cnnbench.data import DATASETS
 from cnnbench.data.readers.sources import data_root, locations
@@ -37,10 +35,6 @@ from cnnbench.training.network import build_model, describe_network, load_initia
 from cnnbench.training.setup import optimizer_of, schedule_of, set_up
 
 COMPOSER = Composer()
-
-
-def shipped(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def composed(*settings: str) -> RunConfig:

@@ -21,9 +21,9 @@ from key_effects import (
     beginning,
     composed,
     content,
-    shipped,
 )
 from PIL import Image
+from shipped import shipped
 from tiny import train
 
 from cnnbench.config.groups import conf_dir

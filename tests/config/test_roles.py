@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 import pytest
 import yaml
 from recorded_runs import write_run
+from shipped import needed, shipped
 
 import cnnbench
 from cnnbench.cli.main import run as cli
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.config.groups import conf_dir
 from cnnbench.config.roles import RECORDING, RESULT, Before, is_choice, read_keys
 from cnnbench.config.run_config import (
     ARGUMENTS,
@@ -74,18 +74,6 @@ CONSEQUENCES = {
 
 def composed(*settings: str) -> RunConfig:
     return single_config(COMPOSER, COMPOSER.parse(settings))
-
-
-@cache
-def shipped(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def needed(group: str, name: str) -> list[str]:
-    """Return settings for what a choice cannot do without."""
-    return [
-        f"{group}.{key}=/given" for key, value in shipped(group, name).items() if value == "???"
-    ]
 
 
 def other_values(group: str, key: str, value: Any, kind: Any) -> list[Any]:

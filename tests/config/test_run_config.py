@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from shipped import needed, shipped
 
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
@@ -34,17 +35,6 @@ NODES = {name: kind for name, kind in typing.get_type_hints(RunConfig).items() i
 
 def composed(*settings: str) -> RunConfig:
     return single_config(COMPOSER, COMPOSER.parse(settings))
-
-
-def shipped(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def needed(group: str, name: str) -> list[str]:
-    """Return settings for what a choice cannot do without."""
-    return [
-        f"{group}.{key}=/given" for key, value in shipped(group, name).items() if value == "???"
-    ]
 
 
 def fields_of(group: str) -> set[str]:

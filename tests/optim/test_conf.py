@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from shipped import shipped
 
 from cnnbench.config.run_config import ARGUMENTS
 from cnnbench.optim import OPTIMIZERS, SCHEDULES, build_schedule
@@ -21,8 +21,8 @@ CHOICES = [(group, name) for group, registry in REGISTRIES.items() for name in r
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    items = shipped(group, name).items()
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in items}
 
 
 @pytest.mark.parametrize("group", REGISTRIES)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from shipped import shipped
 from tiny import command
 
 from cnnbench.config.command import single_config
@@ -96,14 +97,9 @@ def fields(group: str) -> dict[str, Any]:
 @cache
 def own_keys(group: str) -> list[tuple[str, str, Any]]:
     """Return the keys of a group's choices: a choice that has it, the key, and its type."""
-    import yaml
-
-    from cnnbench.config.groups import conf_dir
-
     found: dict[str, tuple[str, str, Any]] = {}
     for choice in COMPOSER.groups.choices(group):
-        tree = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
-        for name in tree:
+        for name in shipped(group, choice):
             known = (group, name) in ARGUMENTS
             kind = argument_type(group, name, choice) if known else None
             is_open = name in ("args", "path")
