@@ -178,7 +178,7 @@ def _ends(interval: Sequence[float], column: Column) -> list[str]:
 
 def _difference(row: Row, column: Column) -> Cell:
     found = row.differences.get(column.name, {})
-    text = _difference_text(found, column.digits, len(row.records)) if found else ""
+    text = _difference_text(found, column, len(row.records)) if found else ""
     plain = {f"{column.name}_difference_{key}": found.get(key) for key in _DIFFERENCE_KEYS}
     if column.name == row.accuracy:  # its text is the tested one
         return Cell(f"{column.name}_difference", csv=plain)
@@ -352,10 +352,11 @@ def plus_minus(measured: Mapping[str, float | None], digits: int) -> str:
     return text if std is None else f"{text} ± {std:.{digits}f}"
 
 
-def _difference_text(found: Mapping[str, float | None], digits: int, num_runs: int) -> str:
-    mean, std = found["mean"], found["std"]
+def _difference_text(found: Mapping[str, float | None], column: Column, num_runs: int) -> str:
+    mean, std, digits = found["mean"], found["std"], column.digits
     if mean is None:
-        return "" if found["n"] else "no common seed"
+        missing = "not measured alike" if column.is_time else "no common seed"
+        return "" if found["n"] else missing
     text = f"{mean:+.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
     return f"{text} (n={found['n']})" if found["n"] != num_runs else text
 

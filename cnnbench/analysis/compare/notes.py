@@ -8,6 +8,8 @@ from cnnbench.analysis.compare.changes import NOTE
 from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison
+from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
 
 SPREAD_NOTE = (
     "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
@@ -36,7 +38,29 @@ def reading_notes(found: Comparison) -> list[str]:
         notes.append(ranks_text(ranked))
     if any(row.is_marked("epoch_seconds") for row in rows):
         notes.append("* measured beside other jobs of its sweep: not ranked, not compared")
+    if note := _devices_note(rows):
+        notes.append(note)
     return notes
+
+
+def _devices_note(rows: Sequence[Row]) -> str | None:
+    """Say whose seconds are of which kind of device; None where they are all of one."""
+    timed = [column.name for column in columns.metrics() if column.is_time]
+    numbers: dict[str, dict[int, None]] = {}
+    for row in rows:
+        if any(row.metric(name)["mean"] is not None for name in timed):
+            for record in row.records:
+                numbers.setdefault(record.computed_on, {})[row.number] = None
+    if len(numbers) < 2:
+        return None
+    parts = [
+        f"row{'' if len(found) == 1 else 's'} {', '.join(map(str, found))} on {setting_text(kind)}"
+        for kind, found in numbers.items()
+    ]
+    return (
+        "Measured on different devices, seconds and images per second do not compare the rows: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def difference_note(found: Comparison) -> str | None:

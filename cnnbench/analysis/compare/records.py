@@ -50,6 +50,7 @@ class Record:
         code_version: of the package that started it; None where it was not recorded.
         resumed_with: what decides bits and changed when it was resumed, as ``changes`` says it.
         is_alone: whether no other job of its sweep ran beside it, so that its seconds count.
+        computed_on: the kinds of device that trained it, in words; seconds of others are others.
         network: as ``run.json`` has it, unchecked.
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
@@ -75,6 +76,7 @@ class Record:
     code_version: str | None
     resumed_with: tuple[str, ...]
     is_alone: bool
+    computed_on: str
     network: Mapping[str, Any]
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
@@ -203,6 +205,9 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
         code_version=record.provenance.code_version,
         resumed_with=tuple(changes(record.provenance.processes)),
         is_alone=not any(process.beside for process in record.provenance.processes),
+        computed_on=" and ".join(
+            dict.fromkeys(str(device_kind(p) or "unknown") for p in record.provenance.processes)
+        ),
         network=model,
         test_confusion=record.test_confusion,
         provenance=_provenance(record),

@@ -202,8 +202,13 @@ def paired_difference(row: Row, base: Row, metric: str) -> dict[str, float | Non
         folds, which are not independent.
     """
     is_time = columns.COLUMNS[metric].is_time
+    # Seconds of another device say nothing of the row.
     ours, theirs = (
-        {r.repetition: r.metrics[metric] for r in side.records if r.is_alone or not is_time}
+        {
+            (r.repetition, r.computed_on if is_time else ""): r.metrics[metric]
+            for r in side.records
+            if r.is_alone or not is_time
+        }
         for side in (row, base)
     )
     pairs = [

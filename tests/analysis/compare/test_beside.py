@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+from recorded_runs import write_run
 from tiny import info, train
 
 import cnnbench
@@ -39,3 +41,32 @@ def test_times_of_runs_that_had_company(tmp_path: Path, capsys) -> None:
     assert [row["n"] for row in ordered] == [2, 1]
     lines = text.splitlines()
     assert sum("*" in line.replace("* measured", "") for line in lines) == 1
+
+
+def test_seconds_of_different_devices_are_told_and_not_paired(tmp_path: Path, capsys) -> None:
+    def computed(seed: int, capability: str, **more: Any) -> None:
+        effective = {"device": "cpu", "device_name": "AMD EPYC", "cpu_capability": capability}
+        process = {"started": f"2026-01-01T00:00:0{seed}+0000", "effective": effective}
+        change = {"provenance": {"processes": [process]}}
+        write_run(tmp_path, seed=seed, change=change, **more)
+
+    for seed in (0, 1):
+        computed(seed, "AVX2")
+        computed(seed, "AVX2", model="mlp")
+    words = ["compare", str(tmp_path), "--baseline", "lenet"]
+    assert cli(words) == 0
+    assert "different devices" not in capsys.readouterr().out
+    computed(2, "AVX2", model="mlp")
+    computed(2, "AVX512")
+    assert cli(words) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    note = "do not compare the rows: rows 1, 2 on AMD EPYC (AVX2); row 1 on AMD EPYC (AVX512)."
+    assert note in text
+    assert cli([*words, "--html", str(tmp_path / "page.html")]) == 0
+    assert note in (tmp_path / "page.html").read_text(encoding="utf-8")
+    [_, other] = cnnbench.compare(tmp_path, baseline="lenet")["rows"]
+    assert other["difference"]["epoch_seconds"]["n"] == 2
+    assert other["difference"]["test/accuracy"]["n"] == 3
+    computed(0, "AVX512", model="nin")
+    assert cli(words) == 0
+    assert "not measured alike" in capsys.readouterr().out
