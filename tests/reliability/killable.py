@@ -15,7 +15,6 @@ import importlib
 import json
 import mmap
 import os
-import random
 import signal
 import sys
 import tempfile
@@ -40,6 +39,8 @@ PHASES = (
 # What other phases run inside of; these keep their name.
 _WIDE = ("manifest", "prune")
 _PAUSE_SECONDS = 0.002
+# The parent may be late where the machine is busy.
+_UNTIL_KILLED_SECONDS = 60
 
 
 class Shown:
@@ -98,8 +99,8 @@ class InHalves:
         return getattr(self.file, name)
 
 
-def watch(shown: Shown) -> None:
-    """Wrap what a run does, so that it shows its phases."""
+def watch(shown: Shown, order: dict[str, Any]) -> None:
+    """Wrap what a run does, so that it shows its phases, and waits in the one it is to die in."""
     import torch
 
     from cnnbench import files
@@ -116,7 +117,8 @@ def watch(shown: Shown) -> None:
             if before in _WIDE:
                 return original(*args, **keywords)
             shown.enter(phase)
-            time.sleep(_PAUSE_SECONDS)
+            is_due = phase == order.get("phase") and shown.count(phase) >= order["count"]
+            time.sleep(_UNTIL_KILLED_SECONDS if is_due else _PAUSE_SECONDS)
             try:
                 return original(*args, **keywords)
             finally:
@@ -213,7 +215,7 @@ class Child:
             os.dup2(self.out.fileno(), 1)
             os.dup2(self.err.fileno(), 2)
             if "phase" in self.order or "after_seconds" in self.order:
-                watch(self.shown)
+                watch(self.shown, self.order)
             if "die_at" in self.order:
                 die_at(*self.order["die_at"])
             exec(self.order.get("preamble", ""), {"__name__": "preamble", "COPY": self.copy})
@@ -260,7 +262,6 @@ class Child:
             ):
                 break
             time.sleep(0.0001)
-        time.sleep(random.Random(str(order)).random() * _PAUSE_SECONDS * 0.5)
         os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         if os.WIFSIGNALED(status):
