@@ -23,14 +23,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-
-def _synced(descriptor: int) -> None:
-    """Stand in for ``os.fsync``: no test cuts the power, and waiting for the disk takes long."""
-    os.fstat(descriptor)  # which fails where the other does
-
-
-os.fsync = _synced
-
 # A machine may lack these; anything else that is missing is a fault of the setup.
 MAY_BE_MISSING = ("no cuda", "no mps", "no tex")
 
