@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnnbench.analysis.compare.changes import changes
-from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.rows import Row, is_one_device
 from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering.text import setting_text
 
@@ -124,10 +124,10 @@ def _cheapest(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
         row = min(known, key=lambda row: row.values[column])
         return [f"{label}: {names[row.number]} ({text(row.values[column])})."]
 
-    return [
-        *least("num_params", "Smallest of these", lambda value: f"{value:,} parameters"),
-        *least("epoch_seconds", "Fastest", lambda value: f"{value:.3g} s per epoch"),
-    ]
+    smallest = least("num_params", "Smallest of these", lambda value: f"{value:,} parameters")
+    if not is_one_device(rows):
+        return smallest
+    return smallest + least("epoch_seconds", "Fastest", lambda value: f"{value:.3g} s per epoch")
 
 
 def _seeds_that_decide(rows: Sequence[Row], names: dict[int, str]) -> list[str]:

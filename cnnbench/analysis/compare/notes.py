@@ -46,11 +46,11 @@ def reading_notes(found: Comparison) -> list[str]:
 def _devices_note(rows: Sequence[Row]) -> str | None:
     """Say whose seconds are of which kind of device; None where they are all of one."""
     timed = [column.name for column in columns.metrics() if column.is_time]
-    numbers: dict[str, dict[int, None]] = {}
+    numbers: dict[str, list[int]] = {}
     for row in rows:
         if any(row.metric(name)["mean"] is not None for name in timed):
-            for record in row.records:
-                numbers.setdefault(record.computed_on, {})[row.number] = None
+            for device in row.devices:
+                numbers.setdefault(device, []).append(row.number)
     if len(numbers) < 2:
         return None
     parts = [

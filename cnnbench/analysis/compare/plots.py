@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbench.analysis.compare.data_sets import RankedRecipes, rank_over_data_sets
 from cnnbench.analysis.compare.formats import row_name
-from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.rows import Row, is_one_device
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.rendering.figures import legend_below, line_look, plain, save, style
 from cnnbench.rendering.text import setting_text
@@ -140,6 +140,7 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     figure, (ax,) = _figure(table, 1)
     points = {}
     measured = [each for each in _measured(table) if each[0].values[cost.name]]
+    has_front = not cost.is_time or is_one_device(row for row, _ in measured)
     for row, mean in measured:
         x = row.values[cost.name]
         errors = _errors(mean, interval(row, row.score))
@@ -148,7 +149,7 @@ def _trade_off(table: Table, cost: Column) -> Figure:
         ax.annotate(
             str(row.number), (x, mean), xytext=(5, 4), textcoords="offset points", fontsize=8
         )
-        if not row.not_comparable:
+        if has_front and not row.not_comparable:
             points[row.number] = (x, mean)
     front = sorted(points[number] for number in pareto_front(points))
     xs, ys = [x for x, _ in front], [y for _, y in front]
@@ -159,7 +160,7 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     if max(shown) / min(shown) > 3:
         ax.set_xscale("log")
     ax.margins(0.12)
-    note = "dashed: Pareto front"
+    note = "dashed: Pareto front" if has_front else "seconds of different devices: no Pareto front"
     if _has_intervals(row for row, _ in measured):
         note += "; bars: 95 % interval of the mean over seeds"
     if any(row.not_comparable for row, _ in measured):

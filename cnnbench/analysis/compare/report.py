@@ -36,7 +36,7 @@ from cnnbench.analysis.compare.report_details import (
     network_key,
     run_columns,
 )
-from cnnbench.analysis.compare.rows import Row
+from cnnbench.analysis.compare.rows import Row, is_one_device
 from cnnbench.analysis.compare.search_part import SearchPart
 from cnnbench.analysis.compare.tables import Comparison, Table
 from cnnbench.files import atomic_write, writing
@@ -153,7 +153,9 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
     for record in records:
         networks.setdefault(network_key(record), record)
     shown = _first_shown(rows)
-    costs = {column.name: column.axis for column in columns.costs()}
+    # A front over seconds of different devices would say nothing of the rows.
+    has_seconds = is_one_device(rows)
+    costs = {c.name: c.axis for c in columns.costs() if has_seconds or not c.is_time}
     return {
         "title": "cnnbench comparison",
         "lead": _lead(rows, records, len(comparison.left_out)),

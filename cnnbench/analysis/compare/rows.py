@@ -62,6 +62,11 @@ class Row:
         return tuple(dict.fromkeys(r.fold for r in self.records if r.fold is not None))
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The kinds of device that its runs were trained on."""
+        return tuple(dict.fromkeys(record.computed_on for record in self.records))
+
+    @property
     def is_chosen_on_measured(self) -> bool:
         """Whether its epoch was selected on the images that its accuracy is of."""
         selection = str(self.values["selection"])
@@ -143,6 +148,11 @@ def _row(records: tuple[Record, ...]) -> Row:
         "data_sha256": first.data_sha256,
     }
     return row
+
+
+def is_one_device(rows: Iterable[Row]) -> bool:
+    """Tell whether all runs were trained on one kind of device, so that seconds compare rows."""
+    return len({device for row in rows for device in row.devices}) <= 1
 
 
 def mark(rows: Sequence[Row], base: Row | None) -> None:

@@ -50,23 +50,30 @@ def test_seconds_of_different_devices_are_told_and_not_paired(tmp_path: Path, ca
         change = {"provenance": {"processes": [process]}}
         write_run(tmp_path, seed=seed, change=change, **more)
 
+    def told() -> tuple[str, str]:
+        assert cli(words) == 0
+        return " ".join(capsys.readouterr().out.split()), page.read_text(encoding="utf-8")
+
+    page = tmp_path / "page.html"
+    words = ["compare", str(tmp_path), "--baseline", "lenet", "--html", str(page)]
     for seed in (0, 1):
         computed(seed, "AVX2")
         computed(seed, "AVX2", model="mlp")
-    words = ["compare", str(tmp_path), "--baseline", "lenet"]
-    assert cli(words) == 0
-    assert "different devices" not in capsys.readouterr().out
     computed(2, "AVX2", model="mlp")
+    text, html = told()
+    assert "different devices" not in text + html
+    assert "Fastest: lenet" in text
+    assert "<option>train_seconds</option>" in html
     computed(2, "AVX512")
-    assert cli(words) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    text, html = told()
     note = "do not compare the rows: rows 1, 2 on AMD EPYC (AVX2); row 1 on AMD EPYC (AVX512)."
     assert note in text
-    assert cli([*words, "--html", str(tmp_path / "page.html")]) == 0
-    assert note in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert note in html
+    assert "Fastest" not in text
+    assert "<option>train_seconds</option>" not in html
     [_, other] = cnnbench.compare(tmp_path, baseline="lenet")["rows"]
     assert other["difference"]["epoch_seconds"]["n"] == 2
     assert other["difference"]["test/accuracy"]["n"] == 3
     computed(0, "AVX512", model="nin")
-    assert cli(words) == 0
-    assert "not measured alike" in capsys.readouterr().out
+    text, _ = told()
+    assert "not measured alike" in text
