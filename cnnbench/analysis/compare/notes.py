@@ -9,7 +9,6 @@ from cnnbench.analysis.compare.data_sets import rank_over_data_sets, ranks_text
 from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.compare.tables import Comparison
 from cnnbench.rendering.text import setting_text
-from cnnbench.runs import columns
 
 SPREAD_NOTE = (
     "±: sample standard deviation over n seeds, everywhere; intervals are given by their ends."
@@ -45,12 +44,10 @@ def reading_notes(found: Comparison) -> list[str]:
 
 def _devices_note(rows: Sequence[Row]) -> str | None:
     """Say whose seconds are of which kind of device; None where they are all of one."""
-    timed = [column.name for column in columns.metrics() if column.is_time]
     numbers: dict[str, list[int]] = {}
     for row in rows:
-        if any(row.metric(name)["mean"] is not None for name in timed):
-            for device in row.devices:
-                numbers.setdefault(device, []).append(row.number)
+        for device in row.devices:
+            numbers.setdefault(device, []).append(row.number)
     if len(numbers) < 2:
         return None
     parts = [
