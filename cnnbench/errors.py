@@ -114,8 +114,22 @@ def resource_error(error: BaseException) -> ResourceError | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    likely = max(known, key=lambda other: likeness(name, other), default="")
+    return f"; did you mean '{likely}'?" if likely and likeness(name, likely) >= 0.5 else ""
+
+
+def likeness(name: str, known: str) -> float:
+    """Return how probable it is that a known name was meant, from 0 to 1, however it is written.
+
+    Example:
+        >>> likeness("Fashion-MNIST", "fashion_mnist"), likeness("vgg61", "vgg19")
+        (1.0, 0.8)
+        >>> likeness("vgg61", "vgg16")  # letters in another order are a slip of the fingers
+        0.9
+    """
+    ours, its = ("".join(filter(str.isalnum, each.casefold())) or each for each in (name, known))
+    ratio = difflib.SequenceMatcher(None, its, ours).ratio()
+    return (1 + ratio) / 2 if sorted(ours) == sorted(its) else ratio
 
 
 def expected_names(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import shlex
@@ -14,7 +13,7 @@ from typing import Any
 from cnnbench.config.roles import with_older_values
 from cnnbench.config.run_config import GROUPS, all_keys, role_of
 from cnnbench.config.schema import ConfigError, Problem
-from cnnbench.errors import did_you_mean
+from cnnbench.errors import did_you_mean, likeness
 from cnnbench.files import expand_path
 
 # What others call a choice of ours.
@@ -264,10 +263,10 @@ def unknown_choice(choice: str, known: Iterable[str]) -> str:
     """Say which choices a group has, the nearest one first."""
     names = sorted(known, key=_by_number)
     expected = ", ".join(names) or "nothing: there is none yet"
-    longer = [name for name in names if name.startswith(choice)]
+    longer = [name for name in names if name.startswith(choice.lower())]
     meant = _OTHER_WORDS.get(choice.lower())
     hint = f"; did you mean '{meant}'?" if meant in names else did_you_mean(choice, names) or "."
-    if choice and len(longer) > 1:
+    if choice and len(longer) > 1 and choice.lower() not in names:
         hint = f"; did you mean one of {', '.join(longer)}?"
     return f"={choice}: unknown choice{hint} Expected {expected}."
 
@@ -281,14 +280,14 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
     """Return the key or group of the same or nearest name; None where none is near."""
     parent, _, last = key.rpartition(".")
 
-    def likeness(name: str) -> float:
+    def nearness(name: str) -> float:
         its_parent, _, its_last = name.rpartition(".")
-        return difflib.SequenceMatcher(None, last, its_last).ratio() + 0.1 * (parent == its_parent)
+        return likeness(last, its_last) + 0.1 * (parent == its_parent)
 
     # A group's name is chosen by the group, not by its key.
     named = {f"{group}.name" for group in GROUPS}
-    near = max((name for name in (*known, *GROUPS) if name not in named), key=likeness)
-    return near if likeness(near) >= 0.7 else None
+    near = max((name for name in (*known, *GROUPS) if name not in named), key=nearness)
+    return near if nearness(near) >= 0.7 else None
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
