@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
 from cnnbench.geometry.summary import summarize
 from cnnbench.models.build import build_meta
-from cnnbench.notices import warn
+from cnnbench.notices import notice, warn
 from cnnbench.rendering.text import format_megabytes
 from cnnbench.tracking import format_seconds
 from cnnbench.training import display, estimates, first_batch, launch
@@ -73,10 +74,12 @@ def dry_sweep(jobs: Sequence[tuple[str, RunConfig]]) -> Rows:
     plans = launch.check_all([config for _, config in jobs])
     measured: dict[str, dict[str, Any]] = {}
     rows = []
-    for (name, config), plan in zip(jobs, plans, strict=True):
+    warn_once = functools.cache(warn)
+    for n, ((name, config), plan) in enumerate(zip(jobs, plans, strict=True), 1):
         key = repr(dataclasses.replace(config, **_SAME))
         if key not in measured:
-            measured[key] = _measure(plan)
+            notice(f"[{n}/{len(jobs)}] {name}")
+            measured[key] = _measure(plan, warn_once)
             measured[key].pop("introduction")
         rows.append({"job": name, **measured[key]})
     return Rows(rows)
@@ -94,11 +97,11 @@ def _table(plan: Plan) -> str:
     return summary_text(f"{config.model.name} on {config.data.name}", found, "text")
 
 
-def _measure(plan: Plan) -> dict[str, Any]:
+def _measure(plan: Plan, tell: Callable[[str], None] = warn) -> dict[str, Any]:
     config = plan.config
     data = launch.read(plan)
     for message in filter(None, (*data.warnings, precision_warning(plan))):
-        warn(message)
+        tell(message)
     setup = set_up(plan, data)
     root = expand_path(config.output_root)
     there = next(parent for parent in (root, *root.parents) if parent.exists())
@@ -107,7 +110,7 @@ def _measure(plan: Plan) -> dict[str, Any]:
         *first_batch.findings(setup),
         *estimates.shortages(Path(there), plan.device, disk=disk, memory=memory),
     ):
-        warn(message)
+        tell(message)
     effective = {**effective_settings(plan.device), "precision": plan.precision.name}
     introduction = display.introduction(setup, effective)
     epoch_seconds = estimates.expected_epoch_seconds(setup)

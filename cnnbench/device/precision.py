@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def resolve_precision(precision: str, device: torch.device, *, macs: int) -> Pre
     return {"fp32": FP32, "bf16": BF16, "fp16": FP16}[precision]
 
 
+@functools.cache
 def emulation_factor() -> float:
     """Return how many times as long as in fp32 a bfloat16 convolution takes on this CPU.
 

@@ -51,10 +51,20 @@ def test_json_agrees_with_the_run_that_follows(
 def test_a_sweep_is_a_table_of_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["train", "--dry-run", "-m", *tiny(tmp_path), "seed=0,1", "data.batch_size=8,16"]
     assert cli(argv) == 0
-    text = capsys.readouterr().out
+    text, said = capsys.readouterr()
     assert text.count("data.batch_size=16") == 2
     assert "4 jobs, about" in text
+    # A job of another seed alone takes the same.
+    assert ["[1/4]" in said, "[2/4]" in said, "[3/4]" in said] == [True, True, False]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_warn_of_the_same_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "--dry-run", "-m", *tiny(tmp_path), "data.batch_size=256"]
+    assert cli([*argv, "optimizer.lr=0.001,0.002"]) == 0
+    said = capsys.readouterr().err
+    assert "[2/2] optimizer.lr=0.002" in said
+    assert said.count("each epoch is one step") == 1
 
 
 @pytest.mark.parametrize(
