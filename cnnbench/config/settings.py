@@ -263,10 +263,11 @@ def unknown_choice(choice: str, known: Iterable[str]) -> str:
     """Say which choices a group has, the nearest one first."""
     names = sorted(known, key=_by_number)
     expected = ", ".join(names) or "nothing: there is none yet"
-    longer = [name for name in names if name.startswith(choice.lower())]
-    meant = _OTHER_WORDS.get(choice.lower())
+    plain = choice.lower()
+    longer = [name for name in names if name.lower().startswith(plain)]
+    meant = _OTHER_WORDS.get(plain)
     hint = f"; did you mean '{meant}'?" if meant in names else did_you_mean(choice, names) or "."
-    if choice and len(longer) > 1 and choice.lower() not in names:
+    if choice and len(longer) > 1 and plain not in map(str.lower, names):
         hint = f"; did you mean one of {', '.join(longer)}?"
     return f"={choice}: unknown choice{hint} Expected {expected}."
 

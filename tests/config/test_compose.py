@@ -453,3 +453,12 @@ def test_settings_leave_a_running_hydra_alone(tmp_path: Path, own: Path) -> None
         theirs = GlobalHydra.instance().hydra
         composed("model=nin_cifar", composer=Composer(own))
         assert GlobalHydra.instance().hydra is theirs
+
+
+def test_names_of_ones_own_with_capitals_are_guessed_too(own: Path) -> None:
+    for name in ("MyNet", "MyNet2"):
+        (own / "model" / f"{name}.yaml").write_text("name: lenet\n")
+    with pytest.raises(ConfigError, match="did you mean one of MyNet, MyNet2"):
+        composed("model=myn", composer=Composer(own))
+    with pytest.raises(ConfigError, match="did you mean 'MyNet'"):
+        composed("model=my_net", composer=Composer(own))
