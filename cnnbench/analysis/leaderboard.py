@@ -32,11 +32,11 @@ Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
 
 Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
 budget of work on the 60,000 training images of Fashion-MNIST, with one recipe. Rate and batch of
-the networks of several seeds were chosen in eight trials each, on validation images alone
-([studies/leaderboard.md](studies/leaderboard.md)); those of the networks of one seed are their own
-files' and were not tuned, so that such a network may be better with others. A network without a row
-was not run yet. The test images are read once, at the end. Seconds are of training beside other
-work on the machine.
+the networks in [studies/leaderboard.md](studies/leaderboard.md) were chosen in eight trials each,
+on validation images alone; those of the others are their own files' and were not tuned, so that
+such a network may be better with others. A network that is not tuned yet, or whose run took more
+than 15 minutes, has one seed; one without a row was not run yet. The test images are read once, at
+the end. Seconds are of training beside other work on the machine.
 """
 _FIGURE = "![The networks by accuracy, and the size of each](leaderboard.png)\n"
 _NONE = "\nNo result is committed yet.\n"
@@ -172,7 +172,7 @@ def plot(results: Sequence[RecordedResult], stem: Path) -> list[Path]:
         figure = Figure(figsize=(7.2, 1.2 + 0.2 * len(ordered)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         for is_several, fill in ((True, "black"), (False, "white")):
-            label = "mean of several seeds, tuned" if is_several else "one seed, not tuned"
+            label = "mean of several seeds" if is_several else "one seed"
             look = {"color": "black", "markerfacecolor": fill, "linestyle": "none", "marker": "o"}
             rows = {
                 number: result
