@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tiny import info, same, weights
 import cnnbench
 from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer
-from cnnbench.data.readers.rows import read_csv
+from cnnbench.data.readers.rows import read_csv, read_values
 from cnnbench.data.readers.tables import TABLES
 from cnnbench.errors import CnnbenchError, DataError, UsageError
 from cnnbench.training.data import read_splits
@@ -39,18 +40,88 @@ def write(folder: Path, text: str, name: str = "table.csv") -> Path:
         ("no,1\nyes,2\nno,3\n", {"target": 1}, ("column 2",), ("no", "yes")),
         ("1,2,10\n3,4,9\n1,1,10.0\n", {}, ("column 1", "column 2"), ("9", "10")),
         ("2019,2020\n1,0\n2,1\n", {"header": True}, ("2019",), ("0", "1")),
+        # Numbers that name columns, as pandas writes a frame without names.
+        ("0,1,label\n5,2,0\n3,1,1\n", {}, ("0", "1"), ("0", "1")),
+        ("0,1,kind\n5,2,cat\n3,1,dog\n", {}, ("0", "1"), ("cat", "dog")),
+        ("5,2,cat\n3,1,dog\n4,1,cat\n", {}, ("column 1", "column 2"), ("cat", "dog")),
+        ("0,1,cat\n3,1,dog\n4,1,cat\n", {}, ("column 1", "column 2"), ("cat", "dog")),
+        # Whole numbers are classes to the last digit, and codes with leading zeros are words.
+        (
+            "a,day\n1,20260101\n2,20260102\n3,20260101.0\n",
+            {},
+            ("a",),
+            ("20260101", "20260102"),
+        ),
+        ("a,b\n1,90071992547409931\n2,90071992547409932\n", {}, ("a",), None),
+        ("a,b\n1,007\n2,7\n3,08\n", {}, ("a",), ("007", "08", "7")),
+        ("a,b\n1,1e6\n2,1000000\n3,-2\n", {}, ("a",), ("-2", "1000000")),
     ],
 )
 def test_a_table_is_read(
     text: str,
     args: dict[str, object],
     columns: tuple[str, ...],
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     tmp_path: Path,
 ) -> None:
     arrays = read_csv(write(tmp_path, text), args)
     assert arrays.columns == columns
-    assert arrays.class_names == classes
+    assert arrays.class_names == (classes or ("90071992547409931", "90071992547409932"))
+
+
+def test_columns_of_test_rows_are_found_by_their_names(tmp_path: Path) -> None:
+    train = write(tmp_path, "a,b,y\n1,10,no\n2,20,yes\n9,30,no\n")
+    for text, note in (
+        ("b,a,y\n40,4,yes\n", None),
+        ("y,b,a\nyes,40,4\n", None),
+        ("id,b,a,y\n8,40,4,yes\n", "test.csv: passed over, as .* has none: id"),
+        ("4,40,yes\n", "order counts"),
+    ):
+        test = write(tmp_path, text, "test.csv")
+        arrays = read_csv(train, {"test_root": str(test)})
+        assert np.concatenate(list(arrays.test.chunks())).ravel().tolist() == [4, 40], text
+        assert arrays.test.targets.tolist() == [1]
+        assert bool(arrays.notes) == bool(note)
+        if note:
+            assert re.search(note, arrays.notes[0])
+    for text, message in (
+        ("c,a,y\n40,4,yes\n", "no column is named 'b', as in"),
+        ("a,b,z\n4,40,yes\n", "data.target=y: no column"),
+        ("4,yes\n", "has 1 columns of numbers, expected those of .*: 2"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_csv(train, {"test_root": str(write(tmp_path, text, "test.csv"))})
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("0,1,2\n5,6,0\n7,9,1\n", r"line 1, 0,1,2, is a row; .*data\.header=true"),
+        (",a,y\n0,6,0\n1,9,0\n2,2,1\n", "column '' counts the rows"),
+        ("id,a,y\n7,6,0\n8,9,0\n9,2,1\n", "column 'id' counts the rows"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_told(text: str, note: str, tmp_path: Path) -> None:
+    assert re.search(note, read_csv(write(tmp_path, text), {}).notes[0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "expected"),
+    [
+        (("0", "2", "1"), "2,1,0\n7,8,9\n", [9, 7, 8]),
+        (("a", "b"), "b,x,a\n7,8,9\n", [9, 7]),
+        (("a", "b"), "7,8\n", [7, 8]),
+        (("column 1", "column 3"), "7,cat,9\n", [7, 9]),
+        (("column 2", "column 3"), "cat,7,9\n", [7, 9]),
+        (("column 2", "column 3"), "7,9\n", [7, 9]),
+        (("column 1", "column 2"), "a,b,label\n7,9,cat\n", [7, 9]),
+    ],
+)
+def test_rows_to_predict_are_found_by_the_names_of_training(
+    columns: tuple[str, ...], text: str, expected: list[float], tmp_path: Path
+) -> None:
+    _, values = read_values(write(tmp_path, text), columns)
+    assert values.tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +135,8 @@ def test_a_table_is_read(
         ("a,b\n1,0\n2\n", {}, r"line 3: has 1 cells, expected 2"),
         ("a,b\n1,0\n2,\n", {}, r"line 3, column 'b': '' is a missing target"),
         ("a,b\n1,0\n2,0\n", {}, r"column 'b' has one class, 0"),
+        ("?,1,0\n1,2,1\n", {}, r"line 1, column 'column 1': '\?' is a missing value"),
+        ("a,b\n1,1\n2,inf\n", {}, r"line 3, column 'b': a number that is no class"),
         ("a,b\n1,0\n2,1.5\n", {}, r"line 3, column 'b': a number that is no class.*loss=mse"),
         ("a,b\n1,x\n2,y\n", {"is_number": True}, r"line 2, column 'b': 'x', expected a number"),
         ("a,a\n1,0\n2,1\n", {}, r"line 1: two columns are named 'a'"),

@@ -6,10 +6,8 @@ batches images does so with rows too.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,16 +24,22 @@ from cnnbench.data.arrays import (
     combine_hashes,
     hash_parts,
 )
+from cnnbench.data.readers.cells import (
+    ABSENT,
+    is_number,
+    may_name_columns,
+    names_columns,
+    number_in,
+    read_cells,
+)
 from cnnbench.data.readers.sources import Facts
 from cnnbench.data.split import strata, stratified_split
 from cnnbench.errors import DataError
-from cnnbench.files import expand_path, read_regular, why_no_file
+from cnnbench.files import expand_path, why_no_file
 
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _TEST_FRACTION = 0.2
 # A target of so many different numbers, most of them once, is hardly one of classes.
 _MAX_CLASSES = 1000
-_ABSENT = ("", "na", "n/a", "nan", "null", "none", "?")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Rows:
         values: (N, columns).
         targets: the target's cells as they were read; empty where none was asked for.
         lines: (N,), the line of each row in its file.
+        has_names: whether the file names its columns.
+        notes: what is worth a line before training.
     """
 
     where: str
@@ -57,74 +63,19 @@ class Rows:
     values: NDArray[np.float64]
     targets: tuple[str, ...]
     lines: tuple[int, ...]
+    has_names: bool = True
+    notes: tuple[str, ...] = ()
 
 
-def read_cells(path: Path, delimiter: str = "auto") -> list[tuple[int, list[str]]]:
-    """Return the lines of a CSV file that are not empty, each with its number.
-
-    Raises:
-        DataError: it is missing, no text, or has no row.
-    """
-    try:
-        text = read_regular(path).decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: no text in UTF-8: byte {error.start} is none of its") from None
-    first = text.lstrip("\r\n").partition("\n")[0]
-    char = DELIMITERS.get(delimiter) or max(DELIMITERS.values(), key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=char, skipinitialspace=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num, [cell.strip() for cell in cells]))
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: no CSV: {error}") from None
-    if not rows:
-        raise DataError(f"{path}: is empty; expected rows of numbers")
-    width = len(rows[0][1])
-    for line, cells in rows:
-        if len(cells) != width:
-            raise DataError(f"{path}: line {line}: has {len(cells)} cells, expected {width}")
-    return rows
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, where: str) -> float:
-    """Return the number in a cell.
-
-    Raises:
-        DataError: there is none, or it is not finite.
-    """
-    if cell.lower() in _ABSENT:
-        raise DataError(
-            f"{where}: '{cell}' is a missing value; fill it in, or leave the row or column out"
-        )
-    try:
-        value = float(cell)
-    except ValueError:
-        comma = "; decimals have a point" if _is_number(cell.replace(",", ".", 1)) else ""
-        raise DataError(f"{where}: '{cell[:40]}', expected a number{comma}") from None
-    if not math.isfinite(value):
-        raise DataError(f"{where}: '{cell}', expected a finite number")
-    return value
-
-
-def read_rows(path: Path, args: Mapping[str, Any]) -> Rows:
+def read_rows(path: Path, args: Mapping[str, Any], like: Rows | None = None) -> Rows:
     """Read a CSV file with a target column.
 
     Args:
         path: the file.
         args: ``target`` (a name, a number from 1, or None for the last column), ``header`` (True,
             False or ``auto``) and ``delimiter``.
+        like: the training rows, of test rows: where both files name their columns, the names tell
+            which is which; else they have the same order.
 
     Raises:
         DataError: it is missing, or something in it is not as it must be; the message has line and
@@ -132,11 +83,12 @@ def read_rows(path: Path, args: Mapping[str, Any]) -> Rows:
     """
     cells = read_cells(path, str(args.get("delimiter", "auto")))
     first, target, header = cells[0][1], args.get("target"), args.get("header", "auto")
-    at = _target_index(target, first, path)
-    if header == "auto":
-        # Classes may be words, so that the target's cell tells nothing.
-        others = [cell for index, cell in enumerate(first) if index != at]
-        header = isinstance(target, str) or not all(map(_is_number, others))
+    wanted = () if like is None or not like.has_names else (*like.columns, like.target)
+    is_asked = header == "auto"
+    if is_asked:
+        is_named = isinstance(target, str) or bool(wanted and set(wanted) <= set(first))
+        header = is_named or names_columns(cells, _target_index(target, first, path))
+    at = _target_index(wanted[-1] if header and wanted else target, first, path)
     names = first if header else [f"column {number}" for number in range(1, len(first) + 1)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -148,32 +100,82 @@ def read_rows(path: Path, args: Mapping[str, Any]) -> Rows:
         raise DataError(
             f"{path}: has one column; expected numbers and a target, or another data.delimiter"
         )
-    used = [index for index in range(len(names)) if index != at]
-    values = [
-        [_number(row[index], f"{path}: line {line}, column '{names[index]}'") for index in used]
+    used, notes = [index for index in range(len(names)) if index != at], []
+    if like is not None:
+        used, notes = _like(like, names, used, path, has_names=bool(header))
+    elif is_asked and not header and may_name_columns(first):
+        shown = ",".join(first[:4])
+        notes = [f"line {cells[0][0]}, {shown}, is a row; if it has names: data.header=true"]
+    numbers = [
+        [number_in(row[index], f"{path}: line {line}, column '{names[index]}'") for index in used]
         for line, row in body
     ]
+    values = np.array(numbers, dtype=np.float64)
+    # As pandas writes an index: where the rows are sorted by class it tells the class.
+    notes += [
+        f"column '{names[index]}' counts the rows, which a network learns from"
+        for index, column in zip(used, values.T, strict=True)
+        if like is None and _is_index(column)
+    ]
     for line, row in body:
-        if row[at].lower() in _ABSENT:
+        if row[at].lower() in ABSENT:
             where = f"{path}: line {line}, column '{names[at]}'"
             raise DataError(f"{where}: '{row[at]}' is a missing target; leave the row out")
     return Rows(
         where=str(path),
         columns=tuple(names[index] for index in used),
         target=names[at],
-        values=np.array(values, dtype=np.float64),
+        values=values,
         targets=tuple(row[at] for _, row in body),
         lines=tuple(line for line, _ in body),
+        has_names=bool(header),
+        notes=tuple(notes),
     )
+
+
+def _is_index(values: NDArray[np.float64]) -> bool:
+    return len(values) > 2 and np.array_equal(values, values[0] + np.arange(len(values)))
+
+
+def _like(
+    train: Rows, names: Sequence[str], used: list[int], path: Path, *, has_names: bool
+) -> tuple[list[int], list[str]]:
+    """Return which columns of a test file are those of the training rows, and what to say of it.
+
+    Args:
+        train: the training rows.
+        names: of the test file's columns.
+        used: all but the target.
+        path: of the test file.
+        has_names: whether the test file has a line of them.
+
+    Raises:
+        DataError: it lacks a column, or without names to go by has another number of them.
+    """
+    if has_names and train.has_names:
+        if lacking := [name for name in train.columns if name not in names]:
+            raise DataError(f"{path}: no column is named '{lacking[0]}', as in {train.where}")
+        others = sorted({*names} - {*train.columns, train.target})
+        notes = [f"{path.name}: passed over, as {train.where} has none: {', '.join(others)}"]
+        return [names.index(name) for name in train.columns], notes if others else []
+    if len(used) != len(train.columns):
+        raise DataError(
+            f"{path}: has {len(used)} columns of numbers, expected those of {train.where}: "
+            f"{len(train.columns)}"
+        )
+    differ = has_names != train.has_names
+    notes = [f"{path.name}: one file alone names its columns, so that their order counts"]
+    return used, notes if differ else []
 
 
 def read_values(path: Path, columns: Sequence[str]) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Read the rows of a CSV file of which no target is asked.
 
     Args:
-        path: the file. A first line with other than numbers names its columns, of which the others
+        path: the file. A first line with the wanted names tells which columns they are; others
             are passed over.
-        columns: that are wanted, in their order.
+        columns: that are wanted, in their order; ``column 2`` and so on are the places that they
+            had in a table without names.
 
     Returns:
         The line of each row, and its numbers (N, columns).
@@ -182,8 +184,18 @@ def read_values(path: Path, columns: Sequence[str]) -> tuple[tuple[int, ...], ND
         DataError: the file is missing, lacks a column, or something in it is no number.
     """
     cells = read_cells(path)
-    first = cells[0][1]
-    if all(map(_is_number, first)):
+    first, body = cells[0][1], cells[1:]
+    numbered = [re.fullmatch(r"column ([1-9]\d{0,5})", name) for name in columns]
+    if set(columns) <= set(first):
+        used = [first.index(name) for name in columns]
+    elif all(numbered):  # of a table without names
+        used = [int(match[1]) - 1 for match in numbered if match]
+        if len(first) == len(columns):
+            used = list(range(len(columns)))
+        if max(used) >= len(first):
+            raise DataError(f"{path}: has {len(first)} cells in a row, expected {len(columns)}")
+        body = cells if all(is_number(first[index]) for index in used) else body
+    elif all(map(is_number, first)):
         if len(first) != len(columns):
             raise DataError(
                 f"{path}: has {len(first)} cells in a row and no line of names; expected "
@@ -191,12 +203,11 @@ def read_values(path: Path, columns: Sequence[str]) -> tuple[tuple[int, ...], ND
             )
         used, body = list(range(len(columns))), cells
     else:
-        if lacking := [name for name in columns if name not in first]:
-            raise DataError(f"{path}: line {cells[0][0]}: no column is named '{lacking[0]}'")
-        used, body = [first.index(name) for name in columns], cells[1:]
+        lacking = next(name for name in columns if name not in first)
+        raise DataError(f"{path}: line {cells[0][0]}: no column is named '{lacking}'")
     values = [
         [
-            _number(row[index], f"{path}: line {line}, column '{name}'")
+            number_in(row[index], f"{path}: line {line}, column '{name}'")
             for index, name in zip(used, columns, strict=True)
         ]
         for line, row in body
@@ -226,16 +237,14 @@ def class_names_of(rows: Rows) -> tuple[str, ...]:
         DataError: there is one class alone, or the column is of numbers that are no classes.
     """
     names = set(rows.targets)
-    if all(map(_is_number, names)):
-        numbers = {float(name) for name in names}
-        if any(number != int(number) for number in numbers if math.isfinite(number)):
-            line = next(n for n, t in zip(rows.lines, rows.targets, strict=True) if "." in t)
-            raise DataError(
-                f"{rows.where}: line {line}, column '{rows.target}': a number that is no class; "
-                "expected whole numbers or words, or loss=mse"
-            )
-        names = {f"{number:g}" for number in numbers}
-        ordered = sorted(names, key=float)
+    if all(map(is_number, names)) and not any(map(_is_code, names)):
+        for line, cell in zip(rows.lines, rows.targets, strict=True):
+            if not float(cell).is_integer():
+                raise DataError(
+                    f"{rows.where}: line {line}, column '{rows.target}': a number that is no "
+                    "class; expected whole numbers or words, or loss=mse"
+                )
+        ordered = sorted({_whole(name) for name in names}, key=int)
     else:
         ordered = sorted(names)
     if len(ordered) < 2:
@@ -251,18 +260,31 @@ def class_names_of(rows: Rows) -> tuple[str, ...]:
     return tuple(ordered)
 
 
+def _is_code(cell: str) -> bool:
+    """Return whether a cell has leading zeros, as codes have, of which 07 is not 7."""
+    return cell.isdigit() and cell.startswith("0") and len(cell) > 1
+
+
+def _whole(cell: str) -> str:
+    """Return a whole number alike however it is written, 10 for 10.0; other cells as they are."""
+    try:
+        return str(int(cell))  # exact with any number of digits
+    except ValueError:
+        return str(int(float(cell))) if is_number(cell) and float(cell).is_integer() else cell
+
+
 def _targets(rows: Rows, class_names: tuple[str, ...], *, is_number: bool) -> NDArray[Any]:
     if is_number:
         return np.array(
             [
-                _number(cell, f"{rows.where}: line {line}, column '{rows.target}'")
+                number_in(cell, f"{rows.where}: line {line}, column '{rows.target}'")
                 for line, cell in zip(rows.lines, rows.targets, strict=True)
             ]
         )
     index = {name: number for number, name in enumerate(class_names)}
     found = []
     for line, cell in zip(rows.lines, rows.targets, strict=True):
-        name = cell if cell in index or not _is_number(cell) else f"{float(cell):g}"
+        name = cell if cell in index else _whole(cell)
         if name not in index:
             raise DataError(
                 f"{rows.where}: line {line}, column '{rows.target}': class '{cell}' has no "
@@ -289,11 +311,6 @@ def table_arrays(rows: Rows, test: Rows | None, *, is_number: bool, source: str)
         first, second = stratified_split(strata(targets), _TEST_FRACTION, seed=0)
         parts = [part_of(rows.values[at], targets[at]) for at in (first, second)]
     else:
-        if len(test.columns) != len(rows.columns):
-            raise DataError(
-                f"{test.where}: has {len(test.columns)} columns of numbers, expected those of "
-                f"{rows.where}: {len(rows.columns)}"
-            )
         parts = [
             part_of(rows.values, targets),
             part_of(test.values, _targets(test, names, is_number=is_number)),
@@ -307,7 +324,7 @@ def table_arrays(rows: Rows, test: Rows | None, *, is_number: bool, source: str)
         std=(1.0,) * len(rows.columns),
         sha256=combine_hashes(hash_parts(*parts)),
         source=source,
-        notes=(fifth,) if test is None else (),
+        notes=(*rows.notes, *((fifth,) if test is None else test.notes)),
         columns=rows.columns,
         is_test_drawn=test is None,
     )
@@ -369,9 +386,10 @@ def _read_csv(
 ) -> DatasetArrays:
     """Read once what is described, identified and then read."""
     args = json.loads(args_json)
+    rows = read_rows(path, args)
     return table_arrays(
-        read_rows(path, args),
-        None if test is None else read_rows(test, args),
+        rows,
+        None if test is None else read_rows(test, args, like=rows),
         is_number=bool(args.get("is_number")),
         source=f"CSV {path}",
     )
