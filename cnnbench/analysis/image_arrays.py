@@ -135,6 +135,5 @@ def _channels_second(array: NDArray[Any], in_channels: int) -> NDArray[Any]:
 
 
 def _converted(network: LoadedNetwork, image: Any) -> Images:
-    background = 0 if network.border is not None and network.border < 0.5 else 255
     size = network.transform.image_size
-    return convert_image(image, network.in_channels, size, background)[None]
+    return convert_image(image, network.in_channels, size, network.decoding)[None]

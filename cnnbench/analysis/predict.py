@@ -73,12 +73,11 @@ def read_images(network: LoadedNetwork, files: Sequence[Path]) -> ReadImages:
         DataError: none of them can be read.
     """
     network.check_images()
-    background = 0 if network.border is not None and network.border < 0.5 else 255
     read, images, unreadable = [], [], []
     for file in files:
         try:
             pixels = decode_image(
-                file, network.in_channels, network.transform.image_size, background
+                file, network.in_channels, network.transform.image_size, network.decoding
             )
         except DataError as error:
             unreadable.append(str(error))
@@ -89,7 +88,7 @@ def read_images(network: LoadedNetwork, files: Sequence[Path]) -> ReadImages:
         more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}")
     if transparent := sum(map(is_transparent, read)):
-        shade = "white" if background else "black"
+        shade = "white" if network.decoding.background else "black"
         notice(f"{transparent} images have transparent pixels, which are laid on {shade}")
     return ReadImages(read, np.stack(images), unreadable)
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.images import Images, decode_image
+from cnnbench.data.images import ON_WHITE, Decoding, Images, decode_image
 
 Targets = NDArray[np.int64]
 Indices = NDArray[np.int64]
@@ -58,12 +58,14 @@ class ImageFiles:
         targets: (N,), the class of each image.
         in_channels: 1 (grey) or 3 (colour).
         image_size: pixels of a side after decoding.
+        decoding: of all files of the data set.
     """
 
     paths: tuple[Path, ...]
     targets: Targets
     in_channels: int
     image_size: int
+    decoding: Decoding = ON_WHITE
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -82,8 +84,9 @@ class ImageFiles:
         rows = list(indices)
         shape = (len(rows), self.in_channels, self.image_size, self.image_size)
         images = np.empty(shape, dtype=np.uint8)
+        how = self.in_channels, self.image_size, self.decoding
         for row, index in enumerate(rows):
-            images[row] = decode_image(self.paths[index], self.in_channels, self.image_size)
+            images[row] = decode_image(self.paths[index], *how)
         return images
 
     def chunks(self, size: int = 256) -> Iterator[Images]:
@@ -133,6 +136,7 @@ class DatasetArrays:
             in float64, with a channel for each column, and its mean and std are of no use.
         is_test_drawn: whether the source has no test part, and some of its images were drawn.
         fold: that was held out of it, if any was.
+        decoding: how its image files were decoded, where it has any.
     """
 
     train: Part
@@ -150,6 +154,7 @@ class DatasetArrays:
     columns: tuple[str, ...] = ()
     is_test_drawn: bool = False
     fold: Fold | None = None
+    decoding: Decoding | None = None
 
     @property
     def is_number(self) -> bool:

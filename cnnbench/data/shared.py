@@ -6,6 +6,7 @@ code that decodes. A file that is not what was written is noticed by its hash an
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.data.arrays import MEMORY_LIMIT_BYTES, DatasetArrays, ImageArrays
+from cnnbench.data.images import Decoding
 from cnnbench.data.readers.download import Report
 from cnnbench.data.readers.sources import cache_root
 from cnnbench.data.table import dataset_row, fingerprint, read_dataset
@@ -108,6 +110,7 @@ def _load(folder: Path) -> DatasetArrays | None:
             source=facts["source"],
             num_val=facts["num_val"],
             is_test_drawn=facts["is_test_drawn"],
+            decoding=facts["decoding"] and Decoding(**facts["decoding"]),
             **fields,
         )
     except FileNotFoundError:
@@ -139,6 +142,7 @@ def _store(arrays: DatasetArrays, folder: Path) -> None:
         facts |= {"sha256": arrays.sha256, "source": arrays.source, "num_val": arrays.num_val}
         facts |= {"train_names": arrays.train_names, "test_names": arrays.test_names}
         facts["is_test_drawn"] = arrays.is_test_drawn
+        facts["decoding"] = arrays.decoding and dataclasses.asdict(arrays.decoding)
         facts["sha256_of"] = hashes
         (written / _FACTS).write_text(json.dumps(facts))
         with suppress(OSError):  # another process was first

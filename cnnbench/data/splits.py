@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -125,6 +126,7 @@ class Splits:
         if self._augment.mixes:
             self.notes.append("train/accuracy counts mixed images, each for its heavier class")
         self._border = None if arrays.columns else _border(arrays, rows[0])
+        self._decoding = arrays.decoding
         arrays = scale.with_targets(arrays)
         self.parts = divided(arrays, rows, image_size, MEMORY_LIMIT_BYTES if resize_once else 0)
         # Worker processes cannot read what lies on a GPU.
@@ -332,6 +334,7 @@ class Splits:
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "border": self._border,
+                **({"decoding": asdict(self._decoding)} if self._decoding else {}),
                 **self._of_table(),
             },
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnbench.data.images import ON_WHITE, Decoding
 from cnnbench.data.transforms import InputTransform, RowTransform
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import code_sha256, read_regular
@@ -20,7 +21,7 @@ from cnnbench.runs.checkpoint import Checkpoints, read_tensors
 from cnnbench.runs.directory import RunDir
 
 # Of targets that are numbers, and their values where they are not scaled.
-_SCALE = (("mean", 0.0), ("std", 1.0))
+_SCALE = {"target_mean": 0.0, "target_std": 1.0}
 # What facts of a stranger's may raise where they are used.
 _MALFORMED = (
     LookupError,
@@ -47,6 +48,8 @@ class LoadedNetwork:
         target_std: what they were divided by.
         border: how bright the borders of the training images were, from 0 to 1; None where an
             older version did not record it.
+        decoding: how image files are read for it: as those that it was trained on, where it was,
+            else with the brighter or darker background that its training images have.
     """
 
     module: nn.Module
@@ -58,6 +61,7 @@ class LoadedNetwork:
     columns: tuple[str, ...] = ()
     target_mean: float = 0.0
     target_std: float = 1.0
+    decoding: Decoding = ON_WHITE
 
     def check_images(self) -> None:
         """Refuse to look at images with a network of rows.
@@ -162,7 +166,7 @@ def load_network(
         )
         if columns and len(columns) != sizes["in_channels"]:
             raise UsageError("it has not one name for each column")
-        scale = [float(preprocessing.get(f"target_{of}", one)) for of, one in _SCALE]
+        scale = {of: float(preprocessing.get(of, one)) for of, one in _SCALE.items()}
         if preprocessing["image_size"] != sizes["image_size"] or not all(
             len(preprocessing[name]) == sizes["in_channels"] for name in ("mean", "std")
         ):
@@ -174,12 +178,22 @@ def load_network(
         border = preprocessing.get("border")
         if border is not None and not 0 <= border <= 1:
             raise UsageError("the brightness of its borders is no fraction")
+        is_dark = border is not None and border < 0.5
+        decoding = Decoding(**preprocessing.get("decoding", {"background": 0 if is_dark else 255}))
     except CodeNeededError:
         raise
     except (*_MALFORMED, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a checkpoint of ours: {error}") from None
     return LoadedNetwork(
-        module.eval(), transform, sizes["in_channels"], class_names, border, loss, columns, *scale
+        module.eval(),
+        transform,
+        sizes["in_channels"],
+        class_names,
+        border,
+        loss,
+        columns,
+        decoding=decoding,
+        **scale,
     )
 
 

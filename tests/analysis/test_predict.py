@@ -93,6 +93,35 @@ def test_transparency_is_laid_on_the_background_of_training_and_said(
     assert "60 images have transparent pixels, which are laid on black" in capsys.readouterr().err
 
 
+def test_files_are_read_as_those_of_training(tmp_path: Path) -> None:
+    """Depth and background are the run's own: the same files get the same classes."""
+    for part in ("train", "test"):
+        for number in range(12):
+            shade = number % 2
+            pixels = np.full((8, 8), (600, 60000)[shade], dtype=np.uint16)
+            (tmp_path / "deep" / part / f"shade {shade}").mkdir(parents=True, exist_ok=True)
+            pixels[0, 0] += number
+            Image.fromarray(pixels).save(tmp_path / f"deep/{part}/shade {shade}/{number}.png")
+            rgba = np.zeros((8, 8, 4), dtype=np.uint8)
+            rgba[..., 3] = 255
+            if shade:  # a hole in black, that shows the background
+                rgba[2:6, 2:6] = 0
+            rgba[0, 0, 0] = number
+            (tmp_path / "holes" / part / f"hole {shade}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rgba).save(tmp_path / f"holes/{part}/hole {shade}/{number}.png")
+    for name in ("deep", "holes"):
+        trained = cnnbench.train(
+            [
+                *("model=softmax", "data=folder", f"data.root={tmp_path / name}", "num_epochs=6"),
+                *("data.in_channels=1", "data.image_size=8", "data.batch_size=4", "device=cpu"),
+                *("optimizer.lr=0.05", f"output_root={tmp_path}/out"),
+            ]
+        )
+        assert cnnbench.evaluate(trained)["accuracy"] == 1
+        rows = cnnbench.predict(trained, tmp_path / name / "test")
+        assert all(row["class"] == Path(str(row["file"])).parent.name for row in rows)
+
+
 def test_an_image_that_shows_nothing_is_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,26 @@ def test_a_training_and_a_test_part(tmp_path: Path, code: str) -> None:
     assert any("read once" in note for note in arrays.notes) == ("aset" in code or "PIL" in code)
 
 
+NAMED = """
+class Named:
+    def __init__(self, classes): self.classes = classes
+    def __len__(self): return 12
+    def __getitem__(self, i): return x[i], i % len(self.classes)
+"""
+
+
+def test_test_labels_are_those_of_training_by_their_names(tmp_path: Path) -> None:
+    """As two ImageFolders number their classes, each from 0."""
+    arrays = read(tmp_path, NAMED + "it = Named(['cat', 'dog', 'fish']), Named(['dog', 'fish'])")
+    assert arrays.class_names == ("cat", "dog", "fish")
+    assert arrays.train.targets.tolist() == [0, 1, 2] * 4
+    assert arrays.test.targets.tolist() == [1, 2] * 6
+    arrays = read(tmp_path, NAMED + "it = Named(['cat', 'dog']), Named(['dog', 'cat'])")
+    assert arrays.test.targets.tolist() == [1, 0] * 6
+    with pytest.raises(UsageError, match="test: class owl is none of the training classes"):
+        read(tmp_path, NAMED + "it = Named(['cat', 'dog']), Named(['dog', 'owl'])")
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -205,3 +205,28 @@ def test_sample_grid() -> None:
     assert np.array_equal(grid[:, 1:4, 6:10], images[1])
     assert np.array_equal(grid[:, 9:12, 1:5], images[4])
     assert (grid[:, 9:12, 6:10] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("whole", "dtype", "suffix"),
+    [(64000, "u2", "png"), (64000, "u2", "tiff"), (4000, "u2", "png"), (1.0, "f4", "tiff")],
+)
+def test_one_depth_is_of_all_files(tmp_path: Path, whole: float, dtype: str, suffix: str) -> None:
+    """A dark image stays dark beside the others, in a part of its own as well."""
+    shades = {"train/dark": 0.01, "train/bright": 1.0, "test/dark": 0.02, "test/bright": 0.9}
+    for name, shade in shades.items():
+        (tmp_path / name).mkdir(parents=True)
+        pixels = np.full((8, 8), whole * shade).astype(dtype)
+        Image.fromarray(pixels).save(tmp_path / name / f"a.{suffix}")
+    white = {64000: 65535, 4000: 4095, 1.0: 1}[whole]
+    args = {"in_channels": 1}
+    for limit in (1 << 30, 0):  # in memory, and decoded batch by batch
+        arrays = read_folder(tmp_path, args, 8, limit_bytes=limit)
+        for part, expected in ((arrays.train, (1.0, 0.01)), (arrays.test, (0.9, 0.02))):
+            [images] = list(part.chunks())
+            found = images.reshape(2, -1)
+            assert np.ptp(found, axis=1).tolist() == [0, 0]
+            wanted = [255 * int(whole * shade) / white for shade in expected]
+            if dtype == "f4":
+                wanted = [255 * shade for shade in expected]
+            assert found[:, 0] == pytest.approx(wanted, abs=0.51)

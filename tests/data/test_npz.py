@@ -76,15 +76,40 @@ def test_parts_are_found_by_their_names(tmp_path: Path, names: tuple[str, ...]) 
         (IMAGES.astype(np.int64), IMAGES[:, None, :5]),
         (IMAGES.astype(">u2") * 257, IMAGES[:, None, :5]),
         (IMAGES > 99, (IMAGES[:, None, :5] > 99) * 255),
+        ((IMAGES > 99).astype(np.int64), (IMAGES[:, None, :5] > 99) * 255),
+        (IMAGES.astype(np.float32) / 254.9, IMAGES[:, None, :5]),
+        (np.clip(IMAGES / 255 * 1.1 - 0.05, -0.05, 1.05), None),
+        (IMAGES.astype(np.float64) // 16, IMAGES[:, None, :5] // 16),
     ],
-    ids=lambda value: f"{value.dtype}-{value.shape}",
+    ids=lambda value: value is not None and f"{value.dtype}-{value.shape}",
 )
 def test_axes_and_ranges_are_those_of_image_files(
-    tmp_path: Path, images: np.ndarray, expected: np.ndarray
+    tmp_path: Path, images: np.ndarray, expected: np.ndarray | None
 ) -> None:
     if images.shape[1:] == (3, 3, 6):  # the largest centred square of 6 x 3 pixels
         expected = COLOUR[:, :, :3].transpose(0, 3, 2, 1)[:, :, :, 1:4]
-    assert np.array_equal(read_pair(tmp_path, images).train.images, expected)
+    arrays = read_pair(tmp_path, images)
+    if expected is None:  # what resizing carried beyond 0 and 1 is cut, and said
+        expected = np.rint(images[:, None, :5].clip(0, 1) * 255)
+        assert "values from -0.05 to 1.05 are cut to 0 to 1" in arrays.notes
+    assert np.array_equal(arrays.train.images, expected)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (IMAGES / 255 * 2, IMAGES / 255 * 2, "floating-point values from 0 to 2; expected 0 to 1"),
+        (IMAGES / 255, IMAGES.astype(float), "test images are float64 to 255, of 0 to 255, those"),
+        (IMAGES.astype(float), IMAGES / 255, "test images are float64 to 1, of 0 to 1, those of"),
+        (IMAGES, IMAGES.astype(np.uint16) * 257, "test images are uint16 to 65535, of 0 to 65535"),
+    ],
+)
+def test_parts_of_other_ranges_are_refused(
+    tmp_path: Path, train: np.ndarray, test: np.ndarray, message: str
+) -> None:
+    path = write(tmp_path, x_train=train, y_train=LABELS, x_test=test, y_test=LABELS)
+    with pytest.raises(DataError, match=message):
+        read(path)
 
 
 def test_one_range_is_of_all_parts(tmp_path: Path) -> None:

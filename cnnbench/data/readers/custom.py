@@ -111,8 +111,11 @@ def _arrays_in(made: Any, label: str) -> tuple[_Arrays, Any]:
         return dict(zip(_FOUR, (images, labels), strict=False)), _class_names(made)
     parts = made if isinstance(made, (tuple, list)) else ()
     if len(parts) == 2 and all(map(_is_dataset, parts)):
-        both = (*_items(parts[0], f"{label}: train"), *_items(parts[1], f"{label}: test"))
-        return dict(zip(_FOUR, both, strict=True)), _class_names(parts[0])
+        images, labels = _items(parts[1], f"{label}: test")
+        names = _class_names(parts[0])
+        labels = _numbered_like(labels, _class_names(parts[1]), names, label)
+        both = (*_items(parts[0], f"{label}: train"), images, labels)
+        return dict(zip(_FOUR, both, strict=True)), names
     if len(parts) == 2 and all(isinstance(p, (tuple, list)) and len(p) == 2 for p in parts):
         return dict(zip(_FOUR, (*parts[0], *parts[1]), strict=True)), None
     if len(parts) in (2, 4) and not any(map(_is_dataset, parts)):
@@ -127,6 +130,25 @@ def _class_names(dataset: Any) -> Any:
     names = getattr(dataset, "classes", None)
     is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return list(names) if names and is_list else None
+
+
+def _numbered_like(
+    labels: NDArray[Any], theirs: list[str] | None, ours: list[str] | None, label: str
+) -> NDArray[Any]:
+    """Return a test part's labels as the training part numbers its classes, by their names.
+
+    Two folders number their own classes each, of which one may lack some.
+
+    Raises:
+        UsageError: a class of theirs is none of training's.
+    """
+    if theirs is None or ours is None or theirs == ours or labels.dtype.kind not in "iu":
+        return labels
+    if strange := sorted({*theirs} - {*ours}):
+        raise UsageError(f"{label}: test: class {strange[0]} is none of the training classes")
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(theirs):
+        raise UsageError(f"{label}: test: has label {labels.max()} of {len(theirs)} classes")
+    return np.take([ours.index(name) for name in theirs], labels)
 
 
 def _items(dataset: Any, label: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -26,7 +26,7 @@ from cnnbench.data.arrays import (
     hash_targets,
     survey,
 )
-from cnnbench.data.images import SUFFIXES, decode_image
+from cnnbench.data.images import SUFFIXES, decode_image, decoding_of
 from cnnbench.data.readers.content import content_hashes
 from cnnbench.data.readers.parts import find_parts, refuse_inner_classes, sub_folders
 from cnnbench.data.readers.sources import Facts
@@ -294,8 +294,10 @@ def read_folder(
         )
         listing = dataclasses.replace(listing, test=test)
     channels = _channels(args)
+    decoding = decoding_of([*train.paths, *listing.test.paths])
     files = [
-        ImageFiles(part.paths, part.targets, channels, image_size) for part in (train, listing.test)
+        ImageFiles(part.paths, part.targets, channels, image_size, decoding)
+        for part in (train, listing.test)
     ]
     total = sum(len(part) for part in files) * channels * image_size**2
     parts: list[Part] = [*files]
@@ -321,6 +323,7 @@ def read_folder(
         test_names=tuple(relative_names(base, listing.test)),
         num_val=num_val,
         is_test_drawn=listing.is_test_drawn,
+        decoding=decoding,
     )
 
 

@@ -93,6 +93,7 @@ def find_parts(root: Path) -> tuple[dict[str, Path], list[str]]:
     folders = [folder for folder in sub_folders(root) if find_images(folder).files]
     meanings = {folder: _meaning(folder.name) for folder in folders}
     if not folders or None in meanings.values():
+        _refuse_parts_among_classes(root, folders)
         return {}, []
     if odd := [folder.name for folder in folders if part_of(folder.name) is None]:
         raise DataError(
@@ -123,6 +124,34 @@ def find_parts(root: Path) -> tuple[dict[str, Path], list[str]]:
     return parts, notes
 
 
+def _refuse_parts_among_classes(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse parts beside folders of other names, which would make classes of the parts.
+
+    A class may well be named train; a part holds folders and no image, and beside it is another
+    part, or a folder that holds folders of the same names.
+
+    Raises:
+        DataError: there are such.
+    """
+    inner = {folder: {each.name for each in sub_folders(folder)} for folder in folders}
+    named = [folder for folder in folders if part_of(folder.name)]
+    parts = [folder for folder in named if inner[folder] and not _holds_images(folder)]
+    others = [folder for folder in folders if folder not in named]
+    alike = any(inner[part] & inner[other] for part in parts for other in others)
+    if parts and (len(named) > 1 or alike):
+        shown = ", ".join(f"{folder.name}/" for folder in named)
+        beside = ", ".join(f"{folder.name}/" for folder in others[:4])
+        raise DataError(
+            f"{root}: {shown} look like parts of the data beside {beside}: move {beside} "
+            "elsewhere, or rename to train/, val/ or test/ what is a part"
+        )
+
+
+def _holds_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself, in none below it."""
+    return any(path.parent == folder for path in find_images(folder).files)
+
+
 def _renamed(names: Sequence[str]) -> str:
     """Return which folder to rename to what; of two that validate the second may well test."""
     wanted: dict[str, str] = {}
@@ -141,18 +170,16 @@ def _unwrapped(folder: Path, part: str) -> Path:
 
 
 def refuse_inner_classes(root: Path, folders: Sequence[Path]) -> None:
-    """Refuse class folders that all hold the same two or more folders and no image of their own.
+    """Refuse class folders that all hold two or more of the same folders and no image of their own.
 
     The classes are most likely one level deeper, or the classes and the parts change places.
 
     Raises:
         DataError: they do.
     """
-    inner = {tuple(folder.name for folder in sub_folders(each)) for each in folders}
-    names = next(iter(inner))
-    if len(inner) > 1 or len(names) < 2:
-        return
-    if any(path.parent == each for each in folders for path in find_images(each).files):
+    inner = [{folder.name for folder in sub_folders(each)} for each in folders]
+    names = sorted(set.intersection(*inner))
+    if len(names) < 2 or any(map(_holds_images, folders)):
         return
     shown, outer = ", ".join(names[:4]), ", ".join(folder.name for folder in folders[:4])
     if all(_meaning(name) for name in names):

@@ -24,7 +24,7 @@ from cnnbench.data.arrays import (
     hash_targets,
     survey,
 )
-from cnnbench.data.images import Images, scale_to_bytes
+from cnnbench.data.images import Images, Span, scale_to_bytes, span_of, white_of
 from cnnbench.data.readers.sources import Facts
 from cnnbench.data.split import stratified_split
 from cnnbench.errors import DataError, shape_text
@@ -32,6 +32,8 @@ from cnnbench.errors import DataError, shape_text
 _TEST_FRACTION = 0.2
 _CHUNK = 4096
 _CHANNELS = (1, 3)
+# So far beyond 0 and 1 nothing is worth a line.
+_ROUNDING = 1e-3
 _SHAPES = "expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
 # Parts and what they hold, by the words that names of arrays are made of.
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -261,7 +263,7 @@ def same_layout(layouts: Mapping[str, Layout], where: str) -> Layout:
     return first
 
 
-def _decode(values: NDArray[Any], layout: Layout, span: tuple[float, float]) -> Images:
+def _decode(values: NDArray[Any], layout: Layout, white: int) -> Images:
     """Return images as uint8, (N, C, S, S)."""
     if values.ndim == 3:
         values = values[:, None]
@@ -272,8 +274,29 @@ def _decode(values: NDArray[Any], layout: Layout, span: tuple[float, float]) -> 
     square = values[:, :, top : top + side, left : left + side]
     images = np.empty(square.shape, dtype=np.uint8)
     for start in range(0, len(images), _CHUNK):
-        images[start : start + _CHUNK] = scale_to_bytes(square[start : start + _CHUNK], *span)
+        images[start : start + _CHUNK] = scale_to_bytes(square[start : start + _CHUNK], white)
     return images
+
+
+def _one_white(spans: Mapping[str, Span], dtypes: Mapping[str, np.dtype[Any]]) -> int:
+    """Return the value that becomes 255 in all parts: a dark test part is not made brighter.
+
+    Raises:
+        DataError: no usual range holds their values, or each part has its own.
+    """
+    white = white_of(spans.values())
+    if not spans["train"].is_float and max(span.high for span in spans.values()) == 1:
+        white = 1  # two levels
+    for part, span in spans.items():
+        # Of one type of integers the largest value of all decides.
+        if (span.is_float or dtypes[part] != dtypes["train"]) and (
+            (own := white_of([span])) != (train := white_of([spans["train"]]))
+        ):
+            raise DataError(
+                f"{part} images are {dtypes[part]} to {span.high:g}, of 0 to {own}, those of "
+                f"training of 0 to {train}; expected one range"
+            )
+    return white
 
 
 def dataset_of(
@@ -304,17 +327,17 @@ def dataset_of(
                 f"{where}: {part} images are {values.dtype}, those of training "
                 f"{parts['train'].dtype}; expected one kind, in one range"
             )
-    # One range for all parts: a test part of dark images is not made brighter.
-    span = (
-        min(float(values.min()) for values in parts.values()),
-        max(float(values.max()) for values in parts.values()),
-    )
+    spans = {part: span_of(values) for part, values in parts.items()}
     try:
-        decoded = {name: _decode(values, layouts[name], span) for name, values in parts.items()}
+        white = _one_white(spans, {part: values.dtype for part, values in parts.items()})
+        decoded = {name: _decode(values, layouts[name], white) for name, values in parts.items()}
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     targets = targeted.targets
     notes = []
+    low, high = min(its.low for its in spans.values()), max(its.high for its in spans.values())
+    if white == 1 and not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
+        notes.append(f"values from {low:.3g} to {high:.3g} are cut to 0 to 1")
     if targeted.rows:
         both = decoded["train"]
         decoded |= {part: both[rows] for part, rows in targeted.rows.items()}

@@ -100,7 +100,8 @@ def read_rows(path: Path, args: Mapping[str, Any], like: Rows | None = None) -> 
         raise DataError(
             f"{path}: has one column; expected numbers and a target, or another data.delimiter"
         )
-    used, notes = [index for index in range(len(names)) if index != at], []
+    notes: list[str] = []
+    used = [index for index in range(len(names)) if index != at]
     if like is not None:
         used, notes = _like(like, names, used, path, has_names=bool(header))
     elif is_asked and not header and may_name_columns(first):

@@ -96,6 +96,13 @@ def test_other_names_are_classes(folders: tuple[str, ...], tmp_path: Path) -> No
         (("cat/train", "cat/test", "dog/train", "dog/test"), "the parts above the classes"),
         (("2022/cat", "2022/dog", "2023/cat", "2023/dog"), "hold the same folders cat, dog"),
         (("photos/cat", "photos/dog"), "did you mean"),
+        (("train/a", "train/b", "test/a", "test/b", "docs"), "test/, train/ look like parts"),
+        (("train/a", "train/b", "test", "docs"), "look like parts of the data beside docs/"),
+        (("train/a", "train/b", "prueba/a"), "train/ look like parts of the data beside prueba/"),
+        (
+            ("ensayo/a", "ensayo/b", "ensayo/c", "prueba/a", "prueba/b"),
+            "hold the same folders a, b",
+        ),
     ],
 )
 def test_what_is_refused_says_what_was_meant(
@@ -106,6 +113,21 @@ def test_what_is_refused_says_what_was_meant(
         list_folder(tmp_path)
     assert words in str(caught.value)
     assert caught.value.exit_code == 66
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "car", "ship"),
+        ("train/steam", "train/diesel", "car"),
+        ("a/x", "b/y"),
+        ("test", "rest"),
+    ],
+)
+def test_a_class_may_have_the_name_of_a_part(folders: tuple[str, ...], tmp_path: Path) -> None:
+    fill(tmp_path, *folders)
+    expected = sorted({folder.partition("/")[0] for folder in folders})
+    assert list(list_folder(tmp_path).train.class_names) == expected
 
 
 def test_a_flat_test_folder_is_left_out_and_said(tmp_path: Path) -> None:
