@@ -155,12 +155,13 @@ def read(plan: Plan) -> Splits:
 def _check_splits(config: RunConfig, data: Splits) -> None:
     """Refuse to train towards an epoch that could never be chosen, or a test without images."""
     limit = f" data.limit={config.data.limit}" if config.data.limit is not None else ""
+    number = ", or loss=mse where the target is a number" if data.columns else ""
     if not data.num_test and config.evaluate_test:
         folds = "fewer data.num_folds, " if config.data.fold is not None else ""
         raise UsageError(
             f"data={config.data.name}{limit}: has no test image beside {data.num_train} training "
             f"images, and a run ends with a test; expected {folds}more images of each class, a "
-            "test part, or evaluate_test=false"
+            f"test part, or evaluate_test=false{number}"
         )
     if data.measured == "val" and (not data.num_val or config.selection == "test"):
         why = "holds no image" if not data.num_val else "is what the run is measured on"
@@ -172,7 +173,7 @@ def _check_splits(config: RunConfig, data: Splits) -> None:
         raise UsageError(
             f"selection={config.selection}: data.val_fraction={config.data.val_fraction:g}{limit} "
             f"leaves no validation image beside {data.num_train} training images; set a larger "
-            "data.val_fraction, or selection=last data.val_fraction=0"
+            f"data.val_fraction, or selection=last data.val_fraction=0{number}"
         )
     every, of_epoch = config.save_every_steps, data.steps_per_epoch
     is_short = (

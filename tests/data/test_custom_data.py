@@ -86,6 +86,20 @@ class Named:
 """
 
 
+def test_pil_images_in_a_list_are_those_of_a_dataset(tmp_path: Path) -> None:
+    """Of a palette the colours count, not the numbers of its entries."""
+    code = """
+from PIL import Image
+colours = [Image.new("RGB", (8, 8), (200, 10 * n, 30)).quantize(4) for n in range(12)]
+it = colours, [n % 2 for n in range(12)]
+"""
+    arrays = read(tmp_path, code)
+    assert arrays.train.images.shape[1:] == (3, 8, 8)
+    assert arrays.train.images[:, 0].min() > 190
+    with pytest.raises(UsageError, match=r"item 12 is uint8 .9, 9, 3.*resize them"):
+        read(tmp_path, code + "colours.append(Image.new('P', (9, 9)))\nit[1].append(0)\n")
+
+
 def test_test_labels_are_those_of_training_by_their_names(tmp_path: Path) -> None:
     """As two ImageFolders number their classes, each from 0."""
     arrays = read(tmp_path, NAMED + "it = Named(['cat', 'dog', 'fish']), Named(['dog', 'fish'])")

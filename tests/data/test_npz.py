@@ -43,6 +43,7 @@ def read_pair(folder: Path, images: np.ndarray, labels: np.ndarray = LABELS) -> 
         ("train_images", "train_labels", "test_images", "test_labels"),
         ("x", "y", "x_test", "y_test"),
         ("images", "labels", "test_data", "test_targets"),
+        ("Xtrain", "ytrain", "testX", "testY"),
     ],
 )
 def test_parts_are_found_by_their_names(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -110,6 +111,11 @@ def test_parts_of_other_ranges_are_refused(
     path = write(tmp_path, x_train=train, y_train=LABELS, x_test=test, y_test=LABELS)
     with pytest.raises(DataError, match=message):
         read(path)
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    arrays = read(write(tmp_path, x=IMAGES, y=LABELS, prueba_x=IMAGES, prueba_y=LABELS))
+    assert "arrays passed over: prueba_x, prueba_y" in arrays.notes
 
 
 def test_one_range_is_of_all_parts(tmp_path: Path) -> None:

@@ -301,6 +301,13 @@ def test_what_rows_are_not_for_is_refused(settings: list[str], message: str) -> 
         cnnbench.train(["data=breast_cancer", "model=mlp", *settings])
 
 
+def test_a_price_is_no_class(tmp_path: Path) -> None:
+    text = "a,price\n" + "".join(f"{n * n},{1000 + 7 * n}\n" for n in range(90))
+    settings = ["data=csv", f"data.root={write(tmp_path, text)}", "model=mlp"]
+    with pytest.raises(UsageError, match="or loss=mse where the target is a number"):
+        cnnbench.train([*settings, f"output_root={tmp_path}/o"])
+
+
 def test_classes_that_may_be_numbers_are_told() -> None:
     composer = Composer()
     config = single_config(composer, composer.parse(["data=diabetes", "model=mlp"]))

@@ -189,9 +189,16 @@ def _pixels(image: Any) -> NDArray[Any]:
     return np.asarray(image)
 
 
+def _array(value: Any, label: str) -> NDArray[Any]:
+    """Return what came as an array, or as a list of PIL images."""
+    if isinstance(value, (list, tuple)) and value and hasattr(value[0], "mode"):
+        return _items([(image, 0) for image in value], label)[0]
+    return np.asarray(value)
+
+
 def _data_of(made: Any, label: str, source: str) -> DatasetArrays:
     arrays, classes = _arrays_in(made, label)
-    plain = {key: np.asarray(value) for key, value in arrays.items()}
+    plain = {key: _array(value, label) for key, value in arrays.items()}
     images = {part: array for (part, kind), array in plain.items() if kind == "images"}
     layouts = {p: layout_of(array.shape, f"{label}: {p} images") for p, array in images.items()}
     check_size(sum(map(len, images.values())), same_layout(layouts, label), label)

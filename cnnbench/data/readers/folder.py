@@ -183,11 +183,11 @@ def relative_names(root: Path, listing: Listing) -> list[str]:
 
 
 def _is_first(path: Path, walk: ImageWalk) -> bool:
-    """Tell whether no other class holds the same file by a link."""
+    """Tell whether no other class or part holds the same file by a link."""
     status = path.stat()
     identity = status.st_dev, status.st_ino
     if identity in walk.seen:
-        walk.pass_over(path, "links to an image of another class")
+        walk.pass_over(path, "links to an image of another class or part")
         return False
     walk.seen.add(identity)
     return True

@@ -27,6 +27,7 @@ from cnnbench.data.readers.plain import (
     name_arrays,
     name_of_classes,
     same_layout,
+    unread_note,
 )
 from cnnbench.data.readers.sources import Facts
 from cnnbench.errors import DataError
@@ -53,11 +54,13 @@ class _Contents:
         images: the name of each part's array of images.
         layouts: of each.
         targeted: the classes.
+        notes: on arrays that are neither.
     """
 
     images: Mapping[str, str]
     layouts: Mapping[str, Layout]
     targeted: Targeted
+    notes: tuple[str, ...]
 
     @property
     def facts(self) -> Facts:
@@ -141,7 +144,8 @@ def _contents(archive: zipfile.ZipFile, path: Path) -> _Contents:
     labels = {p: (_labels(archive, arrays[p, "labels"], path), shapes[p][0]) for p in images}
     classes = name_of_classes(names)
     class_names = None if classes is None else _labels(archive, classes, path)
-    return _Contents(images, layouts, find_targets(labels, class_names, str(path)))
+    notes = unread_note(names, [*arrays.values(), *([classes] if classes else [])])
+    return _Contents(images, layouts, find_targets(labels, class_names, str(path)), notes)
 
 
 def _read(path: Path, *, is_whole: bool) -> tuple[_Contents, dict[str, NDArray[Any]]]:
@@ -191,5 +195,10 @@ def read_npz(root: Path | None) -> DatasetArrays:
     path = _required(root)
     contents, images = _read(path, is_whole=True)
     return dataset_of(
-        images, contents.layouts, contents.targeted, where=str(path), source=f"NPZ {path}"
+        images,
+        contents.layouts,
+        contents.targeted,
+        where=str(path),
+        source=f"NPZ {path}",
+        notes=contents.notes,
     )

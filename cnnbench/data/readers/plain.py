@@ -6,7 +6,7 @@ is kept, as of those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ _ROUNDING = 1e-3
 _SHAPES = "expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
 # Parts and what they hold, by the words that names of arrays are made of.
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_PARTS |= {"val": "val", "valid": "val", "validation": "val"}
+_PARTS |= {"val": "val", "valid": "val", "validation": "val", "dev": "val"}
 _KINDS = dict.fromkeys(("x", "image", "images", "data", "img", "imgs"), "images")
 _KINDS |= dict.fromkeys(("y", "label", "labels", "target", "targets"), "labels")
 _CLASS_NAMES = ("class_names", "classes", "label_names")
@@ -87,7 +87,7 @@ def name_arrays(names: Iterable[str], where: str) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     listed = list(names)
     for name in listed:
-        words = name.lower().split("_")
+        words = _words(name)
         parts = [_PARTS[word] for word in words if word in _PARTS]
         kinds = [_KINDS[word] for word in words if word in _KINDS]
         if len(kinds) != 1 or len(parts) + len(kinds) != len(words) or len(parts) > 1:
@@ -105,6 +105,22 @@ def name_arrays(names: Iterable[str], where: str) -> dict[tuple[str, str], str]:
                     f"expected arrays named {NAMES}"
                 )
     return found
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of an array's name: x and train of x_train, xtrain and trainX."""
+    words: list[str] = []
+    for word in name.lower().split("_"):
+        pairs = [(word[:at], word[at:]) for at in range(1, len(word))]
+        known = (pair for pair in pairs if {*pair} & {*_PARTS} and {*pair} & {*_KINDS})
+        words += next(known, (word,))
+    return words
+
+
+def unread_note(names: Iterable[str], used: Iterable[str]) -> tuple[str, ...]:
+    """Return what to say of arrays that are neither images nor labels nor the classes' names."""
+    passed = sorted({*names} - {*used})
+    return (f"arrays passed over: {', '.join(passed)}",) if passed else ()
 
 
 def name_of_classes(names: Iterable[str]) -> str | None:
@@ -306,6 +322,7 @@ def dataset_of(
     *,
     where: str,
     source: str,
+    notes: Sequence[str] = (),
 ) -> DatasetArrays:
     """Return plain arrays as a data set.
 
@@ -315,6 +332,7 @@ def dataset_of(
         targeted: the classes.
         where: they came from, for messages.
         source: what the record says of that.
+        notes: what else is worth a line.
 
     Raises:
         DataError: the values are of no range that images have.
@@ -334,7 +352,7 @@ def dataset_of(
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     targets = targeted.targets
-    notes = []
+    notes = list(notes)
     low, high = min(its.low for its in spans.values()), max(its.high for its in spans.values())
     if white == 1 and not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
         notes.append(f"values from {low:.3g} to {high:.3g} are cut to 0 to 1")

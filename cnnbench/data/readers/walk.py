@@ -95,11 +95,20 @@ class ImageWalk:
 
 
 def pass_over_loose(folder: Path, walk: ImageWalk) -> None:
-    """Count the images that lie in a folder itself, where only class folders have a meaning."""
+    """Count the images that lie in a folder itself, where only class folders have a meaning.
+
+    So are folders of images whose name begins with a dot, as that of a class may.
+    """
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        suffix = Path(entry.name).suffix.lower()
-        if suffix in SUFFIXES and not is_hidden(entry.name) and entry.is_file():
+        if entry.name.startswith(".") and entry.is_dir():
+            if any(map(_is_image_name, os.listdir(entry.path))):
+                walk.pass_over(Path(entry.path), "hidden folders")
+        elif _is_image_name(entry.name) and not is_hidden(entry.name) and entry.is_file():
             walk.pass_over(Path(entry.path), "images outside the class folders")
+
+
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

@@ -130,6 +130,13 @@ def test_a_class_may_have_the_name_of_a_part(folders: tuple[str, ...], tmp_path:
     assert list(list_folder(tmp_path).train.class_names) == expected
 
 
+def test_a_class_with_a_hidden_name_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, ".22", ".45", "9mm", "rifle")
+    found = list_folder(tmp_path)
+    assert found.train.class_names == ("9mm", "rifle")
+    assert f"passed over 2 hidden folders, such as {tmp_path / '.22'}" in found.notes
+
+
 def test_a_flat_test_folder_is_left_out_and_said(tmp_path: Path) -> None:
     fill(tmp_path, "train/a", "train/b", "test")
     found = list_folder(tmp_path)
