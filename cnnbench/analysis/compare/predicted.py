@@ -29,6 +29,7 @@ from cnnbench.analysis.statistics.calibration import (
     calibration_values,
 )
 from cnnbench.analysis.statistics.families import MIN_SEEDS
+from cnnbench.analysis.statistics.rounding import differences
 from cnnbench.analysis.statistics.verdicts import mean_interval
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
@@ -206,10 +207,10 @@ def mark_order(rows: Sequence[Row], seen: Seen) -> list[str]:
         else:
             known.append((row, row.values[row.accuracy], row.values[name]))
     moved = []
-    for row, all_images, unseen in known:
-        row.is_order_changed = any(
-            (all_images - other) * (unseen - other_unseen) < 0 for _, other, other_unseen in known
-        )
+    values = np.array([found for _, *found in known], dtype=np.float64).reshape(-1, 1, 2)
+    gaps = differences(values, values.transpose(1, 0, 2), 1.0)
+    for number, (row, *_) in enumerate(known):
+        row.is_order_changed = bool((gaps[number].prod(axis=1) < 0).any())
         if row.is_order_changed:
             moved.append(row)
     notes = []

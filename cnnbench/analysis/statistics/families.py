@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.analysis.statistics.rounding import differences
 from cnnbench.analysis.statistics.sign_flips import Floats, sign_flip_test
 from cnnbench.analysis.statistics.t_tests import (
     equivalence_p,
@@ -155,15 +156,13 @@ def _differences(
 ) -> Floats:
     """Return the differences at each seed of pairs that have the same seeds; ``(M, n)``."""
     values = {int(index): _array(rows[index]) for index in np.unique(pairs[where])}
-    scale = max(1e-300, *(float(np.abs(array).max()) for array in values.values()))
+    scale = max(float(np.abs(array).max()) for array in values.values())
     at = {index: number for number, index in enumerate(values)}
     stacked = np.stack(list(values.values()))
     lookup = np.zeros(max(at) + 1, dtype=np.intp)
     lookup[list(at)] = list(at.values())
     i, j = lookup[pairs[where]].T
-    # What is equal but for rounding is equal.
-    rounded: Floats = np.round((stacked[i] - stacked[j]) / scale, 12) * scale
-    return rounded
+    return differences(stacked[i], stacked[j], scale)
 
 
 def judge_seeds(

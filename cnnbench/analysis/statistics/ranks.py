@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cnnbench.analysis.statistics.rounding import differences
 from cnnbench.errors import UsageError
 
 LEVEL = 0.05
@@ -27,7 +28,8 @@ class Ranks:
     """How recipes rank over data sets.
 
     Attributes:
-        mean_ranks: of each recipe, 1 the best; ties share the mean of their ranks.
+        mean_ranks: of each recipe, 1 the best; ties share the mean of their ranks, and what is
+            equal but for rounding is tied.
         num_data_sets: that were compared.
         p: of Friedman's test, corrected for ties, that all recipes are equal.
         critical_difference: two recipes whose mean ranks differ by as much differ at 5 %, all pairs
@@ -75,11 +77,15 @@ def rank_recipes(scores: Sequence[Sequence[float]], *, higher_is_better: bool = 
     if not np.isfinite(table).all():
         raise UsageError("ranks: a score is not finite")
     num_data_sets, count = table.shape
-    ranks = stats.rankdata(-table if higher_is_better else table, axis=1)
+    scale = np.abs(table).max(axis=1)[:, None, None]
+    gaps = differences(table[:, None, :], table[:, :, None], scale)
+    # A recipe is half a rank behind the middle for each that is better, and before it for each
+    # that is worse.
+    ranks = (count + 1 + np.sign(gaps if higher_is_better else -gaps).sum(axis=2)) / 2
     means = ranks.mean(axis=0)
     # Where all are tied in every data set, nothing speaks against equality.
     all_tied = bool((ranks == ranks[:, :1]).all())
-    p = 1.0 if all_tied else float(stats.friedmanchisquare(*table.T).pvalue)
+    p = 1.0 if all_tied else float(stats.friedmanchisquare(*ranks.T).pvalue)
     quantile = float(stats.studentized_range.ppf(1 - LEVEL, count, np.inf)) / math.sqrt(2)
     difference = quantile * math.sqrt(count * (count + 1) / (6 * num_data_sets))
     return Ranks(tuple(map(float, means)), num_data_sets, p, difference, _groups(means, difference))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -35,6 +37,22 @@ def test_ties_share_their_ranks() -> None:
     found = rank_recipes(scores)
     assert found.mean_ranks == pytest.approx([4 / 3, 6.5 / 3, 8 / 3, 11.5 / 3])
     assert found.p == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
+
+
+def test_what_is_equal_but_for_rounding_is_tied() -> None:
+    """The first two have 894 of 1,077 images right on each data set, in sums of other order."""
+    a, b = ([x / 359 for x in counts] for counts in ([280, 285, 329], [296, 283, 315]))
+    assert fmean(a) != fmean(b)
+    scores = [[fmean(a), fmean(b), 0.5]] * 3
+    found = rank_recipes(scores)
+    assert found.mean_ranks == (1.5, 1.5, 3.0)
+    exact = [[894, 894, 500]] * 3
+    assert found.p == pytest.approx(stats.friedmanchisquare(*np.transpose(exact)).pvalue)
+    losses = rank_recipes(scores, higher_is_better=False)
+    assert losses.mean_ranks == (2.5, 2.5, 1.0)
+    # One image of a large test set is no rounding, nor is a small loss beside a large one.
+    assert rank_recipes([[0.9 + 1e-7, 0.9, 0.8], [1e-13, 2e-13, 0]]).mean_ranks == (1.5, 1.5, 3.0)
+    assert rank_recipes([[1e9, 2e9, 0], [1e-9, 2e-9, 0]]).mean_ranks == (2, 1, 3)
 
 
 @pytest.mark.parametrize(
