@@ -44,6 +44,9 @@ class Column:
             fact of the network) of this name.
         digits: of a metric, after the point.
         better: which end is the better one; None where neither is.
+        least: the smallest value that there can be, at which intervals of its mean are cut; None
+            where they are left as they are.
+        most: the largest one, likewise.
         axis: its name on an axis; with one, test accuracy is drawn against it.
         in_table: whether tables show it; JSON has it anyway.
         in_runs: whether the page lists it for each single run.
@@ -62,6 +65,8 @@ class Column:
     read: Callable[[Source], Any] | None = None
     digits: int = 0
     better: Literal["higher", "lower"] | None = None
+    least: float | None = None
+    most: float | None = None
     axis: str = ""
     in_table: bool = True
     in_runs: bool = False
@@ -75,6 +80,13 @@ class Column:
     def is_score(self) -> bool:
         """Whether it was measured on a split: how well a network does, not what it costs."""
         return self.name.startswith(("train/", "val/", "test/"))
+
+    def within(self, ends: tuple[float, float]) -> tuple[float, float]:
+        """Return an interval of its mean without what no mean can be."""
+        least = -math.inf if self.least is None else self.least
+        most = math.inf if self.most is None else self.most
+        low, high = (min(max(end, least), most) for end in ends)
+        return low, high
 
     def value(self, source: Source) -> float | None:
         """Return a run's value; None where the run has no such finite number."""
@@ -154,6 +166,8 @@ COLUMNS: dict[str, Column] = {
             "val/accuracy",
             digits=4,
             better="higher",
+            least=0.0,
+            most=1.0,
             in_runs=True,
             in_hparams=True,
             is_paired=True,
@@ -165,6 +179,8 @@ COLUMNS: dict[str, Column] = {
             "test/accuracy",
             digits=4,
             better="higher",
+            least=0.0,
+            most=1.0,
             in_runs=True,
             in_hparams=True,
             is_paired=True,
@@ -224,6 +240,11 @@ def shared() -> list[Column]:
 def scores_first(columns: Iterable[Column]) -> list[Column]:
     """Return columns in their order, but what was measured on a split before what it cost."""
     return sorted(columns, key=lambda column: not column.is_score)
+
+
+def score_text(name: str) -> str:
+    """Return a score's name where people read it: ``test accuracy``, ``val R2``."""
+    return name.replace("/", " ").replace(" r2", " R2")
 
 
 def finite_number(value: Any) -> float | None:

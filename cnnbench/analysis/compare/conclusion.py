@@ -14,6 +14,7 @@ from cnnbench.analysis.compare.changes import changes
 from cnnbench.analysis.compare.rows import Row, is_one_device
 from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
 
 _LISTED = 5
 # So many numbers of seeds have a sentence each.
@@ -35,11 +36,11 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
         settings: the keys in which the rows differ.
         margin: of equivalence.
     """
+    names = row_names(rows, settings)
     bases = [row for row in rows if row.verdict.get("verdict") in ("best", "baseline")]
     if not bases:
-        return []
+        return _untested(rows, names)
     [base] = bases
-    names = row_names(rows, settings)
     by_word: dict[str | None, list[Row]] = {}
     for row in rows:
         if row is not base:
@@ -53,13 +54,13 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
 
     is_named = base.verdict["verdict"] == "baseline"
     of_it = "it" if not is_named else "the baseline"
-    head = f"{names[base.number]}, {_accuracy_text(base)}."
+    head = f"{names[base.number]}, {_score_text(base)}."
     if len(rows) == 1:
         return [head]
     sentences = [f"{'Baseline' if is_named else 'Most accurate'}: {head}"]
     best = best_row(rows)
     if is_named and best is not None and best is not base:
-        sentences.append(f"Largest mean: {names[best.number]}, {_accuracy_text(best)}.")
+        sentences.append(f"Largest mean: {names[best.number]}, {_score_text(best)}.")
     for word, text in (
         ("better", f"Better than {of_it}: "),
         ("equivalent", f"Equivalent to {of_it} within {margin:.3g}: "),
@@ -102,8 +103,17 @@ def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
     return {n: name if counts[name] == 1 else f"{name} (row {n})" for n, name in names.items()}
 
 
-def _accuracy_text(row: Row) -> str:
-    """Return a row's accuracy with its interval, and its seeds or folds."""
+def _untested(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
+    """Name the best of rows that predict a number, of which nothing is tested."""
+    best = best_row(rows)
+    if best is None:
+        return []
+    head = f"{names[best.number]}, {_score_text(best)}."
+    return [head if len(rows) == 1 else f"Largest {columns.score_text(best.score)}: {head}"]
+
+
+def _score_text(row: Row) -> str:
+    """Return a row's score with its interval, and its seeds or folds."""
     count = len(row.records)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
     if row.folds:
@@ -111,7 +121,7 @@ def _accuracy_text(row: Row) -> str:
         seeds = f"{len(row.folds)} folds" + (f", {count} runs" if per_fold > 1 else "")
     interval = row.verdict.get("accuracy_interval")
     ends = f"{interval[0]:.4f} to {interval[1]:.4f}, " if interval else ""
-    return f"{row.metric(row.accuracy)['mean']:.4f} ({ends}{seeds})"
+    return f"{row.metric(row.score)['mean']:.4f} ({ends}{seeds})"
 
 
 def _cheapest(rows: Sequence[Row], names: dict[int, str]) -> list[str]:

@@ -161,7 +161,7 @@ def _metric(row: Row, column: Column) -> Cell:
         {name: {**measured, **more}},
         is_number=True,
         rank=0
-        if name == row.accuracy
+        if name == row.score
         else 1
         if column.is_asked
         else 2

@@ -10,12 +10,15 @@ from cnnbench.analysis.compare.formats import Cell, shown_columns
 from cnnbench.analysis.compare.tables import Table
 from cnnbench.analysis.compare.verdicts import best_row
 from cnnbench.rendering.text import escape_latex, render_table, setting_text
+from cnnbench.runs import columns
 
 # What a paper has no room for: it is in every other format.
 _MAX_RANK = 3
 _LABELS = {
     "n": "seeds",
     "test/accuracy": "test accuracy",
+    "test/r2": "test R2",
+    "test/mae": "test MAE",
     "num_params": "parameters",
     "macs": "MACs",
     "epoch_seconds": "s per epoch",
@@ -62,7 +65,8 @@ def latex_table(table: Table, rows: Sequence[Sequence[Cell]]) -> str:
     tabular = render_table(texts, heads, "latex", right, bold=bold, bold_columns=bold_heads)
     comments = [table.title, *table.sentences, *table.notes]
     caption = escape_latex(_caption(table)).replace(" \\%", "~\\%")
-    label = re.sub(r"[^a-z0-9]+", "-", f"accuracy {table.title}".lower()).strip("-")
+    metric = table.rows[0].score.partition("/")[2]
+    label = re.sub(r"[^a-z0-9]+", "-", f"{metric} {table.title}".lower()).strip("-")
     return "".join(
         [
             *(f"% {setting_text(text)}\n" for text in comments if text),
@@ -100,7 +104,7 @@ def _caption(table: Table) -> str:
     data = ", ".join(dict.fromkeys(setting_text(row.values["data"]) for row in rows))
     seeds = sorted({record.seed for record in records})
     spread = "mean ± sample standard deviation over the seeds of a row"
-    score = rows[0].score.replace("/", " ").capitalize()
+    score = _sentence(columns.score_text(rows[0].score))
     reads = max(record.test_reads for record in records)
     if not reads:
         return f"Runs on {data} ({_range(seeds)}) that have not read the test images."
@@ -123,6 +127,10 @@ def _caption(table: Table) -> str:
             f"{'; '.join(tests)}; equivalent: within {table.margin:.3g}"
         )
     return ". ".join(parts) + "."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _range(seeds: Sequence[int]) -> str:

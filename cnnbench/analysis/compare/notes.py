@@ -64,9 +64,11 @@ def difference_note(found: Comparison) -> str | None:
     """Say what a difference is; None where there are none."""
     if found.baseline is None:
         return None
+    is_tested = any(row.verdict.get("verdict") for table in found.tables for row in table.rows)
+    of_what = "Δ of other columns" if is_tested else "Δ"
     return (
-        f"Δ of other columns: mean difference from row {found.baseline.number} over the seeds that "
-        "both have, ± its sample standard deviation; not tested."
+        f"{of_what}: mean difference from row {found.baseline.number} over the seeds that both "
+        "have, ± its sample standard deviation; not tested."
     )
 
 

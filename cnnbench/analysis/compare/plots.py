@@ -154,7 +154,7 @@ def _trade_off(table: Table, cost: Column) -> Figure:
     front = sorted(points[number] for number in pareto_front(points))
     xs, ys = [x for x, _ in front], [y for _, y in front]
     ax.plot(xs, ys, drawstyle="steps-post", color="#777777", linestyle="--", linewidth=1, zorder=1)
-    score = table.rows[0].score.replace("/", " ")
+    score = columns.score_text(table.rows[0].score)
     ax.set(xlabel=cost.axis, ylabel=score, title=f"{score} against {cost.axis}")
     shown = [row.values[cost.name] for row, _ in measured]
     if max(shown) / min(shown) > 3:
@@ -241,7 +241,7 @@ def _dots(table: Table) -> Figure:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.margins(x=0.08)
     ax.locator_params(axis="x", nbins=6)
-    score = rows[0].score.replace("/", " ")
+    score = columns.score_text(rows[0].score)
     ax.set_xlabel(f"{score}; the axis does not begin at 0")
     title = score + (": means and 95 % intervals over seeds" if _has_intervals(rows) else "")
     ax.set_title(f"{setting_text(table.title)}: {title}" if table.title else title)

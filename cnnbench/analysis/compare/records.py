@@ -88,6 +88,12 @@ class Record:
         return _score(self.settings.get("loss"), self.measured)
 
     @property
+    def is_number(self) -> bool:
+        """Whether its network predicts a number; else classes."""
+        loss = LOSSES.get(self.settings.get("loss", ""))
+        return loss is not None and loss.is_number
+
+    @property
     def accuracy(self) -> float | None:
         """On the images it was measured on; None where numbers are predicted."""
         return self.metrics[f"{self.measured}/accuracy"]

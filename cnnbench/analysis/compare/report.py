@@ -47,8 +47,12 @@ from cnnbench.version import __version__
 
 CURVES = (
     "val/accuracy",
+    "val/r2",
+    "val/mae",
     "val/loss",
     "train/accuracy",
+    "train/r2",
+    "train/mae",
     "train/loss",
     "perf/epoch_seconds",
     "perf/data_seconds",
@@ -66,10 +70,15 @@ _NOTES = (
     "often the test images were looked at. A row chosen on test is marked.",
     "A row that is not comparable differs from the others, or from the baseline, in more than what "
     "is compared; what it differs in stands below the table. It is in no Pareto front.",
-    "Test accuracy is the fraction of all test images; num_params and macs (multiply-accumulates "
-    "for one image) are exact, receptive_field is in pixels of a side.",
+    "Accuracy is the fraction of all images that are classified correctly; num_params and macs "
+    "(multiply-accumulates for one image) are exact, receptive_field is in pixels of a side.",
     "A row's number leads to its runs. A click on a column's name sorts by it. The address keeps "
     "the order and the rows drawn.",
+)
+_NUMBER_NOTE = (
+    "R2 of a predicted number is 1 less the squared error over that of always saying the mean of "
+    "the targets: 1 is perfect, and below 0 is worse than the mean. MAE, the mean absolute error, "
+    "is in the target's unit."
 )
 
 
@@ -153,9 +162,12 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
     for record in records:
         networks.setdefault(network_key(record), record)
     shown = _first_shown(rows)
+    has_numbers = any(row.is_number for row in rows)
     # A front over seconds of different devices would say nothing of the rows.
     has_seconds = is_one_device(rows)
     costs = {c.name: c.axis for c in columns.costs() if has_seconds or not c.is_time}
+    # A choice of what no row has would draw nothing.
+    curves = [name for name in CURVES if any(name in record.curves for record in records)]
     return {
         "title": "cnnbench comparison",
         "lead": _lead(rows, records, len(comparison.left_out)),
@@ -166,7 +178,7 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
         "reference_lead": LEAD,
         "reference_columns": HEADS,
         "references": [[clip(cells[head]) for head in HEADS] for cells in reference_cells(rows)],
-        "metrics": CURVES,
+        "metrics": curves,
         "costs": list(costs),
         "overs": list(_OVERS.items()),
         "num_drawn": len(shown),
@@ -184,11 +196,11 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
         ],
         "networks": [describe_network(record, layers) for record in networks.values()],
         "left_out": [(run.status, clip(run.reason), clip(run.path)) for run in comparison.left_out],
-        "notes": [*_NOTES, *reading_notes(comparison)],
+        "notes": [*_NOTES, *([_NUMBER_NOTE] if has_numbers else []), *reading_notes(comparison)],
         "data": {
             "tables": [_charts(table) for table in comparison.tables],
             "shown": shown,
-            "metrics": CURVES,
+            "metrics": curves,
             "costs": list(costs),
             "costLabels": costs,
             "overLabels": _OVERS,
@@ -247,6 +259,7 @@ def _table(table: Table, cells: Sequence[Sequence[Cell]]) -> dict[str, Any]:
         "sentences": [clip(sentence) for sentence in table.sentences],
         "has_more": any(cell.rank > _MAX_RANK for cell in shown),
         "foot": [*_same_text(same), *(clip(note) for note in table.notes)],
+        "score": columns.score_text(table.rows[0].score),
         "dots": _dots(table),
         "has_seeds": any(len(row.records) > 1 for row in table.rows),
     }
@@ -264,14 +277,15 @@ def _same_text(same: Sequence[Cell]) -> list[str]:
 
 
 def _dots(table: Table) -> list[dict[str, Any]]:
-    """Return each row's accuracy and its interval, in percent of an axis that they fill."""
+    """Return each row's score and its interval, in percent of an axis that they fill."""
     names = row_names(table.rows, table.settings)
     rows = []
     for row in table.rows:
-        mean = row.metric(row.accuracy)["mean"]
+        mean = row.metric(row.score)["mean"]
         if mean is not None:
-            low, high = row.verdict.get("accuracy_interval") or (mean, mean)
-            rows.append((row, float(mean), max(0.0, low), min(1.0, high)))
+            # Student's interval of two seeds would leave the others no room.
+            low, high = _ends(row, mean) if len(row.records) > 2 else (mean, mean)
+            rows.append((row, float(mean), low, high))
     if not rows:
         return []
     least, most = min(low for *_, low, _ in rows), max(high for *_, high in rows)
@@ -322,7 +336,7 @@ def _charts(table: Table) -> dict[str, Any]:
     rows = []
     for row in table.rows:
         mean = row.metric(row.score)["mean"]
-        accuracy = [] if mean is None else [mean, *(interval(row, row.score) or (mean, mean))]
+        drawn = [] if mean is None else [mean, *_ends(row, mean)]
         curves = {name: _curve(row, name) for name in CURVES}
         rows.append(
             {
@@ -337,10 +351,17 @@ def _charts(table: Table) -> dict[str, Any]:
                     for column in columns.costs()
                     if mean is not None and (value := row.values[column.name])
                 },
-                "accuracy": [*map(_round, accuracy)],
+                "score": [*map(_round, drawn)],
             }
         )
-    return {"rows": rows}
+    score = table.rows[0].score
+    return {"rows": rows, "score": columns.score_text(score), "most": columns.COLUMNS[score].most}
+
+
+def _ends(row: Row, mean: float) -> tuple[float, float]:
+    """Return the 95 % interval of a row's score; of one run its value twice."""
+    ends = interval(row, row.score)
+    return (mean, mean) if ends is None else columns.COLUMNS[row.score].within(ends)
 
 
 _Point = tuple[int, float, float | None]

@@ -69,7 +69,9 @@ def describe_row(row: Row, table: Table, network: int) -> dict[str, Any]:
     return {
         "number": row.number,
         "name": clip(row_name(row, table)),
-        "accuracy": plus_minus(row.metric(row.score), 4),
+        "score": columns.score_text(row.score),
+        "value": plus_minus(row.metric(row.score), 4),
+        "is_number": row.is_number,
         "marks": [clip(mark) for mark in row.not_comparable],
         "runs": [_run(record) for record in row.records],
         "facts": [(name, text) for name, text in facts.items() if text],
@@ -179,7 +181,8 @@ def describe_network(record: Record, layers: Mapping[str, Any]) -> dict[str, Any
     facts = record.network
     size = facts.get("image_size")
     name = f"{clip(facts.get('name'))}: {clip(facts.get('in_channels'))} x {clip(size)} x "
-    name += f"{clip(size)} to {clip(facts.get('num_classes'))} classes"
+    outputs = "a number" if record.is_number else f"{record.num_classes} classes"
+    name += f"{clip(size)} to {outputs}"
     arguments = facts.get("args")
     if isinstance(arguments, Mapping) and arguments:
         name += "; " + clip(", ".join(f"{k}={setting_text(v)}" for k, v in arguments.items()))

@@ -28,6 +28,8 @@ class Row:
             ``verdict``; empty where none was made.
         intervals: by metric, ``interval`` and ``interval_basis``, of those that have any.
         is_order_changed: whether another row passes it where images seen before are left out.
+        is_ranked: whether its score stands beside the others': of the same images, and chosen in
+            the same way.
     """
 
     records: tuple[Record, ...]
@@ -38,6 +40,7 @@ class Row:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_order_changed: bool = False
+    is_ranked: bool = False
     _measured: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
 
     @property
@@ -50,6 +53,11 @@ class Row:
     def score(self) -> str:
         """The metric that rows are ranked by: their loss's own."""
         return self.records[0].score
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its networks predict a number, which has no accuracy."""
+        return self.records[0].is_number
 
     @property
     def accuracy(self) -> str:

@@ -41,6 +41,11 @@ def check_referee(found: Comparison) -> list[dict[str, Any]]:
             "--self-test: the row is of folds, which share training images; expected runs that "
             "differ in their seed alone"
         )
+    if rows[0].is_number:
+        raise UsageError(
+            "--self-test: the row predicts a number, and verdicts are of accuracies alone; "
+            "expected runs that predict classes"
+        )
     if len(rows[0].metric_values(rows[0].accuracy)) < MIN_RUNS:
         raise UsageError(
             f"--self-test: {len(rows[0].records)} runs of one recipe; expected at least {MIN_RUNS}"

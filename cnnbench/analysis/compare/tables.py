@@ -90,8 +90,8 @@ def compare_runs(
     Args:
         paths: runs, or directories with runs below.
         where: a condition on the rows, as ``parse_where`` reads it.
-        sort: a column; else by test accuracy, where none was tested by that on the validation
-            images, the largest first.
+        sort: a column; else by test accuracy, or R2 of a number, where none was tested by that on
+            the validation images, the largest first.
         descending: the largest first.
         group: a column; each of its values gets a table. Else several data sets get one each.
         baseline: the number of a row, a run in it, or a model that only one row has.
@@ -123,10 +123,11 @@ def compare_runs(
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in sorted(columns)])
     rows.sort(key=lambda row: [_order(row.values.get(name)) for name in _SHOWN_FIRST])
     is_falling = descending or sort is None
-    is_tested = any(row.values.get(row.accuracy) is not None for row in rows)
+    is_tested = any(row.values.get(row.score) is not None for row in rows)
 
     def sorted_by(row: Row) -> Any:
-        return row.values.get(sort or (row.accuracy if is_tested else "val/accuracy"))
+        score = row.score if is_tested else row.score.replace("test/", "val/")
+        return row.values.get(sort or score)
 
     present = [row for row in rows if sorted_by(row) is not None]
     present.sort(key=lambda row: _order(sorted_by(row)), reverse=is_falling)

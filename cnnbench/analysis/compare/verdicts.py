@@ -62,6 +62,14 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
             "(evaluate_test=false); 'cnnbench evaluate RUN' reads them."
         )
     kept = _same_test(tested, base, answers, notes)
+    for row in kept:
+        row.is_ranked = _value(row) is not None
+    if numbers := [row for row in kept if row.is_number]:
+        notes.append(
+            f"Not tested: {numbers_text(numbers)}: what is predicted is a number, and verdicts are "
+            "of accuracies alone."
+        )
+    kept = [row for row in kept if not row.is_number]
     scores = [_scores(row, answers, notes) for row in kept]
     ratios = [row.fold_ratio for row in scores if row.fold_ratio is not None]
     # Of rows that train on more or less of the same folds, the larger variance holds for both.
@@ -97,7 +105,7 @@ def _test_size(rows: Sequence[Row], scores: Sequence[RowScores]) -> tuple[int | 
 
 
 def _value(row: Row) -> float | None:
-    return row.metric(row.accuracy)["mean"]
+    return row.metric(row.score)["mean"]
 
 
 def scores_of(row: Row) -> RowScores:
@@ -151,7 +159,7 @@ def _same_test(
         return values["data_sha256"], limit, seed
 
     def folds(row: Row) -> Hashable:
-        return row.accuracy, setting_text(row.values.get("data.num_folds")) if row.folds else ""
+        return row.score, setting_text(row.values.get("data.num_folds")) if row.folds else ""
 
     def images(row: Row) -> Hashable:
         used = [answers[r.path] for r in row.records if r.path in answers]
@@ -289,9 +297,9 @@ def _seed_notes(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the largest mean of those that were judged; None without any."""
-    judged = [row for row in rows if row.verdict.get("verdict") is not None]
-    return max(judged, key=lambda row: row.metric(row.accuracy)["mean"] or 0.0, default=None)
+    """Return the row with the largest mean score of those that are ranked; None without any."""
+    ranked = [(mean, row) for row in rows if row.is_ranked and (mean := _value(row)) is not None]
+    return max(ranked, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def numbers_text(rows: Sequence[Row]) -> str:

@@ -505,4 +505,4 @@ def test_a_row_whose_test_images_are_unread_is_not_drawn_at_zero(tmp_path: Path)
     run = train(tmp_path, "num_epochs=1", "evaluate_test=false")
     page = render_report(compare_runs([run]))
     assert "basic_cnn: test images unread</summary>" in page
-    assert '"costs":{},"accuracy":[]' in page
+    assert '"costs":{},"score":[]' in page

@@ -246,31 +246,31 @@
   function paretoFront(rows) {
     const beats = (a, b) => a[0] <= b[0] && a[1] >= b[1] && (a[0] < b[0] || a[1] > b[1]);
     const points = rows.filter((row) => row.comparable)
-      .map((row) => [row.costs[state.cost], row.accuracy[0]]);
+      .map((row) => [row.costs[state.cost], row.score[0]]);
     return points.filter((point) => !points.some((other) => beats(other, point)))
       .sort((a, b) => a[0] - b[0]);
   }
 
   function drawTradeOff(svg, table) {
     const rows = table.rows.filter((row) => state.shown.has(row.number) && row.costs[state.cost]);
-    if (!rows.length) return empty(svg, `no row shown has ${state.cost} and a test accuracy`);
+    if (!rows.length) return empty(svg, `no row shown has ${state.cost} and a ${table.score}`);
     const costs = rows.map((row) => row.costs[state.cost]);
-    const inside = (end) => Math.min(1, Math.max(0, end));
-    const ends = rows.flatMap(({ accuracy: [, low, high] }) => [inside(low), inside(high)]);
+    const ends = rows.flatMap(({ score: [, low, high] }) => [low, high]);
     const log = Math.max(...costs) / Math.min(...costs) > 3;
     const axis = range(costs, page.costLabels[state.cost], { log });
-    const [x, y] = frame(svg, axis, range(ends, "test accuracy", { most: 1.002 }));
-    const front = paretoFront(rows).map(([cost, accuracy]) => [x(cost), y(accuracy)]);
+    const most = table.most === null ? Infinity : 1.002 * table.most;
+    const [x, y] = frame(svg, axis, range(ends, table.score, { most }));
+    const front = paretoFront(rows).map(([cost, score]) => [x(cost), y(score)]);
     const steps = front.map(([px, py], place) => (place ? `H${px}V${py}` : `M${px} ${py}`));
     add(svg, "path", { d: steps.join("") || "M0 0", class: "front" });
     const labels = [];
     for (const row of rows) {
       const group = add(svg, "g", { class: `series ${colorOf(row)}`, "data-row": row.number });
-      const [px, py] = [x(row.costs[state.cost]), y(row.accuracy[0])];
-      const [mean, low, high] = row.accuracy;
+      const [px, py] = [x(row.costs[state.cost]), y(row.score[0])];
+      const [mean, low, high] = row.score;
       add(group, "title", {}, `${row.name}: ${mean} at ${short(row.costs[state.cost])}`);
       if (high > low) {
-        const [top, bottom] = [y(inside(high)), y(inside(low))];
+        const [top, bottom] = [y(high), y(low)];
         const caps = `M${px - 4} ${top}h8M${px - 4} ${bottom}h8`;
         add(group, "path", { d: `M${px} ${top}V${bottom}${caps}`, class: "line" });
       }
