@@ -21,7 +21,7 @@ from cnnbench.config.compose import Composer
 from cnnbench.config.run_config import GROUPS, RunConfig, read_config, role_of, to_tree
 from cnnbench.config.settings import Setting, leaves
 from cnnbench.errors import CheckpointError, DataError, UsageError
-from cnnbench.runs.columns import finite_number
+from cnnbench.runs.columns import COLUMNS, finite_number
 from cnnbench.runs.directory import RunDir, open_run
 
 LEVEL = 0.95
@@ -179,7 +179,7 @@ def judge_run(name: str, path: str | Path) -> dict[str, Any]:
             "torch": recorded.torch,
             "num_threads": recorded.num_threads,
         },
-        "interval": None if interval is None else list(interval),
+        "interval": None if interval is None else list(_possible(recorded.metric, interval)),
         "verdict": verdict,
         "reason": " and ".join(text for text, holds in reasons.items() if holds)
         if verdict == "reported"
@@ -190,6 +190,12 @@ def judge_run(name: str, path: str | Path) -> dict[str, Any]:
 
 def _is_equal(same: RecordedRun, value: float, run: RunDir) -> bool:
     return same.test == value and same.weights_sha256 == weights_sha256(run.path)
+
+
+def _possible(metric: str, ends: tuple[float, float]) -> tuple[float, float]:
+    """Return an interval without what the metric cannot be."""
+    column = COLUMNS.get(metric)
+    return ends if column is None else column.within(ends)
 
 
 def _checked_value(recorded: RecordedResult, run: RunDir) -> float:

@@ -106,11 +106,12 @@ def _epoch_mean(curve: str) -> Callable[[Source], float]:
     return lambda source: fmean(source.curves[curve].values())
 
 
-_PREDICTED: Mapping[str, Literal["higher", "lower"]] = {
-    "accuracy_unseen": "higher",
-    "ece": "lower",
-    "brier": "lower",
-    "nll": "lower",
+# Which end is better, and the largest value there can be; none is below 0.
+_PREDICTED: Mapping[str, tuple[Literal["higher", "lower"], float | None]] = {
+    "accuracy_unseen": ("higher", 1.0),
+    "ece": ("lower", 1.0),
+    "brier": ("lower", 2.0),
+    "nll": ("lower", None),
 }
 
 
@@ -197,9 +198,9 @@ COLUMNS: dict[str, Column] = {
         Column("test/loss", digits=4, better="lower", in_table=False, in_runs=True),
         # What predictions say, where it is asked for; see analysis/compare/predicted.py.
         *(
-            Column(f"{split}/{name}", digits=4, better=better, is_asked=True)
+            Column(f"{split}/{name}", digits=4, better=better, least=0.0, most=most, is_asked=True)
             for split in ("val", "test")
-            for name, better in _PREDICTED.items()
+            for name, (better, most) in _PREDICTED.items()
         ),
         Column("tuning_trials"),
         Column("tuning_seconds", digits=1),

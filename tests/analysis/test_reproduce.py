@@ -98,6 +98,8 @@ def test_a_new_seed_is_judged_by_the_interval(
     name = recorded(results, runs, runs=tuple(near))
     found = cnnbench.reproduce(name, f"output_root={tmp_path} device=cpu")
     assert (found["seed"], found["verdict"]) == (3, "inside")
+    # Of .5, .9 and .7 it would be from -.29 to 1.69.
+    assert found["interval"] == [0, 1]
     far = [replace(run, test=run.test / 1e6) for run in near]
     name = recorded(results, runs, runs=tuple(far))
     capsys.readouterr()

@@ -202,7 +202,7 @@ def interval(row: Row, metric: str) -> tuple[float, float] | None:
 
     quantile = float(stdtrit(len(values) - 1, 0.975))
     half = quantile * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
+    return columns.COLUMNS[metric].within((fmean(values) - half, fmean(values) + half))
 
 
 def _has_intervals(rows: Iterable[Row]) -> bool:

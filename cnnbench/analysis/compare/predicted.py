@@ -33,6 +33,7 @@ from cnnbench.analysis.statistics.rounding import differences
 from cnnbench.analysis.statistics.verdicts import mean_interval
 from cnnbench.errors import CheckpointError, UsageError
 from cnnbench.files import expand_path, read_regular
+from cnnbench.runs import columns
 from cnnbench.runs.predictions import Answers, read_log_probabilities
 
 UNSEEN = "accuracy_unseen"
@@ -136,7 +137,10 @@ def add_intervals(rows: Sequence[Row]) -> list[str]:
             continue
         basis, intervals = _intervals(row, names)
         row.intervals |= {
-            names[name]: {"interval": ends, "interval_basis": basis}
+            names[name]: {
+                "interval": list(columns.COLUMNS[names[name]].within(ends)),
+                "interval_basis": basis,
+            }
             for name, ends in intervals.items()
         }
         by_basis.setdefault(basis, []).append(row)
@@ -163,7 +167,7 @@ def _take_out(row: Row, names: Any) -> None:
         row.leave_out(name)
 
 
-def _intervals(row: Row, names: Mapping[str, str]) -> tuple[str, dict[str, list[float]]]:
+def _intervals(row: Row, names: Mapping[str, str]) -> tuple[str, dict[str, tuple[float, float]]]:
     ratio = fold_ratio(row)
     values = {name: values_of(row, full) for name, full in names.items()}
     if len(values["nll"]) >= MIN_SEEDS or row.folds:
@@ -171,12 +175,7 @@ def _intervals(row: Row, names: Mapping[str, str]) -> tuple[str, dict[str, list[
             name: mean_interval(list(of_name.values()), 0.0, ratio)
             for name, of_name in values.items()
         }
-        found = {
-            name: [max(0.0, low), high]
-            for name, pair in ends.items()
-            if pair is not None
-            for low, high in [pair]
-        }
+        found = {name: pair for name, pair in ends.items() if pair is not None}
         return "folds" if row.folds else "seeds", found
     estimates = []
     for record in row.records:
@@ -184,10 +183,10 @@ def _intervals(row: Row, names: Mapping[str, str]) -> tuple[str, dict[str, list[
         if answers is not None and shifted is not None:
             estimates.append(calibration_estimates(shifted, answers.targets.astype(np.int64)))
     return "images", {
-        name: [
+        name: (
             fmean(of_run[name].low for of_run in estimates),
             fmean(of_run[name].high for of_run in estimates),
-        ]
+        )
         for name in names
     }
 

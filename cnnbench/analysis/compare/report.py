@@ -361,7 +361,7 @@ def _charts(table: Table) -> dict[str, Any]:
 def _ends(row: Row, mean: float) -> tuple[float, float]:
     """Return the 95 % interval of a row's score; of one run its value twice."""
     ends = interval(row, row.score)
-    return (mean, mean) if ends is None else columns.COLUMNS[row.score].within(ends)
+    return (mean, mean) if ends is None else ends
 
 
 _Point = tuple[int, float, float | None]

@@ -19,6 +19,7 @@ from cnnbench.analysis.statistics.families import MIN_FLIPPED, MIN_SEEDS, RowSco
 from cnnbench.analysis.statistics.verdicts import Verdict, default_margin, judge, mean_interval
 from cnnbench.errors import CheckpointError
 from cnnbench.rendering.text import setting_text
+from cnnbench.runs import columns
 from cnnbench.runs.predictions import Answers, read_answers
 
 # Where the number of test images is not known.
@@ -88,6 +89,8 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
     for row in rows:
         ratio = fold_ratio(row)
         interval = mean_interval(list(values_of(row, row.accuracy).values()), resolution, ratio)
+        if interval is not None:
+            interval = columns.COLUMNS[row.accuracy].within(interval)
         row.verdict = _plain(by_row.get(id(row)), interval)
     notes += [*_fold_notes(kept, verdicts), *_seed_notes(kept, verdicts)]
     return Judged(margin, notes)

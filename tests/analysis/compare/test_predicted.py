@@ -108,6 +108,27 @@ def test_calibration_of_one_and_two_runs_is_over_images(tmp_path: Path) -> None:
             assert low < rows[model][f"test/{name}"]["mean"] < high or low == 0
 
 
+def test_intervals_of_calibration_end_where_it_does(tmp_path: Path) -> None:
+    """Sure of the wrong class in one run of three, and of the right one in the others."""
+    for seed in range(3):
+        run = write_run(tmp_path, seed=seed, test=float(seed > 0))
+        write_predictions(run, np.full(IMAGES, seed > 0))
+        with np.load(run / "predictions.npz") as file:
+            arrays = dict(file)
+        sure = np.where(arrays["log_probabilities"] == 0, 0, -30).astype(np.float16)
+        np.savez(run / "predictions.npz", **{**arrays, "log_probabilities": sure})
+    row = rows_of(compare_runs([tmp_path], calibration=True))["lenet"]
+    for name, values, most in (
+        ("ece", [1, 0, 0], 1),
+        ("brier", [2, 0, 0], 2),
+        ("nll", [30, 0, 0], 99),
+    ):
+        low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+        assert low < 0
+        assert high > most or name == "nll"
+        assert row[f"test/{name}"]["interval"] == pytest.approx([0, min(high, most)], rel=1e-3)
+
+
 def test_rows_are_chosen_and_sorted_by_calibration(tmp_path: Path) -> None:
     for model, sharpness in (("lenet", 2.0), ("mlp", 4.0), ("nin", 3.0)):
         predicted(tmp_path, model, 0, sharpness)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,33 @@ def test_three_seeds_are_judged_by_a_paired_t_test(tmp_path: Path) -> None:
     assert verdict["p"] == pytest.approx(stats.ttest_rel(*pair.values()).pvalue)
     wanted = stats.ttest_rel(pair["mlp"], pair["lenet"]).confidence_interval(0.95)
     assert verdict["interval"] == pytest.approx([wanted.low, wanted.high])
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 7])
+def test_intervals_of_accuracies_end_where_accuracies_do(num_seeds: int, tmp_path: Path) -> None:
+    values = {"lenet": [1.0, 0.9, 1.0, 1.0, 1.0, 0.98, 1.0], "mlp": [0.0, 0.1, 0, 0, 0, 0.02, 0]}
+    root = write(tmp_path / "runs", {m: v[:num_seeds] for m, v in values.items()})
+    page = tmp_path / "page.html"
+    rows = cnnbench.compare(root, html=page)["rows"]
+    found = compare_runs([root])
+    texts = [comparison_text(found, kind) for kind in ("text", "markdown", "latex")]
+    shown = [end for text in texts for end in re.findall(r"[(&] (-?[\d.]+) to (-?[\d.]+)", text)]
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page.read_text())[0])
+    drawn = {row["number"]: row["score"] for row in data["tables"][0]["rows"]}
+    for row, (place, model) in zip(rows, enumerate(values), strict=True):
+        assert row["model"] == model
+        of_row = values[model][:num_seeds]
+        by_t = stats.ttest_1samp(of_row, 0).confidence_interval(0.95)
+        assert by_t.low < 0 or by_t.high > 1 or num_seeds == 7
+        assert drawn[row["row"]][1 + (place == 0)] == (0 if place else 1) or num_seeds == 7
+        assert 0 <= drawn[row["row"]][1] <= drawn[row["row"]][2] <= 1
+        if num_seeds == 3:
+            wanted = [max(0, by_t.low), min(1, by_t.high)]
+            assert row["accuracy_interval"] == pytest.approx(wanted)
+            assert f"{wanted[0]:.4f} to {wanted[1]:.4f}" in texts[2]
+    assert all(0 <= float(end) <= 1 for pair in shown for end in pair)
+    # Differences are no fractions.
+    assert num_seeds < 3 or min(r["interval"][0] for r in rows if r["interval"]) < -0.9
 
 
 def correct(accuracy: float, seed: int, size: int = 400) -> np.ndarray[Any, Any]:
