@@ -181,7 +181,7 @@ def _train_jobs(composer: Composer, read: Sequence[Setting]) -> tuple[Sweep, int
     from cnnbench.sweeps.launch import launch
 
     root, num_failed = launch(composer, read, sys.argv)
-    return Sweep(root), num_failed
+    return Sweep.ended(root), num_failed
 
 
 def dry_run(
@@ -668,7 +668,7 @@ def compare(
     """Compare trained runs; those that differ in their seed or fold alone are one row.
 
     Args:
-        paths: runs, or directories with runs below.
+        paths: runs, or directories with runs below; of what `train` returned, its own runs.
         where: a condition on the rows, such as ``"data=fashion_mnist and num_params<1e6"``.
         sort: a column; else by test accuracy, the largest first.
         descending: the largest first.
@@ -716,13 +716,14 @@ def comparison(
 ) -> Comparison:
     """Do what `compare` does, and return the object that its printed tables are made from."""
     from cnnbench.analysis.compare.tables import compare_runs
+    from cnnbench.analysis.results import listed
     from cnnbench.files import expand_path
     from cnnbench.notices import notice
 
     page = expand_path(html)
     if page is not None and page.is_dir():
         raise UsageError(f"--html {html}: is a directory; give a file, such as report.html")
-    found = compare_runs([paths] if isinstance(paths, (str, Path)) else paths, **selection)
+    found = compare_runs(listed(paths), **selection)
     if plots is not None:
         from cnnbench.analysis.compare.plots import plot_comparison
 
@@ -801,7 +802,7 @@ def pack(
     record, log and predictions, with the SHA-256 of each file.
 
     Args:
-        paths: runs, or directories with runs below; unfinished ones are left out, and listed.
+        paths: as of `compare`; unfinished runs are left out, and listed.
         file: of the package, such as ``paper.zip``; it is replaced.
         weights: whether to add the selected epoch's weights of each run.
         selection: ``where``, ``sort``, ``descending``, ``group``, ``baseline`` and ``margin``, as
@@ -827,10 +828,9 @@ def pack(
     if target.suffix.lower() != ".zip" or target.is_dir():
         raise UsageError(f"{file}: expected a file for the package that ends in .zip, given last")
     from cnnbench.analysis.pack.write import pack_runs
-    from cnnbench.analysis.results import Result
+    from cnnbench.analysis.results import Result, listed
 
-    runs = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    return Result(pack_runs(runs, target, weights=weights, **selection))
+    return Result(pack_runs(listed(paths), target, weights=weights, **selection))
 
 
 def verify(file: str | Path) -> Result:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cnnbench.errors import CnnbenchError, UsageError
 
@@ -220,7 +220,22 @@ _COUNTERS = ("epoch", "global_step")
 
 
 class Sweep(_Directory):
-    """The directory of a sweep: a `Path`, and its runs. It is read whenever it is asked."""
+    """The directory of a sweep: a `Path`, and its runs. They are read whenever they are asked for.
+
+    The directory may also hold runs of other commands. Its jobs are those of the last one; what a
+    training returned keeps its own.
+    """
+
+    _kept: list[tuple[str, list[str]]] | None = None
+
+    @classmethod
+    def ended(cls, root: Path) -> Self:
+        """Return the sweep of the command that ended now, whatever a later one does there."""
+        from cnnbench.runs.directory import sweep_jobs
+
+        sweep = cls(root)
+        sweep._kept = sweep_jobs(root)
+        return sweep
 
     @property
     def runs(self) -> list[Run]:
@@ -247,16 +262,25 @@ class Sweep(_Directory):
 
         return [
             (Run(Path(self) / name), dict(_pair(text) for text in overrides))
-            for name, overrides in sweep_jobs(Path(self))
+            for name, overrides in self._kept or sweep_jobs(Path(self))
         ]
 
     def _repr_html_(self) -> str | None:
         from cnnbench.analysis.compare.tables import compare_runs
 
         try:
-            return comparison_result(compare_runs([Path(self)]))._repr_html_()
+            return comparison_result(compare_runs(listed(self)))._repr_html_()
         except CnnbenchError:
             return None  # a path alone
+
+
+def listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """Return paths that were handed in as a list, and the runs alone of what is a sweep."""
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    found: list[str | Path] = []
+    for path in given:
+        found += (isinstance(path, Sweep) and path.runs) or [path]
+    return found
 
 
 def _pair(text: str) -> tuple[str, Any]:

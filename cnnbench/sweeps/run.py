@@ -25,6 +25,7 @@ from cnnbench.errors import Interrupted
 from cnnbench.files import atomic_write, expand_path, writing
 from cnnbench.notices import notice
 from cnnbench.rendering.text import counted
+from cnnbench.runs.directory import RunDir, find_runs
 from cnnbench.runs.record import PRUNED, RunRecord
 from cnnbench.sweeps.check import Slots, check_jobs
 from cnnbench.sweeps.job import write_job
@@ -91,6 +92,7 @@ def run_sweep(
     """
     root = expand_path(sweep.jobs[0].config.output_root) / "sweeps" / file_name(sweep.name)
     runs = run_directories(root, sweep.jobs)
+    _tell_of_others(root, runs)
     with writing(root):
         (root / "jobs").mkdir(parents=True, exist_ok=True)
     costs = work or [1.0] * len(runs)
@@ -112,6 +114,17 @@ def run_sweep(
     base = next((str(job.run.path) for job in done if job.job.is_baseline and job.is_done), None)
     show_results(root, [job.run.path for job in done], baseline=base, launcher=launcher)
     return root, sum(job.status == "failed" for job in jobs)
+
+
+def _tell_of_others(root: Path, runs: Sequence[RunDir]) -> None:
+    """Say that a directory has runs of other jobs, of which this command shows nothing."""
+    others = {run.path for run in find_runs(root)} - {run.path for run in runs}
+    if others:
+        notice(
+            f"{root} also holds {counted(len(others), 'run')} of other jobs, which are not in this "
+            f"command's table and page: 'cnnbench compare {root}' shows all, and sweep.name=NAME "
+            "gives these jobs a directory of their own"
+        )
 
 
 def write_sweep(root: Path, command: Sequence[str], jobs: Sequence[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from tiny import TINY, command, differences, info, stop_when, train
 
 import cnnbench
 import cnnbench.training.launch
+from cnnbench.analysis.results import Sweep
 from cnnbench.cli.main import run as cli
 from cnnbench.config.compose import Composer
 from cnnbench.config.schema import ConfigError
@@ -233,6 +234,33 @@ def test_a_sweep_that_is_done_starts_nothing_and_grows(
     assert capsys.readouterr().out.count("done before") == 3
     assert len(list(root.glob("*/run.json"))) == 6
     assert before == {run: run.read_bytes() for run in before}
+
+
+def test_what_train_returned_is_its_own_jobs_in_a_directory_that_has_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sweep(seeds: list[int]) -> tuple[Sweep, str]:
+        words = [*TINY, "num_epochs=1", f"output_root={tmp_path}"]
+        found = cnnbench.train(words, seed=seeds)
+        assert isinstance(found, Sweep)
+        return found, capsys.readouterr().err
+
+    first, said = sweep([0, 1])
+    assert "of other jobs" not in said
+    second, said = sweep([2, 3])
+    assert second == first
+    [told] = [line for line in said.splitlines() if "of other jobs" in line]
+    assert told.startswith(f"cnnbench: {first} also holds 2 runs of other jobs")
+    page = (second / "report.html").read_text()
+    for found, seeds in ((first, [0, 1]), (second, [2, 3])):
+        assert [row["seed"] for row in found.results] == seeds
+        assert [row["seeds"] for row in cnnbench.compare(found)["rows"]] == [seeds]
+        assert cnnbench.pack([found], tmp_path / "paper.zip")["num_runs"] == 2
+        assert all((str(run) in page) == (found is second) for run in found.runs)
+    [row] = cnnbench.compare(str(first))["rows"]
+    assert row["seeds"] == [0, 1, 2, 3]
+    # Grown, it has nothing of others.
+    assert "of other jobs" not in sweep([0, 1, 2, 3])[1]
 
 
 @pytest.mark.parametrize(
