@@ -657,7 +657,7 @@ def compare(
     sort: str | None = None,
     descending: bool = False,
     group: str | None = None,
-    baseline: str | None = None,
+    baseline: str | int | Path | None = None,
     margin: float | None = None,
     calibration: bool = False,
     without_duplicates: Sequence[str | Path] = (),

@@ -138,8 +138,10 @@ def read_runs(
     """
     records: list[Record] = []
     left_out: list[LeftOut] = []
-    found = {run.path: run for path in paths for run in _runs_at(path)}
-    for _, run in sorted(found.items()):
+    found: dict[Path, RunDir] = {}
+    for run in (run for path in paths for run in _runs_at(path)):
+        found.setdefault(run.path.resolve(), run)  # a link to a run is that run
+    for run in sorted(found.values(), key=lambda run: run.path):
         try:
             found_run = read_run(run, pruned=pruned)
         except CheckpointError as error:

@@ -26,6 +26,7 @@ from cnnbench.errors import UsageError, expected_names
 from cnnbench.files import expand_path
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns as run_columns
+from cnnbench.runs.directory import path_of
 
 _SHOWN_FIRST = ("model", "data")
 
@@ -79,7 +80,7 @@ def compare_runs(
     sort: str | None = None,
     descending: bool = False,
     group: str | None = None,
-    baseline: str | None = None,
+    baseline: str | int | Path | None = None,
     margin: float | None = None,
     calibration: bool = False,
     without_duplicates: Sequence[str | Path] = (),
@@ -238,27 +239,40 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _find_baseline(text: str, tables: Sequence[Table], rows: Sequence[Row]) -> Row:
+def _find_baseline(baseline: str | int | Path, tables: Sequence[Table], rows: Sequence[Row]) -> Row:
     shown = [row for table in tables for row in table.rows]
-    if text.isdecimal():
+    text, is_path = str(baseline), isinstance(baseline, Path)
+    if text.isdecimal() and not is_path:
         for row in shown:
             if row.number == int(text):
                 return row
         raise UsageError(f"--baseline {text}: there are {len(shown)} rows")
-    path = expand_path(text)
-    for row in rows:
-        if any(record.path == path for record in row.records):
-            return row
+    at_path = _row_of(text, rows) if is_path or expand_path(text).exists() else None
+    if at_path is not None:
+        return at_path
+    if is_path:
+        raise UsageError(f"--baseline {text}: is in no row; expected a run in the table")
     models = [str(row.values["model"]) for row in shown]
     if models.count(text) == 1:
         return shown[models.index(text)]
     if text in models:
         numbers = ", ".join(str(row.number) for row in shown if row.values["model"] == text)
         raise UsageError(f"--baseline {text}: several rows have this model; give one of {numbers}")
+    if (found := _row_of(text, rows)) is not None:
+        return found
     raise UsageError(
         f"--baseline {text}: expected the number of a row, a run in the table, or a model"
         f"{expected_names(text, sorted(set(models)))}"
     )
+
+
+def _row_of(name: str, rows: Sequence[Row]) -> Row | None:
+    """Return the row that a run is in, by its path, ``latest`` or a piece of its path."""
+    path = path_of(name).resolve()
+    for row in rows:
+        if any(record.path.resolve() == path for record in row.records):
+            return row
+    return None
 
 
 def _add_differences(tables: Sequence[Table], base: Row) -> None:

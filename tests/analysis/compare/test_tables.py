@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import cnnbench
 from cnnbench.analysis.compare.plots import interval, pareto_front, plot_comparison
 from cnnbench.analysis.compare.tables import Comparison, compare_runs
 from cnnbench.analysis.compare.where import parse_where
@@ -305,6 +306,39 @@ def test_baseline_differences_are_paired_by_seed(root: Path) -> None:
     assert came["nin"]["mean"] == pytest.approx(0.01)
     assert (came["vgg11"]["n"], came["vgg11"]["std"], came["vgg11"]["p"]) == (1, None, None)
     assert came["alexnet"] == {"mean": None, "std": None, "n": 0, "p": None}
+
+
+def test_a_baseline_is_a_number_a_run_or_a_name_of_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = root / "fashion_mnist/mlp/run-0000"
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "outputs").symlink_to(root)
+    (tmp_path / "mlp").mkdir()  # a directory of a model's name is not in the way
+    record = json.loads((run / "run.json").read_text())
+    for process in record["provenance"]["processes"]:
+        process["started"] = "2027-01-01T00:00:00+0000"
+    (run / "run.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    given = (2, run, cnnbench.Run(run), Path("link"), "link", "latest", "mlp/run-0000", "mlp")
+    for baseline in given:
+        found = compare_runs([root], baseline=baseline)
+        assert found.baseline is not None, baseline
+        assert found.baseline.values["model"] == "mlp", baseline
+    assert cnnbench.compare(root, baseline=2)["baseline"] == 2
+    with pytest.raises(UsageError, match="expected a run in the table"):
+        compare_runs([root], baseline=tmp_path)
+
+
+def test_a_link_to_a_run_is_that_run(root: Path, tmp_path: Path) -> None:
+    run = root / "fashion_mnist/lenet/run-0000"
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "all").symlink_to(root)
+    for first, second in ((run, tmp_path / "link"), (tmp_path / "link", run)):
+        found = compare_runs([first, second])
+        assert (found.left_out, len(found.tables[0].rows)) == ([], 1)
+        assert [record.path for record in found.tables[0].rows[0].records] == [first]
+    assert compare_runs([root, tmp_path / "all"]).left_out == []
 
 
 @pytest.mark.parametrize(
