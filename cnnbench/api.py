@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import UsageError, expected_names, whole_argument
 
 if TYPE_CHECKING:
     from torch import nn
@@ -399,8 +399,7 @@ def predict(
         >>> len(cnnbench.predict(run, torch.zeros(5, 8, 8)))
         5
     """
-    if top < 1:
-        raise UsageError(f"--top {top}: expected at least 1")
+    top = whole_argument("--top ", top)
     from cnnbench.runs.directory import open_run
 
     directory = open_run(run)

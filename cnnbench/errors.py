@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import numbers
 import os
 import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parent)
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
@@ -137,6 +139,40 @@ def expected_names(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near, listed = did_you_mean(name, names), ", ".join(names) or "none"
     return f"{near} Known: {listed}." if near else f"; known: {listed}"
+
+
+def whole_argument(label: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that was handed to a public function.
+
+    Args:
+        label: what stands before the value in a message, such as ``depth=``.
+        value: of any type.
+        least: that it may be.
+
+    Raises:
+        UsageError: it is no whole number, or is below the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise UsageError(f"{label}{value!r}: expected a whole number of at least {least}")
+    if value < least:
+        raise UsageError(f"{label}{value}: expected at least {least}")
+    return int(value)
+
+
+def real_argument(label: str, value: Any, expected: str) -> float:
+    """Return a number that was handed to a public function; its range is the caller's to check.
+
+    Args:
+        label: as of ``whole_argument``.
+        value: of any type.
+        expected: in words.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise UsageError(f"{label}{value!r}: expected {expected}")
+    return float(value)
 
 
 def reason_of(error: Exception) -> str:

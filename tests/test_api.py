@@ -6,6 +6,7 @@ import ast
 import doctest
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,44 @@ def test_the_example_runs(
     written: list[str] = []
     runner.run(example, out=written.append)
     assert not runner.failures, "".join(written)
+
+
+WRONG: dict[str, Callable[[Path], object]] = {
+    "--top 2.5": lambda run: cnnbench.predict(run, torch.zeros(2, 8, 8), top=2.5),
+    "--top 'a'": lambda run: cnnbench.predict(run, torch.zeros(2, 8, 8), top="a"),
+    "--margin 'x'": lambda run: cnnbench.compare(run, margin="x"),
+    "--margin '.1'": lambda run: cnnbench.pack(run, "paper.zip", margin=".1"),
+    "--seconds 'x'": lambda run: cnnbench.bench("data=digits", seconds="x"),
+    "--seconds None": lambda run: cnnbench.bench_sweep(
+        "data=digits seed=0,1",
+        seconds=None,
+    ),
+    "--low 'x'": lambda run: cnnbench.find_lr("data=digits", low="x"),
+    "--high None": lambda run: cnnbench.find_lr("data=digits", high=None),
+    "--steps 20.5": lambda run: cnnbench.find_lr("data=digits", num_steps=20.5),
+    "depth='x'": lambda run: cnnbench.summary("model=lenet", depth="x"),
+    "depth=1.5": lambda run: cnnbench.summary("model=lenet", depth=1.5),
+    "input_shape=(1, 2)": lambda run: cnnbench.summary(torch.nn.Flatten(), (1, 2)),
+    "input_shape=5": lambda run: cnnbench.summary(torch.nn.Flatten(), 5),
+    "input_shape: 'a'": lambda run: cnnbench.summary(torch.nn.Flatten(), ("a", 1, 2)),
+    "lenet: image_size='x'": lambda run: cnnbench.create_model("lenet", image_size="x"),
+    "lenet: image_size=28.5": lambda run: cnnbench.create_model("lenet", image_size=28.5),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_number_of_another_type_is_refused_in_a_sentence(
+    said: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}: expected "):
+        WRONG[said](run)
+
+
+def test_numbers_of_numpy_are_numbers(run: Path) -> None:
+    [row] = cnnbench.predict(run, torch.zeros(1, 8, 8), top=np.int64(2))
+    assert len(row["top"]) == 2
+    assert cnnbench.compare(run, margin=np.float32(0.5))["tables"][0]["margin"] == 0.5
 
 
 @pytest.mark.parametrize("path", sorted((Path(api.__file__).parent / "cli").glob("[a-z]*.py")))

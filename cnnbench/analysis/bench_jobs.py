@@ -12,7 +12,7 @@ from typing import Any
 from cnnbench.analysis.bench import measure
 from cnnbench.config.run_config import RunConfig, read_config, to_tree
 from cnnbench.device.device import resolve_device
-from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.errors import CnnbenchError, UsageError, real_argument
 from cnnbench.notices import notice
 from cnnbench.tracking import format_seconds
 from cnnbench.training import launch
@@ -32,8 +32,9 @@ def check(configs: Sequence[RunConfig], seconds: float) -> list[Plan]:
     Raises:
         UsageError: a config does not fit this machine, or resumes a run; or seconds are not > 0.
     """
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--seconds {seconds:g}: expected a number above 0")
+    expected = "a number above 0"
+    if not 0 < real_argument("--seconds ", seconds, expected) < float("inf"):
+        raise UsageError(f"--seconds {seconds:g}: expected {expected}")
     for config in configs:
         if config.resume is not None:
             raise UsageError("resume: bench measures a config; give its settings")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.config.run_config import RunConfig
-from cnnbench.errors import NonFiniteError, UsageError
+from cnnbench.errors import NonFiniteError, UsageError, real_argument, whole_argument
 from cnnbench.files import atomic_write
 from cnnbench.notices import show_status
 from cnnbench.optim.schedules import Schedule
@@ -68,10 +68,13 @@ def find_rate(config: RunConfig, *, low: float, high: float, num_steps: int) -> 
             config does not fit this machine.
         DataError: the data is missing or damaged.
     """
+    low, high = (
+        real_argument(f"--{name} ", rate, "a learning rate")
+        for name, rate in (("low", low), ("high", high))
+    )
     if not 0 < low < high < math.inf:
         raise UsageError(f"--low {low:g} --high {high:g}: expected 0 < low < high")
-    if num_steps < _MIN_STEPS:
-        raise UsageError(f"--steps {num_steps}: expected at least {_MIN_STEPS}")
+    num_steps = whole_argument("--steps ", num_steps, _MIN_STEPS)
     if config.resume is not None:
         raise UsageError("resume: find-lr tests a config; give its settings")
     try:

@@ -117,6 +117,8 @@ def predict_files(
         DataError: a path does not exist, or none of the files can be read.
     """
     network = load_run(run, model_path)
+    if not paths:
+        return []
     if network.columns:
         return [row for path in paths for row in predict_rows(network, Path(path), top)]
     files = image_files(paths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cnnbench.analysis.blocks import compare_blocks
 from cnnbench.config.command import over, single_config
 from cnnbench.config.compose import Composer
 from cnnbench.config.settings import Setting
+from cnnbench.errors import UsageError, whole_argument
 from cnnbench.geometry.summary import compare_summaries, summarize, tensor_rows
 from cnnbench.models.build import build_meta
 from cnnbench.runs import network as recorded
@@ -59,8 +60,17 @@ def subject_of(
 
 
 def subject_of_module(module: nn.Module, input_shape: Sequence[int]) -> Subject:
-    """Return any module that takes images of this shape, (C, H, W)."""
-    channels, height, width = map(int, input_shape)
+    """Return any module that takes images of this shape, (C, H, W).
+
+    Raises:
+        UsageError: it is no such shape.
+    """
+    sides = list(input_shape) if isinstance(input_shape, Iterable) else []
+    if len(sides) != 3:
+        raise UsageError(
+            f"input_shape={input_shape!r}: expected (C, H, W), without the batch dimension"
+        )
+    channels, height, width = (whole_argument("input_shape: ", side) for side in sides)
     return Subject(type(module).__name__, module, (channels, height, width))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.errors import UsageError, expected_names, reason_of, shape_text
+from cnnbench.errors import UsageError, expected_names, reason_of, shape_text, whole_argument
 from cnnbench.geometry.trace import Geometry, LayerGeometry, analyze
 
 _SMALL_IMAGE = 64
@@ -42,8 +42,7 @@ def summarize(
     Raises:
         UsageError: ``depth`` is below 1, or the module does not take such an image.
     """
-    if depth is not None and depth < 1:
-        raise UsageError(f"depth={depth}: expected at least 1")
+    depth = None if depth is None else whole_argument("depth=", depth)
     shape = tuple(int(side) for side in input_shape)
     try:
         geometry = analyze(module, shape)

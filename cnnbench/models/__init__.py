@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from cnnbench.config.schema import read_arguments
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import UsageError, expected_names, whole_argument
 from cnnbench.layers import SmallestImage, check_image_size
 from cnnbench.models import (
     alexnet,
@@ -141,6 +141,7 @@ def create_model(
             raise UsageError(f"{name}: unknown argument '{key}'{expected_names(key, known)}")
         kwargs[key] = value
     kwargs = read_arguments(row.constructor, kwargs, f"{name}: ")
+    image_size = whole_argument(f"{name}: image_size=", image_size)
     if "image_size" in inspect.signature(row.constructor).parameters:
         kwargs["image_size"] = image_size
     try:

@@ -56,6 +56,11 @@ def test_files_and_tensors_of_any_shape_are_treated_alike(run: Path, tmp_path: P
     assert accuracy(by_file, labels) > 0.85
 
 
+@pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 8, 8))], ids=type)
+def test_no_images_have_no_predictions(nothing: object, run: Path) -> None:
+    assert cnnbench.predict(run, nothing) == []
+
+
 @pytest.mark.parametrize("form", ["files", "tensor"])
 def test_ink_on_paper_is_noticed_and_can_be_inverted(
     form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from cnnbench.analysis.compare.records import LeftOut, read_runs
 from cnnbench.analysis.compare.rows import Row, fold_seeds, mark, paired_difference
 from cnnbench.analysis.compare.verdicts import judge_rows
 from cnnbench.analysis.compare.where import parse_where
-from cnnbench.errors import UsageError, expected_names
+from cnnbench.errors import UsageError, expected_names, real_argument
 from cnnbench.files import expand_path
 from cnnbench.rendering.text import setting_text
 from cnnbench.runs import columns as run_columns
@@ -107,8 +107,9 @@ def compare_runs(
         UsageError: a path holds no run, or a column, a condition, the baseline or the margin is
             wrong.
     """
-    if margin is not None and not 0 <= margin <= 1:
-        raise UsageError(f"--margin {margin:g}: expected a fraction of the test images, 0 to 1")
+    expected = "a fraction of the test images, 0 to 1"
+    if margin is not None and not 0 <= real_argument("--margin ", margin, expected) <= 1:
+        raise UsageError(f"--margin {margin:g}: expected {expected}")
     seen = read_seen(without_duplicates) if without_duplicates else None
     records, left_out = read_runs(paths, pruned=pruned)
     records = with_predicted(records, calibration=calibration, seen=seen)
