@@ -100,14 +100,16 @@ def _with_predicted(record: Record, calibration: bool, seen: Seen | None) -> Rec
     if answers is None:
         return record
     found: dict[str, float | None] = {}
+    num_left_out = 0
     if calibration and (shifted := _log_probabilities(record, answers)) is not None:
         found |= calibration_values(shifted, answers.targets.astype(np.int64))
     if seen is not None and (indices := seen.get(answers.images_sha256)) is not None:
         correct = answers.correct
         kept = np.delete(correct, indices[indices < len(correct)])
         found[UNSEEN] = float(kept.mean()) if len(kept) else None
+        num_left_out = len(correct) - len(kept)
     named = {f"{record.measured}/{name}": value for name, value in found.items()}
-    return replace(record, metrics={**record.metrics, **named})
+    return replace(record, metrics={**record.metrics, **named}, num_left_out=num_left_out)
 
 
 def _log_probabilities(record: Record, answers: Answers) -> NDArray[np.float16] | None:
@@ -191,7 +193,7 @@ def _intervals(row: Row, names: Mapping[str, str]) -> tuple[str, dict[str, tuple
     }
 
 
-def mark_order(rows: Sequence[Row], seen: Seen) -> list[str]:
+def mark_order(rows: Sequence[Row]) -> list[str]:
     """Mark the rows that another row passes where the images seen before are left out.
 
     Returns:
@@ -214,7 +216,7 @@ def mark_order(rows: Sequence[Row], seen: Seen) -> list[str]:
             moved.append(row)
     notes = []
     if known:
-        counts = sorted({len(indices) for indices in seen.values()})
+        counts = sorted({record.num_left_out for row, *_ in known for record in row.records})
         text = "in the same order" if not moved else f"† in another order: {numbers_text(moved)}"
         what = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         notes.append(

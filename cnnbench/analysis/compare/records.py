@@ -55,6 +55,8 @@ class Record:
         test_confusion: test images by [target][prediction]; None where it was not recorded.
         provenance: what it came from, as text by what it is.
         reference: a result of others that it stands beside, as ``read_reference`` gives it.
+        num_left_out: images that training or choosing has seen, where its accuracy without them
+            was asked for.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class Record:
     test_confusion: tuple[tuple[int, ...], ...] | None
     provenance: Mapping[str, str]
     reference: Mapping[str, Any] = field(default_factory=dict)
+    num_left_out: int = 0
 
     @property
     def score(self) -> str:

@@ -147,7 +147,7 @@ def compare_runs(
     tables = [_judged(table, base if base in table.rows else None, margin) for table in tables]
     for number, table in enumerate(tables):
         more = add_intervals(table.rows) if calibration else []
-        more += mark_order(table.rows, seen) if seen is not None else []
+        more += mark_order(table.rows) if seen is not None else []
         tables[number] = replace(table, notes=(*table.notes, *more))
     left_out = sorted([*left_out, *others], key=lambda run: run.path)
     return Comparison(tables, left_out, base)

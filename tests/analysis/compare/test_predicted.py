@@ -204,6 +204,17 @@ def test_the_order_without_images_seen_before_is_marked(tmp_path: Path) -> None:
     assert rows_of(more)["mlp"]["test/accuracy_unseen"]["mean"] == 0.5
 
 
+def test_the_note_counts_what_was_left_out_of_the_part_measured(tmp_path: Path) -> None:
+    """A list also has other splits, and indices that the images do not reach."""
+    root, file = flagged(tmp_path / "runs"), tmp_path / "list.json"
+    hashes = {"train": "01" * 32, "val": "02" * 32, "test": "ab" * 32}
+    seen = {"train": [], "val": [7], "test": [0, 3, 9, 99]}
+    file.write_text(json.dumps({"images_sha256": hashes, "seen_before": seen}))
+    [table] = compare_runs([root], without_duplicates=[file]).tables
+    [note] = [note for note in table.notes if "accuracy_unseen" in note]
+    assert note.startswith("accuracy_unseen: without the 3 images that training or choosing")
+
+
 def test_a_list_of_other_images_is_not_used(tmp_path: Path) -> None:
     root, other = flagged(tmp_path / "runs"), listed(tmp_path / "list.json", [0], "cd")
     found = compare_runs([root], without_duplicates=[other])
