@@ -190,7 +190,11 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
         return LeftOut(run.path, PRUNED, "its search gave it up; --pruned shows it")
     # Such a run left the test images to a later reading.
     is_tested = measured != "test" or settings.get("evaluate_test") is not False
-    needed = (*([_score(settings.get("loss"), measured)] if is_tested else []), *_NEEDED)
+    score = _score(settings.get("loss"), measured)
+    if finite_number(results.get(score)) is not None:
+        # Whoever read them, training was the same, and so is the recipe.
+        settings["evaluate_test"] = True
+    needed = (*([score] if is_tested else []), *_NEEDED)
     missing = [name for name in needed if finite_number(results.get(name)) is None]
     if missing:
         return LeftOut(run.path, "foreign", f"its results lack {', '.join(missing)}")

@@ -64,6 +64,24 @@ def test_only_settings_that_differ_get_columns(root: Path) -> None:
     assert len(rows_of(found)) == 4
 
 
+def test_test_images_that_were_read_later_make_no_other_row(root: Path) -> None:
+    """Of a run with evaluate_test=false, once it has been evaluated."""
+    later = write_run(root, seed=3, test=0.84, settings={"evaluate_test": False})
+    found = compare_runs([root])
+    assert found.tables[0].settings == []
+    lenet, mlp = rows_of(found)
+    assert [record.seed for record in lenet.records] == [0, 1, 2, 3]
+    assert lenet.metric("test/accuracy")["mean"] == pytest.approx(np.mean([*TEST["lenet"], 0.84]))
+    # Unread, it stands apart: a mean over a part of a row would say nothing.
+    record = json.loads((later / "run.json").read_text())
+    kept = {k: v for k, v in record["results"].items() if not k.startswith("test/")}
+    (later / "run.json").write_text(json.dumps({**record, "results": kept}))
+    found = compare_runs([root])
+    assert [len(row.records) for row in rows_of(found)] == [3, 3, 1]
+    assert found.tables[0].settings == ["evaluate_test"]
+    assert mlp.values["evaluate_test"] is True
+
+
 def test_another_machine_is_another_row(root: Path) -> None:
     process = {
         "started": "2026-01-01T00:00:00+0000",
