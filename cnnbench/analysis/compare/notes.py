@@ -23,8 +23,11 @@ def reading_notes(found: Comparison) -> list[str]:
         notes.append(NOTE)
     if any(row.folds for row in rows):
         notes.append("Of rows of folds, n counts folds and seeds.")
-    if any(row.verdict.get("simultaneous_interval") for row in rows):
-        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in found.tables))
+    tested = [
+        t for t in found.tables if any(r.verdict.get("simultaneous_interval") for r in t.rows)
+    ]
+    if tested:
+        margins = ", ".join(dict.fromkeys(f"{table.margin:.3g}" for table in tested))
         base = "baseline" if found.baseline else "best row"
         notes.append(
             f"Δ {accuracy_of(rows)}: difference from the {base}, and "

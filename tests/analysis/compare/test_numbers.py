@@ -19,6 +19,7 @@ from cnnbench.cli import main as cli
 from tests.recorded_runs import write_run
 
 R2 = {"lenet": [0.30, 0.05, -0.25], "mlp": [0.24, 0.27, 0.22], "nin": [-0.1, 0.1, 0.0]}
+TEN = {"data": {"num_test": 10}}
 REASON = "what is predicted is a number, and verdicts are of accuracies alone."
 
 
@@ -119,6 +120,22 @@ def test_the_self_test_says_why_it_has_nothing(
 ) -> None:
     assert cli.run(["compare", str(root), "--where", "model=mlp", "--self-test"]) == 2
     assert "verdicts are of accuracies alone" in capsys.readouterr().err
+
+
+def test_beside_tested_tables_each_has_its_own_words(root: Path) -> None:
+    for model, accuracy in (("lenet", 0.8), ("mlp", 0.6)):
+        for seed in range(3):
+            test = accuracy + seed / 100
+            write_run(root, model=model, data="digits", seed=seed, test=test, change=TEN)
+    found = compare_runs([root])
+    assert [table.title for table in found.tables] == ["data = digits", "data = fashion_mnist"]
+    assert [table.sentences[0].split(":")[0] for table in found.tables] == [
+        "Most accurate",
+        "Largest test R2",
+    ]
+    text = " ".join(comparison_text(found, "text").split())
+    # Of ten images, two; the other table has no margin to speak of.
+    assert "Equivalent: within a margin of 0.2 (--margin)" in text
 
 
 def _student(values: Sequence[float]) -> tuple[float, float]:
