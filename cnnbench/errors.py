@@ -141,20 +141,21 @@ def expected_names(name: str, known: Iterable[str]) -> str:
     return f"{near} Known: {listed}." if near else f"; known: {listed}"
 
 
-def whole_argument(label: str, value: Any, least: int = 1) -> int:
+def whole_argument(label: str, value: Any, least: int | None = 1) -> int:
     """Return a whole number that was handed to a public function.
 
     Args:
         label: what stands before the value in a message, such as ``depth=``.
         value: of any type.
-        least: that it may be.
+        least: that it may be; None where the caller checks its range.
 
     Raises:
         UsageError: it is no whole number, or is below the least.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise UsageError(f"{label}{value!r}: expected a whole number of at least {least}")
-    if value < least:
+        of_what = "" if least is None else f" of at least {least}"
+        raise UsageError(f"{label}{value!r}: expected a whole number{of_what}")
+    if least is not None and value < least:
         raise UsageError(f"{label}{value}: expected at least {least}")
     return int(value)
 

@@ -141,7 +141,7 @@ def create_model(
             raise UsageError(f"{name}: unknown argument '{key}'{expected_names(key, known)}")
         kwargs[key] = value
     kwargs = read_arguments(row.constructor, kwargs, f"{name}: ")
-    image_size = whole_argument(f"{name}: image_size=", image_size)
+    image_size = whole_argument(f"{name}: image_size=", image_size, None)
     if "image_size" in inspect.signature(row.constructor).parameters:
         kwargs["image_size"] = image_size
     try:
