@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cnnbench.engine.finite import update_error
 from cnnbench.engine.state import TrainState
-from cnnbench.layers.heads import aux_outputs
+from cnnbench.layers.heads import aux_outputs, aux_weight
 from cnnbench.losses import CROSS_ENTROPY, Loss
 from cnnbench.optim import supports_found_inf, update
 from cnnbench.seeds import derive_seed
@@ -193,7 +193,7 @@ def training_loss(
     outputs = outputs_of(given)
     loss = mean(outputs.float(), targets)
     for aux in aux_given:
-        loss = loss + network.aux_weight * mean(outputs_of(aux).float(), targets)
+        loss = loss + aux_weight(model) * mean(outputs_of(aux).float(), targets)
     return loss, outputs
 
 

@@ -217,7 +217,9 @@ class _Trace:
 
         hooks = saved_tensors_hooks(keep, lambda tensor: tensor)
         with torch.enable_grad(), hooks, self._counter:
-            self._module(image)
+            output = self._module(image)
+        # A class may have a __call__ of its own, around what forward gives.
+        self.module_shapes[""] = _shape(_first_tensor(output))
         for takers in self._takers.values():
             for index in takers if len(takers) > 1 else ():
                 self.layers[index] = replace(self.layers[index], is_branch=True)

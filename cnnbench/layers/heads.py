@@ -12,6 +12,9 @@ from cnnbench.layers.conv import ACTIVATIONS, ActivationName
 HeadName = Literal["linear", "gap", "conv1x1"]
 DropoutPosition = Literal["after", "before"]
 
+# Where the class of a network that was not written here has the weight, beside names of its own.
+AUX_WEIGHT_NAME = "cnnbench_aux_weight"
+
 
 def hidden_layers(
     in_features: int,
@@ -97,3 +100,9 @@ def aux_outputs(module: nn.Module, given: Any) -> tuple[Tensor, tuple[Tensor, ..
             "logits, and a tuple of the auxiliary heads' logits"
         )
     return cast("tuple[Tensor, tuple[Tensor, ...]]", given)
+
+
+def aux_weight(module: nn.Module) -> float:
+    """Return how much the loss of each auxiliary head of a network counts in training."""
+    given = getattr(type(module), AUX_WEIGHT_NAME, None)
+    return cast("float", module.aux_weight if given is None else given)

@@ -127,7 +127,7 @@ def _measure(
         lost = squeezed if logits_shape == () else ""
         raise UsageError(
             f"model={name}: gives {gives} for one image, expected ({num_classes},): one "
-            f"logit for each class ({forward_line(type(module))}){lost}"
+            f"logit for each class ({forward_line(module)}){lost}"
         )
     return Network(
         name=name,
@@ -149,7 +149,7 @@ def _measure(
 
 def _reason(error: BaseException, module: nn.Module) -> str:
     """Return what a network's own code raised, and where."""
-    return user_code_error(error) or f"{forward_line(type(module))}: {error_text(error)}"
+    return user_code_error(error) or f"{forward_line(module)}: {error_text(error)}"
 
 
 def _try_foreign(

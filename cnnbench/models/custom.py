@@ -25,7 +25,13 @@ from cnnbench.errors import (
     user_code_error,
 )
 from cnnbench.files import read_code, split_code_path
-from cnnbench.models.foreign import check_rows, forward_line, with_first_output
+from cnnbench.models.foreign import (
+    check_plain,
+    check_rows,
+    forward_line,
+    output_tensors,
+    with_first_output,
+)
 from cnnbench.user_code import run_user_file
 
 _FROM_DATA = ("in_channels", "num_classes", "image_size")
@@ -121,7 +127,7 @@ def _construct(
             raise UsageError(f"{label}: is a module, which takes no model.args.{next(iter(args))}")
         fresh = _drawn_anew(network)
         _give_shapes(fresh, label, (in_channels, image_size, image_size))
-        return _checked(fresh, num_classes, aux_weight)
+        return _checked(fresh, label, num_classes, aux_weight)
     parameters = _parameters(network)
     _check_arguments(parameters, label, args)
     args = read_arguments(network, args, f"{label}: model.args.")
@@ -147,7 +153,7 @@ def _construct(
             "return nn.Sequential(...), or name a class"
         )
     _give_shapes(built, label, (in_channels, image_size, image_size))
-    return _checked(built, num_classes, aux_weight)
+    return _checked(built, label, num_classes, aux_weight)
 
 
 def _give_shapes(module: nn.Module, label: str, shape: tuple[int, int, int]) -> None:
@@ -193,8 +199,11 @@ def _without_shape(module: nn.Module) -> list[str]:
     ]
 
 
-def _checked(module: nn.Module, num_classes: int, aux_weight: float | None) -> nn.Module:
+def _checked(
+    module: nn.Module, label: str, num_classes: int, aux_weight: float | None
+) -> nn.Module:
     """Let a module give logits alone, and refuse at each call what is none."""
+    check_plain(module, label)
     module.register_forward_hook(partial(_check_output, num_classes))
     return with_first_output(module, aux_weight)
 
@@ -245,11 +254,12 @@ def _check_output(num_classes: int, module: nn.Module, args: Sequence[Any], outp
     # Who traces a network makes its shapes symbols, which a comparison would fix.
     if not args or torch.compiler.is_compiling():
         return
+    logits = output_tensors(output, module)[0]
     try:
-        check_rows(output, len(args[0]), num_classes)
+        check_rows(logits, len(args[0]), num_classes)
     except UsageError as error:
         mode = "training" if module.training else "evaluation"
-        raise UsageError(f"{forward_line(type(module))}, in {mode} mode: {error}") from None
+        raise UsageError(f"{forward_line(module)}, in {mode} mode: {error}") from None
 
 
 def _is_network(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnbench.errors import UsageError
 from cnnbench.layers.cpu.slices import use_slices
-from cnnbench.layers.heads import aux_outputs
+from cnnbench.layers.heads import AUX_WEIGHT_NAME, aux_outputs
 
 _COMMON_SIZES = (28, 32, 64, 96, 224, 227)
 AUX_WEIGHT = 0.3  # as in GoogLeNet's paper, for heads of which nothing is said
@@ -20,64 +21,102 @@ def with_first_output(module: nn.Module, aux_weight: float | None = None) -> nn.
     """Let a module return logits alone, and give other logits to training.
 
     A ``forward`` may return several tensors, in a tuple, a named tuple or a dict: the first are the
-    logits, the others those of auxiliary heads, which training reads by ``forward_with_aux``. The
-    module keeps its state dict and stays an instance of its class.
+    logits, the others those of auxiliary heads, which training reads by ``forward_with_aux``. Both
+    ways compute what calling the module computes, with its hooks, a ``__call__`` of its own and a
+    ``forward`` of the instance. The module keeps its state dict and stays an instance of its class.
 
     Args:
         module: in place; one that has ``forward_with_aux`` is left as it is.
         aux_weight: how much the loss of each other output counts; by default what the module says
             itself, or .3.
     """
-    if hasattr(module, "forward_with_aux") or isinstance(module, torch.jit.ScriptModule):
+    if hasattr(module, "forward_with_aux"):
         return module
     original = type(module)
+    if aux_weight is None:
+        own = getattr(module, "aux_weight", AUX_WEIGHT)
+        aux_weight = float(own) if isinstance(own, (int, float)) else AUX_WEIGHT
 
-    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Tensor:
-        return _outputs(original.forward(self, *inputs, **named), original)[0]
+    def call(self: nn.Module, *inputs: Any, **named: Any) -> Tensor:
+        return output_tensors(original.__call__(self, *inputs, **named), self)[0]
 
     def forward_with_aux(self: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        logits, *others = _outputs(original.forward(self, x), original)
-        for hook in self._forward_hooks.values():
-            hook(self, (x,), logits)
+        logits, *others = output_tensors(original.__call__(self, x), self)
         for other in others:
             if other.shape != logits.shape:
                 raise UsageError(
-                    f"{forward_line(original)} returns tensors of shapes {tuple(logits.shape)} and "
+                    f"{forward_line(self)} returns tensors of shapes {tuple(logits.shape)} and "
                     f"{tuple(other.shape)}: the first is the result, and each other one has to be "
                     "the logits of an auxiliary head, of the same shape; return the logits alone"
                 )
         return logits, tuple(others)
 
     attributes = {
-        "forward": forward,
+        "__call__": call,
         "forward_with_aux": forward_with_aux,
+        # Not on the instance, where the name may be that of a parameter of the module's own.
+        AUX_WEIGHT_NAME: aux_weight,
         "__module__": original.__module__,
         "__doc__": original.__doc__,
     }
     module.__class__ = type(original.__name__, (original,), attributes)
-    if aux_weight is None:
-        aux_weight = float(getattr(module, "aux_weight", AUX_WEIGHT))
-    setattr(module, "aux_weight", aux_weight)  # noqa: B010 - a module's attribute, for mypy too
     return module
 
 
-def forward_line(kind: type[nn.Module]) -> str:
-    """Return where a class's own ``forward`` stands: ``FILE, line 12, in forward``."""
-    for ancestor in kind.__mro__:
-        code = getattr(vars(ancestor).get("forward"), "__code__", None)
-        if code is not None and code.co_filename != __file__:
-            return f"{code.co_filename}, line {code.co_firstlineno}, in forward"
-    return f"forward of {kind.__name__}"
+def check_plain(module: nn.Module, label: str) -> None:
+    """Refuse a module that cannot be looked into or copied.
+
+    Args:
+        module: not trained yet.
+        label: how the user named it, for messages.
+
+    Raises:
+        UsageError: it is compiled, or its ``forward`` was set to what copies of it would share.
+    """
+    for name, part in module.named_modules():
+        where = f"{label}: its part {name}" if name else f"{label}:"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{where} is a module of TorchScript, which cannot be looked into; expected the "
+                "module itself, so leave torch.jit away"
+            )
+        if "_orig_mod" in part._modules:
+            raise UsageError(
+                f"{where} is compiled already; expected the module itself, so leave torch.compile "
+                "away and set device.compile=true"
+            )
+    # A copy of a module, such as the average of its weights, has a copy of a bound method.
+    own = vars(module).get("forward")
+    if isinstance(own, FunctionType) or getattr(own, "__self__", module) is not module:
+        raise UsageError(
+            f"{label}: {forward_line(module)}: this forward was set on the module and refers to it "
+            "from outside, so that copies of it would compute with its weights; write a class "
+            "with this forward, or net.forward = types.MethodType(function, net)"
+        )
 
 
-def _outputs(output: Any, kind: type[nn.Module]) -> list[Tensor]:
-    """Return what a ``forward`` gave as tensors, heads that are switched off left out."""
+def forward_line(module: nn.Module) -> str:
+    """Return where a module's own ``forward`` stands: ``FILE, line 12, in forward``."""
+    scopes = [vars(module), *map(vars, type(module).__mro__)]
+    for scope in scopes:
+        code = getattr(scope.get("forward"), "__code__", None)
+        if code is not None:
+            return f"{code.co_filename}, line {code.co_firstlineno}, in {code.co_name}"
+    return f"forward of {type(module).__name__}"
+
+
+def output_tensors(output: Any, module: nn.Module) -> list[Tensor]:
+    """Return what a module gave as tensors, heads that are switched off left out.
+
+    Raises:
+        UsageError: it is something else.
+    """
     if isinstance(output, Tensor):
         return [output]
     if output is None:
         raise UsageError(
-            f"{forward_line(kind)} returns None: it lacks its return; expected logits: end it with "
-            "return x"
+            f"{forward_line(module)} returns None: it lacks its return; expected logits: end it "
+            "with return x"
         )
     if isinstance(output, Mapping):
         output = list(output.values())
@@ -86,7 +125,7 @@ def _outputs(output: Any, kind: type[nn.Module]) -> list[Tensor]:
         if found and all(isinstance(value, Tensor) for value in found):
             return found
     raise UsageError(
-        f"{forward_line(kind)} returns {type(output).__name__}, expected a tensor of "
+        f"{forward_line(module)} returns {type(output).__name__}, expected a tensor of "
         "logits, or several: those of the network first, then those of auxiliary heads"
     )
 

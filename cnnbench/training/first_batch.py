@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -274,6 +274,8 @@ def _in_evaluation(setup: Setup, images: Tensor) -> list[str]:
         for batch in (images, images, images[: max(1, len(images) // 16)]):
             with _calls(model) as calls:
                 logits = model(batch)
+            # What hooks see of the whole may hold more than the logits.
+            calls[-1] = replace(calls[-1], given=logits)
             _check_shape(setup, logits, batch, setup.plan.network.num_classes)
             passes.append(calls)
     logits = passes[0][-1].given

@@ -1,0 +1,194 @@
+"""A network that was not written here computes in training what calling it computes."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import info, same, series, train, weights
+
+import cnnbench
+from cnnbench.errors import UsageError
+
+# 3 classes of 16 x 16 grey images.
+HEAD = """
+import types
+
+import torch
+from torch import nn
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(256, 3)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+class Scaled(Plain):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+def times(self, x):
+    return 3 * self.fc(x.flatten(1))
+"""
+
+# Each computes what Scaled does.
+SCALED = {
+    "a hook before": """
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                nn.init.zeros_(self.fc.bias)
+                self.register_forward_pre_hook(lambda module, args: (3 * args[0],))
+        """,
+    "a hook behind": """
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                self.register_forward_hook(lambda module, args, output: 3 * output)
+        """,
+    "a hook that takes one of several": """
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                self.register_forward_hook(lambda module, args, output: 3 * output["logits"])
+
+            def forward(self, x):
+                return {"logits": super().forward(x), "images": x}
+        """,
+    "a __call__": """
+        class Net(Plain):
+            def __call__(self, x):
+                return 3 * super().__call__(x)
+        """,
+    "a forward of the instance": """
+        def Net():
+            net = Plain()
+            net.forward = types.MethodType(times, net)
+            return net
+        """,
+    "a forward named in the constructor": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(256, 3)
+                self.forward = self.other
+
+            def other(self, x):
+                return 3 * self.fc(x.flatten(1))
+        """,
+}
+
+
+def write(folder: Path, source: str) -> Path:
+    file = folder / "net.py"
+    file.write_text(HEAD + textwrap.dedent(source))
+    return file
+
+
+def trained(folder: Path, source: str, *more: str) -> Path:
+    file = write(folder, source)
+    return train(folder / "o", "model=custom", f"model.path={file}:Net", *more)
+
+
+def refused(folder: Path, source: str, *more: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        trained(folder, source, *more)
+    assert not (folder / "o").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("how", SCALED)
+def test_training_computes_what_a_call_computes(tmp_path, how):
+    few = ("optimizer=sgd", "optimizer.weight_decay=0", "num_epochs=1", "optimizer.ema_decay=.9")
+    source, expected = SCALED[how], "Net = Scaled"
+    if how == "a hook before":  # which the bias comes behind
+        expected = """
+            class Net(Plain):
+                def __init__(self):
+                    super().__init__()
+                    nn.init.zeros_(self.fc.bias)
+
+                def forward(self, x):
+                    return super().forward(3 * x)
+            """
+    ours, theirs = trained(tmp_path, source, *few), trained(tmp_path, expected, *few)
+    losses = [series(run, "train/loss") for run in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, weight in weights(theirs).items():
+        torch.testing.assert_close(weights(ours)[name], weight)
+    code = f"{write(tmp_path, source)}:Net"
+    evaluated = cnnbench.evaluate(ours, model_path=code)["accuracy"]
+    assert evaluated == info(theirs)["results"]["test/accuracy"]
+
+
+def test_compiled_training_computes_it_too(tmp_path):
+    source = (
+        SCALED["a hook before"]
+        + """
+            def __call__(self, x):
+                return super().__call__(x) + x.mean((1, 2, 3))[:, None]
+        """
+    )
+    plain, compiled = (
+        series(trained(tmp_path, source, "num_epochs=1", setting), "train/loss")
+        for setting in ("device.compile=false", "device.compile=true")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+UNSUITED = {
+    "compiled": ("Net = lambda: torch.compile(Plain(), backend='eager')", "torch.compile"),
+    "compiled within": (
+        "Net = lambda: nn.Sequential(torch.compile(Plain(), backend='eager'))",
+        "its part 0 is compiled",
+    ),
+    "TorchScript": ("Net = lambda: torch.jit.script(Plain())", "leave torch.jit away"),
+    "a forward from outside": (
+        """
+        Net = Plain()
+        before = Net.forward
+        Net.forward = lambda x: before(3 * x)
+        """,
+        r"net.py, line \d+, in <lambda>: this forward was set on the module",
+    ),
+    "another module's forward": ("Net = Plain()\nNet.forward = Scaled().forward", "MethodType"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize("how", UNSUITED)
+def test_what_cannot_be_looked_into_is_refused(tmp_path, how):
+    source, message = UNSUITED[how]
+    file = write(tmp_path, source)
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "o", "model=custom", f"model.path={file}:Net")
+    assert not (tmp_path / "o").exists()
+
+
+OWN_NAMES = {
+    "a parameter": "self.aux_weight = nn.Parameter(torch.tensor(3.0))",
+    "a number": "self.aux_weight = 3.0",
+    "a method": "self.aux_weight = lambda: 3",
+}
+
+
+@pytest.mark.parametrize("how", OWN_NAMES)
+def test_a_network_may_use_the_name_of_the_weight_itself(tmp_path, how):
+    used = "self.aux_weight()" if how == "a method" else "self.aux_weight"
+    source = f"""
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                {OWN_NAMES[how]}
+
+            def forward(self, x):
+                return {used} * super().forward(x)
+        """
+    few = ("optimizer=sgd", "optimizer.lr=1e-30", "num_epochs=1")
+    ours, theirs = trained(tmp_path, source, *few), trained(tmp_path, "Net = Scaled", *few)
+    assert series(ours, "train/loss") == pytest.approx(series(theirs, "train/loss"), rel=1e-5)
+    assert same(weights(ours)["fc.weight"], weights(theirs)["fc.weight"])
