@@ -42,4 +42,5 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         with torch.no_grad():
             for name, buffer in module.named_buffers():
-                buffer.copy_(buffers[name])
+                if name in buffers:  # else forward made it
+                    buffer.copy_(buffers[name])

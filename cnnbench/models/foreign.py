@@ -143,20 +143,46 @@ def try_step(module: nn.Module, shape: tuple[int, int, int], num_classes: int) -
         outputs.
 
     Raises:
-        UsageError: it gives something else than two rows of logits, or nothing learns.
+        UsageError: it gives something else than two rows of logits, nothing learns, or forward
+            makes weights.
         Exception: what the module raises where images lie as torch lays them out.
     """
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     # As it will train: torch's own kernels for these may crash.
     use_slices(module)
     module.train()
+    known = module.state_dict(keep_vars=True)
     has_aux = _step(module, images, num_classes)
+    _check_grown(module, known)
     try:
         module.to(memory_format=torch.channels_last)
         _step(module, images.contiguous(memory_format=torch.channels_last), num_classes)
     except RuntimeError:
         return False, has_aux
     return True, has_aux
+
+
+def _check_grown(module: nn.Module, known: Mapping[str, Tensor]) -> None:
+    """Refuse weights that forward makes: the optimizer and who loads a checkpoint look before it.
+
+    Args:
+        module: after its first forward pass.
+        known: its state dict before that, with the parameters themselves.
+
+    Raises:
+        UsageError: it has others now.
+    """
+    made = [
+        name
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if name not in known or (isinstance(tensor, nn.Parameter) and tensor is not known[name])
+    ]
+    if made:
+        raise UsageError(
+            f"{forward_line(module)}: forward makes {made[0]}, which would never train, as the "
+            "optimizer takes the weights that are there before it; make layers and buffers in "
+            "__init__, or take nn.LazyLinear(...) and the like, which find their sizes in forward"
+        )
 
 
 def _step(module: nn.Module, images: Tensor, num_classes: int) -> bool:

@@ -192,3 +192,42 @@ def test_a_network_may_use_the_name_of_the_weight_itself(tmp_path, how):
     ours, theirs = trained(tmp_path, source, *few), trained(tmp_path, "Net = Scaled", *few)
     assert series(ours, "train/loss") == pytest.approx(series(theirs, "train/loss"), rel=1e-5)
     assert same(weights(ours)["fc.weight"], weights(theirs)["fc.weight"])
+
+
+GROWN = {
+    "alone": ("", "return self.late(x)"),
+    "beside others": ("self.fc = nn.Linear(256, 256)", "return self.late(self.fc(x))"),
+}
+
+
+@pytest.mark.parametrize("how", GROWN)
+def test_layers_made_in_forward_are_refused(tmp_path, how):
+    made, used = GROWN[how]
+    source = f"""
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.late = None
+                {made}
+
+            def forward(self, x):
+                x = x.flatten(1)
+                if self.late is None:
+                    self.late = nn.Linear(x.shape[1], 3)
+                {used}
+        """
+    said = refused(tmp_path, source)
+    assert "forward makes late.weight, which would never train" in said
+    assert "nn.LazyLinear" in said
+
+
+def test_a_buffer_made_in_forward_is_refused_unless_no_checkpoint_has_it(tmp_path):
+    source = """
+        class Net(Plain):
+            def forward(self, x):
+                self.register_buffer("mask", torch.ones(16, 16))
+                return super().forward(x * self.mask)
+        """
+    assert "forward makes mask" in refused(tmp_path, source)
+    unsaved = source.replace("16, 16)", "16, 16), persistent=False")
+    assert info(trained(tmp_path, unsaved, "num_epochs=1"))["status"] == "done"
