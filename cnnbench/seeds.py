@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -16,3 +17,15 @@ def derive_seed(*parts: int | str) -> int:
     """
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def seed_python(seed: int) -> None:
+    """Seed the global generators of Python and NumPy, from which a user's own network may draw.
+
+    Args:
+        seed: in [0, 2**63).
+    """
+    import numpy as np  # not where --help needs this file
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -20,7 +20,7 @@ from cnnbench.engine.state import TrainState
 from cnnbench.layers.heads import aux_outputs, aux_weight
 from cnnbench.losses import CROSS_ENTROPY, Loss
 from cnnbench.optim import supports_found_inf, update
-from cnnbench.seeds import derive_seed
+from cnnbench.seeds import derive_seed, seed_python
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 # (images, targets, generator) -> network input and targets, on the device
@@ -78,6 +78,7 @@ def fit(
     compute_loss: ComputeLoss | None = None,
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
+    draws_in_python: bool = False,
 ) -> Iterator[Step]:
     """Train from where the state stands, yielding after every optimizer update.
 
@@ -99,6 +100,8 @@ def fit(
         clip_norm: longer gradients are shortened to this 2-norm; None for none.
         accumulate_steps: parts of a batch that are computed one after another, whose gradients
             add up to the batch's; >= 1.
+        draws_in_python: whether the model may draw from the generators of Python and NumPy, which
+            are then seeded as torch's is.
 
     Raises:
         NonFiniteError: a loss or gradient is infinite or not a number.
@@ -116,7 +119,10 @@ def fit(
             for group, base_lr in zip(state.optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = base_lr * factor
             generator.manual_seed(derive_seed(seed, "augment", state.global_step))
-            _seed_dropout(derive_seed(seed, "dropout", state.global_step), device)
+            layer_seed = derive_seed(seed, "dropout", state.global_step)
+            _seed_dropout(layer_seed, device)
+            if draws_in_python:
+                seed_python(layer_seed)
             images, targets = prepare(raw_images, raw_targets, generator)
             for parameter in parameters:
                 parameter.grad = None

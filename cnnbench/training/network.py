@@ -18,7 +18,7 @@ from cnnbench.models import MODELS, initialize
 from cnnbench.models.build import Network, build_meta, create, measure_network
 from cnnbench.models.init import first_convolution, whiten
 from cnnbench.models.torchvision_models import TorchvisionModel, published_names
-from cnnbench.seeds import derive_seed
+from cnnbench.seeds import derive_seed, seed_python
 from cnnbench.training.initial_weights import (
     check_fit,
     fit,
@@ -73,13 +73,15 @@ def network_sizes(config: RunConfig, facts: Facts) -> dict[str, int]:
 def build_model(config: RunConfig, network: Network) -> nn.Module:
     """Return the network with its initial weights, drawn from the config's seed.
 
-    It seeds torch's global generator.
+    It seeds the global generators of torch, Python and NumPy.
 
     Args:
         config: checked.
         network: as ``describe_network`` measured it.
     """
-    torch.manual_seed(derive_seed(config.seed, "init"))
+    seed = derive_seed(config.seed, "init")
+    torch.manual_seed(seed)
+    seed_python(seed)
     model = create(network.name, config.model.args, network.sizes)
     initialize(model, config.model.init, config.model.init_layers)
     return model

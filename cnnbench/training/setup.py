@@ -201,6 +201,7 @@ class Setup:
         config, work = self.plan.config, self.plan.work
         world, shard = self.plan.world, self.data.shard
         of_steps = self.num_steps if num_steps is None else num_steps
+        is_own = is_foreign(self.plan.network.name)
 
         def prepare(
             images: Tensor, targets: Tensor, generator: torch.Generator | None
@@ -223,10 +224,11 @@ class Setup:
                 self.state.model,
                 shard,
                 class_weights=_class_weights(self.plan, self.data),
-                has_unused=is_foreign(self.plan.network.name),
+                has_unused=is_own,
             ),
             clip_norm=config.optimizer.clip_norm,
             accumulate_steps=config.optimizer.accumulate_steps,
+            draws_in_python=is_own,
         )
         if world.size == 1:
             return steps

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import info, same, series, train, weights
+from tiny import differences, info, same, series, train, weights
 
 import cnnbench
 from cnnbench.errors import UsageError
 
 # 3 classes of 16 x 16 grey images.
 HEAD = """
+import random
 import types
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -84,6 +86,7 @@ SCALED = {
 
 
 def write(folder: Path, source: str) -> Path:
+    folder.mkdir(exist_ok=True)
     file = folder / "net.py"
     file.write_text(HEAD + textwrap.dedent(source))
     return file
@@ -231,3 +234,33 @@ def test_a_buffer_made_in_forward_is_refused_unless_no_checkpoint_has_it(tmp_pat
     assert "forward makes mask" in refused(tmp_path, source)
     unsaved = source.replace("16, 16)", "16, 16), persistent=False")
     assert info(trained(tmp_path, unsaved, "num_epochs=1"))["status"] == "done"
+
+
+DRAWN = {
+    "Python": "random.random()",
+    "NumPy": "float(np.random.rand())",
+}
+
+
+@pytest.mark.parametrize("where", DRAWN)
+def test_a_run_repeats_and_resumes_whatever_forward_draws_from(tmp_path, where):
+    source = f"""
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                nn.init.constant_(self.fc.weight, {DRAWN[where]})
+
+            def forward(self, x):
+                if self.training:
+                    x = x * {DRAWN[where]}
+                return super().forward(x)
+        """
+    settings = ("scheduler=constant", "optimizer=sgd")
+    one, other = (trained(tmp_path / name, source, *settings) for name in ("one", "other"))
+    assert not differences(one, other)
+    part = trained(tmp_path / "part", source, *settings, "num_epochs=1")
+    path = f"model.path={tmp_path / 'part' / 'net.py'}:Net"
+    cnnbench.train([f"resume={part}", "extend_epochs=1", path])
+    assert same(weights(one), weights(part))
+    another = trained(tmp_path / "another", source, *settings, "seed=1")
+    assert not same(weights(one), weights(another))
