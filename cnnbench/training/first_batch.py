@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from cnnbench.errors import UsageError
 from cnnbench.geometry.observe import undisturbed
 from cnnbench.losses import CROSS_ENTROPY, Loss
-from cnnbench.models.build import is_foreign
+from cnnbench.models.build import build_meta, is_foreign
 from cnnbench.models.foreign import check_rows
 from cnnbench.training.setup import Setup
+from cnnbench.training.unsaved import plain_values, some_of, unsaved_state
 
 _NUM_IMAGES = 32
 _MOST_MACS = 20e9
 _MOST_ACTIVATION_BYTES = 256e6
-_NUM_NAMED = 3
 # Batches of other sizes may be computed by other kernels, on a GPU in TF32.
 _TOLERANCES = {"cpu": 1e-3}
 # What changes the shape of logits or averages them, as autograd calls it.
@@ -60,6 +60,7 @@ def findings(setup: Setup) -> list[str]:
     if not is_foreign(name):
         return []
     model = setup.state.model
+    began = plain_values(model)
     images, targets = setup.data.prepare(*setup.data.spread_images(_num_images(setup)))
     with undisturbed(model):
         model.train()
@@ -80,9 +81,20 @@ def findings(setup: Setup) -> list[str]:
         is_plain = setup.plan.loss == CROSS_ENTROPY
         if is_plain and setup.plan.config.model.weights is None:
             found += _start(F.cross_entropy(logits.detach().float(), targets).item(), logits)
+        found += _unsaved(setup, began, images, targets)
         model.eval()
         found += _in_evaluation(setup, images)
     return [f"model={name}: {text}" for text in dict.fromkeys(found)]
+
+
+def _unsaved(setup: Setup, began: Mapping[str, Any], images: Tensor, targets: Tensor) -> list[str]:
+    def step(some: Tensor) -> None:
+        with setup.plan.autocast():
+            setup.compute_loss(setup.state.model, some, targets[: len(some)])
+
+    network = setup.plan.network
+    twin = build_meta(network.name, setup.plan.config.model.args, **network.sizes)
+    return unsaved_state(setup.state.model, began, images, step, twin)
 
 
 def _num_images(setup: Setup) -> int:
@@ -164,11 +176,12 @@ def _unused(model: nn.Module, called: set[str]) -> list[str]:
     if dead:
         kinds = [f"{name} ({_kind(model.get_submodule(name))})" for name in dead]
         found.append(
-            f"forward never calls {_named(kinds)}: as if it were not there; call it, or take it out"
+            f"forward never calls {some_of(kinds)}: as if it were not there; call it, or "
+            "take it out"
         )
     if lost:
         found.append(
-            f"no gradient reaches {_named(lost)}: training leaves it as it is; look for .data, "
+            f"no gradient reaches {some_of(lost)}: training leaves it as it is; look for .data, "
             ".detach(), torch.no_grad() or .numpy() where forward uses it"
         )
     return found
@@ -191,15 +204,10 @@ def _unregistered(model: nn.Module, loss: Tensor) -> list[str]:
         return []
     shapes = sorted({str(tuple(weight.shape)) for weight in lost.values()})
     return [
-        f"forward uses weights of shape {_named(shapes)} that are not the network's own, so that "
+        f"forward uses weights of shape {some_of(shapes)} that are not the network's own, so that "
         "they never train and are not saved: layers made inside forward, or kept in a plain list "
         "or dict; make them in __init__, lists as nn.ModuleList(...), tensors as nn.Parameter(...)"
     ]
-
-
-def _named(names: list[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _on_logits(logits: Tensor, loss: Loss) -> list[str]:

@@ -264,3 +264,81 @@ def test_a_run_repeats_and_resumes_whatever_forward_draws_from(tmp_path, where):
     assert same(weights(one), weights(part))
     another = trained(tmp_path / "another", source, *settings, "seed=1")
     assert not same(weights(one), weights(another))
+
+
+# What is said of a network with such an __init__ and forward; nothing where empty.
+STATE = {
+    "an average": (
+        "self.ema = torch.zeros(256)",
+        "self.ema = 0.9 * self.ema + 0.1 * x.detach().flatten(1).mean(0)",
+        "ema changes in training steps",
+    ),
+    "an average in place": (
+        "self.ema = torch.zeros(1)",
+        "self.ema += x.detach().mean()",
+        "ema changes in training steps",
+    ),
+    "an average that begins with the first batch": (
+        "self.ema = None",
+        "mean = x.detach().mean(); self.ema = mean if self.ema is None else self.ema / 2 + mean",
+        "ema changes in training steps",
+    ),
+    "an array": ("self.seen = np.zeros(2)", "self.seen += 1", "seen changes in training steps"),
+    "a counter": ("self.count = 0", "self.count += 1", "count changes in training steps"),
+    "a counter inside": (
+        "self.fc = Counting()",
+        "pass",
+        "fc.count changes in training steps",
+    ),
+    "a drawn number": ("self.scale = random.random()", "pass", "scale is drawn at random"),
+    "a generator of torch": (
+        "self.rng = torch.Generator()",
+        "x = x * torch.rand((), generator=self.rng)",
+        "rng is a generator of its own",
+    ),
+    "a generator of NumPy": ("self.rng = np.random.default_rng()", "pass", "rng is a generator"),
+    "a buffer": (
+        "self.register_buffer('ema', torch.zeros(256))",
+        "self.ema = 0.9 * self.ema + 0.1 * x.detach().flatten(1).mean(0)",
+        "",
+    ),
+    "the last features": ("self.last = None", "self.last = x.flatten(1)", ""),
+    "sizes of the batch": ("self.height = 0", "self.height = x.shape[2]", ""),
+    "a constant made once": (
+        "self.mask = None",
+        "self.mask = torch.ones(16) if self.mask is None else self.mask",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", STATE)
+def test_state_that_no_checkpoint_holds_is_told(tmp_path, capsys, how):
+    begin, step, message = STATE[how]
+    source = f"""
+        class Counting(nn.Linear):
+            def __init__(self):
+                super().__init__(256, 3)
+                self.count = 0
+
+            def forward(self, x):
+                self.count += 1
+                return super().forward(x)
+
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                {begin}
+
+            def forward(self, x):
+                if self.training:
+                    {step}
+                return super().forward(x)
+        """
+    trained(tmp_path, source, "num_epochs=1")
+    said = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
+    if not message:
+        assert not said
+    else:
+        assert len(said) == 1
+        assert message in said[0]
