@@ -2,7 +2,8 @@
 
 What is run here is someone's code, so a name may only come from the person at the keyboard: a
 settings argument or a flag, never a checkpoint or a recorded config. What the file is asked for
-belongs to ``models`` and ``data``, how it is named to ``files``. Imports ``errors``.
+belongs to ``models`` and ``data``, how it is named to ``files``. Imports ``errors`` and
+``notices``.
 """
 
 from __future__ import annotations

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 from cnnbench.errors import UsageError, error_text, mark_user_code, user_code_error
+from cnnbench.user_code.beside import open_folder, tell_others
 from cnnbench.user_code.import_time import check_import
 
 
 def run_user_file(path: Path, content: bytes) -> tuple[ModuleType, str]:
     """Run a file, once in a process for each content; return its module and its SHA-256.
+
+    It may import what lies beside it, where Python finds nothing else of that name.
 
     Args:
         path: of the file, for messages and for what it imports from beside it.
@@ -39,6 +42,7 @@ def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
     # Dataclasses and pickling of loader workers look a module up by its name.
     sys.modules[name] = module
     mark_user_code(path.parent)
+    open_folder(path.parent)
     try:
         exec(compile(content, str(path), "exec"), vars(module))  # noqa: S102 - the user's own file
     except KeyboardInterrupt:
@@ -49,4 +53,5 @@ def _run_file(path: Path, content: bytes, digest: str) -> ModuleType:
         raise UsageError(
             f"{path} cannot be run: {user_code_error(error) or error_text(error)}"
         ) from error
+    tell_others(path, content)
     return module

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import info, same, train, weights
+from tiny import command, info, same, tiny, train, weights
 from torch import nn
 
 import cnnbench
@@ -351,3 +352,60 @@ def test_a_name_that_is_there_twice(package, name):
         package("two", f"[cnnbench.models]\n{name} = two_nets:MyNet\n")
     with pytest.raises(UsageError, match=f"model={name} is there twice"):
         Composer().groups.choices("model")
+
+
+def with_blocks(folder, width):
+    """Write a network whose width is in a file beside it, and return the network's file."""
+    folder.mkdir()
+    (folder / "its_blocks.py").write_text(f"WIDTH = {width}\n")
+    (folder / "random.py").write_text("raise RuntimeError('not the standard library')\n")
+    file = folder / "net.py"
+    file.write_text(SOURCE.replace("from torch import nn", "from torch import nn\n" + BESIDE))
+    return file
+
+
+BESIDE = """
+import random
+from its_blocks import WIDTH
+
+class Wide(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(1, WIDTH, 3)
+        self.head = nn.Linear(WIDTH, num_classes)
+
+    def forward(self, x):
+        import its_blocks
+        return self.head(self.conv(x).mean((2, 3)))
+"""
+
+
+def test_files_import_what_lies_beside_each(tmp_path):
+    wides = [with_blocks(tmp_path / name, width) for name, width in (("one", 3), ("two", 5))]
+    for file, width in zip(wides, (3, 5), strict=True):
+        run = custom(file, tmp_path, name="Wide")
+        assert weights(run)["head.weight"].shape == (3, width)
+
+
+def test_it_is_found_from_another_folder_and_by_the_jobs_of_a_sweep(tmp_path):
+    file = with_blocks(tmp_path / "one", 3)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    settings = tiny(tmp_path / "o", "model=custom", f"model.path={file}:Wide", "num_epochs=1")
+    done = command("train", "-m", *settings, "seed=0,1", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.count("its_blocks")
+
+
+def test_a_file_beside_it_that_python_does_not_take_is_told(tmp_path, monkeypatch, capsys):
+    file = with_blocks(tmp_path / "one", 3)
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "its_blocks.py").write_text("WIDTH = 4\n")
+    monkeypatch.syspath_prepend(first)
+    monkeypatch.delitem(sys.modules, "its_blocks", raising=False)
+    custom(file, tmp_path, name="Wide")
+    monkeypatch.delitem(sys.modules, "its_blocks")
+    told = capsys.readouterr().err
+    assert f"import its_blocks gives {first}/its_blocks.py" in told
+    assert f"not {file.parent}/its_blocks.py" in told

@@ -207,10 +207,9 @@ def test_two_inputs(tmp_path, capsys):
     assert "'y'" in said
 
 
-def test_a_module_beside_it(tmp_path, capsys, monkeypatch):
+def test_a_module_beside_it(tmp_path, capsys):
     folder = tmp_path / "mine"
     folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
     beside = folder / "my_blocks_beside.py"
     beside.write_text("def block(x):\n    return x['a']  # HERE\n")
     source = """
