@@ -271,6 +271,8 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
         return interval_setting(key, value, override.value())
     texts = override.sweep_string_iterator()
     values = tuple(parser.parse_override(f"{key}={part}").value() for part in texts)
+    if not values:
+        raise fail(key, f"={value}: sweeps over no value; expected at least one, as in range(0,3)")
     return Setting(key, values, is_sweep=True)
 
 

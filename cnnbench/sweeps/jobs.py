@@ -13,12 +13,13 @@ from typing import Any
 
 from cnnbench.config.command import text_of
 from cnnbench.config.compose import Composer
-from cnnbench.config.run_config import RunConfig
+from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.config.schema import ConfigError, Problem
 from cnnbench.config.settings import Setting
 from cnnbench.config.sweeper import split_sweeper
 from cnnbench.errors import UsageError
 from cnnbench.files import expand_path
+from cnnbench.notices import notice
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.provenance import code_version, model_files, run_key
 from cnnbench.sweeps.study import StudyJob, study_jobs
@@ -90,6 +91,8 @@ class Sweep:
 def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
     """Compose and check every job of a sweep, in the order of the settings, the last one fastest.
 
+    Of equal jobs there is one, and a notice says so.
+
     Raises:
         ConfigError: mistakes, each with the jobs that have it.
         UsageError: the sweep resumes a run.
@@ -126,6 +129,7 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
             Problem(problem.key, f"{problem.text} ({count} of the jobs)")
             for problem, count in mistakes.items()
         )
+    jobs = _each_once(jobs, has_rows=studies != (None,))
     named = jobs[0].config.sweep.name
     if named is not None and named != file_name(named):
         expected = "expected a directory's name of letters, digits and =,._+-"
@@ -133,6 +137,23 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
         raise ConfigError([Problem("sweep.name", f"={named}: {expected}, such as {example}")])
     fixed = {key: value for key, value in plain.items() if key not in ("output_root", "sweep.name")}
     return Sweep(named or default_name(fixed, [*axes, *filter(None, studies)]), tuple(jobs))
+
+
+def _each_once(jobs: Sequence[Job], *, has_rows: bool) -> list[Job]:
+    """Leave out jobs that are as an earlier one, and say so.
+
+    Args:
+        jobs: in order.
+        has_rows: whether they are rows of studies, which are told apart by their settings too.
+    """
+    kept: dict[str, Job] = {}
+    for job in jobs:
+        row = job.overrides if has_rows else ()
+        kept.setdefault(json.dumps([row, to_tree(job.config)], sort_keys=True), job)
+    if len(kept) < len(jobs):
+        equal = len(jobs) - len(kept)
+        notice(f"{equal} of the {len(jobs)} jobs equal an earlier one: each job runs once")
+    return list(kept.values())
 
 
 def default_name(fixed: Mapping[str, Any], axes: Sequence[str]) -> str:
@@ -161,10 +182,12 @@ def run_directories(root: Path, jobs: Sequence[Job]) -> list[RunDir]:
     taken: set[Path] = set()
     for job in jobs:
         stem, key = file_name(",".join(job.overrides)) or job.config.model.name, _run_key(job)
-        candidates = (RunDir(root / f"{stem}-{key[:digits]}") for digits in _KEY_DIGITS)
+        # A search may draw the same trial any number of times.
+        numbered = (f"{key}-{number}" for number in itertools.count(2))
+        endings = itertools.chain((key[:digits] for digits in _KEY_DIGITS), numbered)
         run = next(
             run
-            for run in candidates
+            for run in (RunDir(root / f"{stem}-{ending}") for ending in endings)
             if run.path not in taken
             and (not run.has_record or run.record.provenance.run_key == key)
         )

@@ -408,6 +408,25 @@ def test_a_sweep_expands(setting: str, values: list[Any]) -> None:
     assert found == values
 
 
+@pytest.mark.parametrize("setting", ["seed=range(0,0)", "seed=range(3,1)"])
+def test_a_sweep_over_nothing_is_a_mistake(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"seed=range\(.*: sweeps over no value"):
+        jobs(setting, "model=mlp,lenet")
+
+
+def test_equal_jobs_run_once(capsys: pytest.CaptureFixture[str]) -> None:
+    found = jobs("model=lenet,lenet,mlp", "seed=1,1", "optimizer.lr=.1,1e-1")
+    assert [job.overrides for job in found] == [
+        ("model=lenet", "seed=1", "optimizer.lr=0.1"),
+        ("model=mlp", "seed=1", "optimizer.lr=0.1"),
+    ]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "10 of the 12 jobs equal an earlier one" in said
+    jobs("seed=0,1")
+    assert not capsys.readouterr().err
+
+
 def test_axes_multiply_the_last_one_fastest() -> None:
     names = [job.overrides for job in jobs("model=mlp,lenet", "num_epochs=1", "seed=0,1")]
     assert names == [
