@@ -147,16 +147,22 @@ class Checkpoints:
         if not self._has_manifest() and len(self._names_on_disk()) < 2:
             return None
         saves = self.manifest()["saves"]
-        messages: list[str] = []
+        damaged: list[str] = []
         # Of two at one step, the epoch's is newer: the other was saved before its evaluation.
         for name in sorted(saves, key=lambda name: (-saves[name]["global_step"], name)):
             if "state" not in saves[name]:
                 continue
             try:
-                return self.load(name), self.load(name, "state"), messages
+                weights, state = self.load(name), self.load(name, "state")
             except CheckpointError as error:
-                messages.append(f"{error}; falling back to the checkpoint before it")
-        raise CheckpointError(f"{self.directory}: no checkpoint is whole:\n" + "\n".join(messages))
+                damaged.append(str(error))
+            else:
+                fallen = "; falling back to the checkpoint before it"
+                return weights, state, [f"{message}{fallen}" for message in damaged]
+        raise CheckpointError(
+            f"{self.directory}: no checkpoint is whole, so the run cannot go on; bring the files "
+            "back from a copy, or train anew:\n" + "\n".join(damaged)
+        )
 
     def forget_after(self, global_step: int, best: str | None) -> None:
         """Drop the checkpoints newer than the one a run resumes from: they were found damaged.
