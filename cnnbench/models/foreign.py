@@ -209,8 +209,12 @@ def check_rows(logits: Tensor, num_images: int, num_classes: int) -> None:
     """Refuse what is not one row of logits for each image.
 
     Raises:
-        UsageError: it has another shape.
+        UsageError: it has another shape, or is complex.
     """
+    if logits.is_complex():
+        raise UsageError(
+            "gives complex numbers, expected real logits: return their .abs() or .real"
+        )
     shape = tuple(logits.shape)
     if shape == (num_images, num_classes):
         return

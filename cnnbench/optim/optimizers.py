@@ -40,7 +40,9 @@ def sgd(
         weight_decay: L2 penalty added to the gradient; >= 0.
         momentum: in [0, 1).
     """
-    optimizer = SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=True)
+    optimizer = SGD(
+        params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=_has_kernel(params)
+    )
     return _with_momentum_buffers(optimizer) if momentum else optimizer
 
 
@@ -65,7 +67,14 @@ def sgd_nesterov(
     if momentum == 0:
         raise UsageError("optimizer=sgd_nesterov needs momentum > 0; use optimizer=sgd without")
     return _with_momentum_buffers(
-        SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=True, fused=True)
+        SGD(
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=True,
+            fused=_has_kernel(params),
+        )
     )
 
 
@@ -89,7 +98,14 @@ def adam(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return Adam(params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True)
+    return Adam(
+        params,
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=_pair(betas),
+        eps=eps,
+        fused=_has_kernel(params),
+    )
 
 
 def adamw(
@@ -112,7 +128,14 @@ def adamw(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return AdamW(params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps, fused=True)
+    return AdamW(
+        params,
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=_pair(betas),
+        eps=eps,
+        fused=_has_kernel(params),
+    )
 
 
 def rmsprop(
@@ -271,6 +294,11 @@ def _with_bias_rate(
         chosen = [p for p in group["params"] if id(p) in biases]
         split += [{**group, "params": rest}, {**group, "params": chosen, "lr": lr}]
     return [group for group in split if group["params"]]
+
+
+def _has_kernel(params: ParamGroups) -> bool:
+    """Tell whether torch's fused kernels take all parameters; complex ones they refuse."""
+    return not any(p.is_complex() for group in params for p in group["params"])
 
 
 def _pair(betas: tuple[float, ...]) -> tuple[float, float]:

@@ -342,3 +342,26 @@ def test_state_that_no_checkpoint_holds_is_told(tmp_path, capsys, how):
     else:
         assert len(said) == 1
         assert message in said[0]
+
+
+COMPLEX = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(0.1 * torch.randn(256, 3, dtype=torch.cfloat))
+
+        def forward(self, x):
+            return (x.flatten(1).cfloat() @ self.weight){}
+    """
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd_nesterov", "adam", "adamw", "rmsprop"])
+def test_complex_parameters_train(tmp_path, optimizer):
+    more = ("num_epochs=1", "optimizer.clip_norm=1", "optimizer.ema_decay=0.5")
+    run = trained(tmp_path, COMPLEX.format(".abs()"), f"optimizer={optimizer}", *more)
+    assert weights(run)["weight"].dtype == torch.cfloat
+    assert info(run)["status"] == "done"
+
+
+def test_complex_logits_are_refused(tmp_path):
+    assert "gives complex numbers, expected real logits" in refused(tmp_path, COMPLEX.format(""))
