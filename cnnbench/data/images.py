@@ -91,14 +91,16 @@ def decoding_of(paths: Iterable[Path]) -> Decoding:
     from PIL import Image
 
     spans: dict[bool, list[Span]] = {False: [], True: []}
-    for path in filter(_may_be_deep, paths):
+    for path in paths:
         # Decoders raise nearly anything on a damaged file; whoever decodes it says what.
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if not _may_be_deep(path):
+                continue
             with Image.open(path, formats=_FORMATS) as file:
                 if _is_deep(file) and file.width * file.height <= _MAX_VALUES:
                     span = span_of(np.asarray(file))
-                    white_of([span])  # else it is refused by name
+                    _check_values(span)
                     spans[file.mode == "F"].append(span)
     integer, floating = (white_of(its) if its else None for its in spans.values())
     return Decoding(integer_white=integer, float_white=floating)
@@ -106,8 +108,6 @@ def decoding_of(paths: Iterable[Path]) -> Decoding:
 
 def _may_be_deep(path: Path) -> bool:
     """Tell by a file's first bytes whether it may have values of more than 8 bits."""
-    if why_no_file(path):
-        return False
     with open(path, "rb") as file:
         head = file.read(26)
     if head.startswith(b"\x89PNG"):
@@ -286,6 +286,15 @@ def white_of(spans: Iterable[Span]) -> int:
     return white
 
 
+def _check_values(span: Span) -> None:
+    """Refuse what no image has, whatever else it belongs to; others have the levels it may lack.
+
+    Raises:
+        DataError: there is such a value, or one that is no number.
+    """
+    white_of([span._replace(has_levels=True)])
+
+
 def scale_to_bytes(values: NDArray[Any], white: int | None = None) -> Images:
     """Return values of more than 8 bits as 8 bits, by the range that they use.
 
@@ -298,10 +307,12 @@ def scale_to_bytes(values: NDArray[Any], white: int | None = None) -> Images:
     """
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
+    span = span_of(values)
     if white is None:
-        white = white_of([span_of(values)])
-    elif (high := float(values.max())) > white * (1 + _OVERSHOOT):
-        raise DataError(f"values to {high:g}, where those of training are from 0 to {white}")
+        white = white_of([span])
+    _check_values(span)
+    if span.high > white * (1 + _OVERSHOOT):
+        raise DataError(f"values to {span.high:g}, where those of training are from 0 to {white}")
     if values.dtype.kind == "f":
         return np.asarray(np.rint(np.clip(values * (255 / white), 0, 255)), dtype=np.uint8)
     if values.dtype == np.uint8 and white == 255:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from cnnbench.optim.kernels import SGD, Adam, AdamW, Muon, RMSprop
 from cnnbench.registry import Registry
 
 ParamGroups = Sequence[dict[str, Any]]
+_Kind = TypeVar("_Kind", SGD, Adam, AdamW)
 
 NORMS = (
     nn.BatchNorm1d,
@@ -40,9 +41,7 @@ def sgd(
         weight_decay: L2 penalty added to the gradient; >= 0.
         momentum: in [0, 1).
     """
-    optimizer = SGD(
-        params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=_has_kernel(params)
-    )
+    optimizer = _fused(SGD, params, lr=lr, weight_decay=weight_decay, momentum=momentum)
     return _with_momentum_buffers(optimizer) if momentum else optimizer
 
 
@@ -66,16 +65,8 @@ def sgd_nesterov(
     """
     if momentum == 0:
         raise UsageError("optimizer=sgd_nesterov needs momentum > 0; use optimizer=sgd without")
-    return _with_momentum_buffers(
-        SGD(
-            params,
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            nesterov=True,
-            fused=_has_kernel(params),
-        )
-    )
+    options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": True}
+    return _with_momentum_buffers(_fused(SGD, params, **options))
 
 
 def adam(
@@ -98,14 +89,7 @@ def adam(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return Adam(
-        params,
-        lr=lr,
-        weight_decay=weight_decay,
-        betas=_pair(betas),
-        eps=eps,
-        fused=_has_kernel(params),
-    )
+    return _fused(Adam, params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps)
 
 
 def adamw(
@@ -128,14 +112,7 @@ def adamw(
     Raises:
         UsageError: ``betas`` are not two.
     """
-    return AdamW(
-        params,
-        lr=lr,
-        weight_decay=weight_decay,
-        betas=_pair(betas),
-        eps=eps,
-        fused=_has_kernel(params),
-    )
+    return _fused(AdamW, params, lr=lr, weight_decay=weight_decay, betas=_pair(betas), eps=eps)
 
 
 def rmsprop(
@@ -296,9 +273,10 @@ def _with_bias_rate(
     return [group for group in split if group["params"]]
 
 
-def _has_kernel(params: ParamGroups) -> bool:
-    """Tell whether torch's fused kernels take all parameters; complex ones they refuse."""
-    return not any(p.is_complex() for group in params for p in group["params"])
+def _fused(kind: type[_Kind], params: ParamGroups, **options: Any) -> _Kind:
+    """Return an optimizer with torch's fused kernels, which refuse complex parameters."""
+    is_complex = any(p.is_complex() for group in params for p in group["params"])
+    return kind(params, fused=not is_complex, **options)
 
 
 def _pair(betas: tuple[float, ...]) -> tuple[float, float]:

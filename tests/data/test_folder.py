@@ -230,3 +230,26 @@ def test_one_depth_is_of_all_files(tmp_path: Path, whole: float, dtype: str, suf
             if dtype == "f4":
                 wanted = [255 * shade for shade in expected]
             assert found[:, 0] == pytest.approx(wanted, abs=0.51)
+
+
+@pytest.mark.parametrize(("wrong", "word"), [(np.nan, "nan"), (-5.0, "-5"), (300.0, "300")])
+def test_a_file_of_no_usual_range_is_refused_beside_others(
+    tmp_path: Path, wrong: float, word: str
+) -> None:
+    for number in range(10):
+        (tmp_path / f"c{number % 2}").mkdir(exist_ok=True)
+        pixels = np.linspace(0, 1, 64, dtype="f4").reshape(8, 8) / (number + 1)
+        pixels[0, 0] = wrong if number == 7 else pixels[0, 0]
+        Image.fromarray(pixels).save(tmp_path / f"c{number % 2}/{number}.tiff")
+    with pytest.raises(DataError, match=rf"7\.tiff.*{word}"):
+        read_folder(tmp_path, {"in_channels": 1}, 8)
+
+
+def test_a_dark_file_of_fractions_is_read_beside_bright_ones(tmp_path: Path) -> None:
+    """By itself its few levels would be refused; of 0 to 255 they are those it has."""
+    for number in range(10):
+        (tmp_path / f"c{number % 2}").mkdir(exist_ok=True)
+        pixels = np.linspace(0, 250.5 if number else 20.5, 64, dtype="f4").reshape(8, 8)
+        Image.fromarray(pixels).save(tmp_path / f"c{number % 2}/{number}.tiff")
+    arrays = read_folder(tmp_path, {"in_channels": 1}, 8)
+    assert {int(image.max()) for image in arrays.train.images} | {20, 250} == {20, 250}

@@ -18,7 +18,7 @@ ABSENT = ("", "na", "n/a", "nan", "null", "none", "?")
 Cells = list[tuple[int, list[str]]]
 
 
-def read_cells(path: Path, delimiter: str = "auto") -> list[tuple[int, list[str]]]:
+def read_cells(path: Path, delimiter: str = "auto") -> Cells:
     """Return the lines of a CSV file that are not empty, each with its number.
 
     Raises:
@@ -33,7 +33,7 @@ def read_cells(path: Path, delimiter: str = "auto") -> list[tuple[int, list[str]
     first = text.lstrip("\r\n").partition("\n")[0]
     char = DELIMITERS.get(delimiter) or max(DELIMITERS.values(), key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=char, skipinitialspace=True)
-    rows: list[tuple[int, list[str]]] = []
+    rows: Cells = []
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
