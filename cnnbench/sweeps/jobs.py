@@ -115,7 +115,9 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
         for job in listed:
             for combination in itertools.product(*axes.values()):
                 swept = dict(zip(axes, combination, strict=True))
-                differing = {**({"study": study} if len(studies) > 1 else {}), **job.own, **swept}
+                # What the command line says wins, so that a job is named by it.
+                own = {key: plain.get(key, value) for key, value in job.own.items()}
+                differing = {**({"study": study} if len(studies) > 1 else {}), **own, **swept}
                 try:
                     config = composer.compose({**job.common, **job.own, **plain, **swept})
                 except ConfigError as error:

@@ -43,17 +43,24 @@ def study_jobs(composer: Composer, name: str, *, is_debug: bool = False) -> list
 
     Raises:
         ConfigError: there is no such study, or its settings cannot be read.
-        UsageError: its YAML has not the keys ``settings`` and ``jobs``, its ``debug`` names a
-            network that no job has, or its ``baseline`` is none of its jobs.
+        UsageError: its YAML has not the keys ``settings`` and ``jobs``, a setting is a sweep, its
+            ``debug`` names a network that no job has, or its ``baseline`` is none of its jobs.
     """
     known = composer.groups.choices("study")
     if name not in known:
         raise ConfigError([Problem("study", unknown_choice(name, known))])
 
-    def assignments(settings: Sequence[str]) -> dict[str, Any]:
-        return {s.key: s.values[0] for s in composer.parse(settings)}
-
     path = composer.groups.file("study", name)
+
+    def assignments(settings: Sequence[str]) -> dict[str, Any]:
+        found = composer.parse(settings)
+        if swept := next((setting.key for setting in found if setting.is_sweep), None):
+            raise UsageError(
+                f"{path}: {swept} has several values, and a job of a study has one; list a job for "
+                f"each, or sweep all jobs on the command line: {swept}=..."
+            )
+        return {setting.key: setting.values[0] for setting in found}
+
     study = _read(path)
     common = assignments(study.settings)
     jobs = [assignments(job) for job in study.jobs]

@@ -163,6 +163,33 @@ def test_a_baseline_that_is_no_job(tmp_path: Path) -> None:
         jobs("study=two", composer=Composer(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "settings: []\njobs: [[model=mlp], [model=lenet, 'seed=range(0,3)']]",
+        "settings: ['seed=0,1']\njobs: [[model=mlp]]",
+        "settings: []\njobs: [[model=mlp]]\ndebug: {settings: ['seed=choice(0,1)']}",
+    ],
+)
+def test_a_job_of_several_values_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "two.yaml").write_text(f"# two\n{text}\n")
+    with pytest.raises(UsageError, match=r"two\.yaml: seed has several values"):
+        jobs("study=two", composer=Composer(tmp_path))
+
+
+def test_a_job_is_named_by_what_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    text = "# two\nsettings: []\njobs: [[model=mlp, seed=1], [model=lenet, seed=2]]\n"
+    (tmp_path / "study" / "two.yaml").write_text(text)
+    found = jobs("study=two", "model=softmax", composer=Composer(tmp_path))
+    assert [job.overrides for job in found] == [
+        ("model=softmax", "seed=1"),
+        ("model=softmax", "seed=2"),
+    ]
+    assert {job.config.model.name for job in found} == {"softmax"}
+
+
 def test_what_a_job_says_stands_in_its_small_form(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     text = """# two
