@@ -88,10 +88,11 @@ def split_launcher(settings: Sequence[Setting]) -> tuple[str, LauncherConfig, li
         ConfigError: a key is unknown, a value wrong, or a list of choices.
     """
     ours = [setting for setting in settings if is_launcher_key(setting.key)]
+    # Its directory is one, too.
     problems = [
         Problem(setting.key, ": is one for the whole sweep, no axis of it; give one value")
-        for setting in ours
-        if setting.is_sweep
+        for setting in settings
+        if setting.is_sweep and (setting in ours or setting.key in ("sweep.name", "output_root"))
     ]
     values = {setting.key: setting.values[0] for setting in ours}
     name = str(values.pop(LAUNCHER_GROUP, "local"))

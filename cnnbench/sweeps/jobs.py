@@ -98,11 +98,11 @@ def expand(composer: Composer, settings: Sequence[Setting]) -> Sweep:
         UsageError: the sweep resumes a run.
     """
     plain = {s.key: s.values[0] for s in settings if not s.is_sweep}
-    if plain.get("resume") is not None:
+    if any(s.key == "resume" and s.values != (None,) for s in settings):
         raise UsageError("resume: resumes one run; to resume a sweep, repeat its command")
     sweeper, settings = split_sweeper(settings)
     if sweeper is not None:
-        raise UsageError("hydra/sweeper: only train -m searches")
+        raise UsageError("hydra/sweeper: only train -m searches, without --dry-run")
     axes = {s.key: s.values for s in settings if s.is_sweep}
     studies = axes.pop("study", (plain.pop("study", None),))
     jobs: list[Job] = []

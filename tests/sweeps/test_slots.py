@@ -158,6 +158,20 @@ def test_launcher_words_are_no_part_of_the_jobs() -> None:
     assert split_launcher(quick)[1].most_failures == 1
 
 
+@pytest.mark.parametrize("key", ["sweep.name", "output_root", "hydra.launcher.slots"])
+@pytest.mark.parametrize("more", [(), ("hydra/sweeper=optuna", "hydra.sweeper.num_trials=2")])
+def test_a_sweep_has_one_place(
+    key: str, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["train", "-m", "seed=0,1", f"{key}=1,2", *more]) == 2
+    assert f"{key}: is one for the whole sweep, no axis of it" in capsys.readouterr().err
+
+
+def test_several_runs_are_resumed_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["train", "-m", "resume=a,b"]) == 2
+    assert "resume: resumes one run; to resume a sweep" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_the_fork_server_has_one_thread_and_leaves_with_its_parent(tmp_path: Path) -> None:
     """A fork copies one thread alone: whatever another one held would be held for ever."""

@@ -156,6 +156,9 @@ def test_a_search_is_no_sweep_and_no_single_run(
         assert cli(argv) == 2
         assert "add " in capsys.readouterr().err
     assert cli(["bench", "-m", *words(tmp_path, 3, *SPACE)[len(TINY) :]]) == 2
+    capsys.readouterr()
+    assert cli(["train", "-m", "--dry-run", *words(tmp_path, 3, *SPACE)]) == 2
+    assert "only train -m searches, without --dry-run" in capsys.readouterr().err
     assert cli(["train", "-m", "--cfg", *words(tmp_path, 3, *SPACE)]) == 0
     assert "evaluate_test: false" in capsys.readouterr().out
 
