@@ -82,8 +82,7 @@ def best_command(space: Space, record: SearchRecord, config_dir: Path | None) ->
         config_dir: the user's own groups, as the search had them.
     """
     assert record.best is not None
-    best = [text for text in record.best["settings"] if not text.startswith("seed=")]
-    words = ["cnnbench", "train", "-m", *space.typed, *best, _SEEDS]
+    words = ["cnnbench", "train", "-m", *space.typed, *record.best["settings"], _SEEDS]
     words += [f"tuning.trials={record.trials}"]
     words += [f"tuning.seconds={record.seconds:.4g}"] if record.seconds else []
     words += ["--config-dir", str(config_dir)] if config_dir is not None else []
@@ -110,7 +109,7 @@ def show_result(
         config_dir: the user's own groups.
         launcher: as ``show_results`` takes it.
     """
-    sentences = _sentences(record, trials, importances)
+    sentences = _sentences(record, trials, importances, len(space.seeds))
     command = best_command(space, record, config_dir) if record.best else ""
     axes, lines = _picture(space.dimensions, record.objective, trials)
     runs = [root / name for name in dict.fromkeys(name for t in trials for name in t.runs)]
@@ -126,7 +125,10 @@ def show_result(
 
 
 def _sentences(
-    record: SearchRecord, trials: Sequence[Trial], importances: Mapping[str, float]
+    record: SearchRecord,
+    trials: Sequence[Trial],
+    importances: Mapping[str, float],
+    num_seeds: int,
 ) -> list[str]:
     words = {"complete": "finished", "pruned": "pruned", "failed": "failed", None: "unfinished"}
     counts = Counter(trial.outcome for trial in trials)
@@ -137,9 +139,10 @@ def _sentences(
     ]
     if record.best:
         best = " ".join(record.best["settings"])
-        value = record.best["value"]
+        value = f"{record.best['value']:.4f}"
+        value += f" (mean of {num_seeds} seeds)" if num_seeds > 1 else ""
         sentences.insert(
-            0, f"best {record.objective} {value:.4f}, trial {record.best['trial']}: {best}"
+            0, f"best {record.objective} {value}, trial {record.best['trial']}: {best}"
         )
     if importances:
         listed = ", ".join(f"{key} {share:.2f}" for key, share in importances.items())

@@ -94,9 +94,10 @@ class Space:
     typed: tuple[str, ...]
     name: str
 
-    def overrides(self, values: Mapping[str, Any], seed: int) -> tuple[str, ...]:
-        """Return the settings of one trial's run in which it differs from others."""
-        own = {**values, **({"seed": seed} if len(self.seeds) > 1 else {})}
+    def overrides(self, values: Mapping[str, Any], seed: int | None = None) -> tuple[str, ...]:
+        """Return the settings in which one trial's run, or without a seed a trial, differs."""
+        is_told = seed is not None and len(self.seeds) > 1
+        own = {**values, **({"seed": seed} if is_told else {})}
         return tuple(f"{key}={text_of(value)}" for key, value in own.items())
 
     def compose(self, composer: Composer, values: Mapping[str, Any], seed: int) -> RunConfig:

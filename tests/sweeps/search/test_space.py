@@ -63,6 +63,12 @@ def test_a_list_is_one_choice() -> None:
     assert hidden.value("[8,4]") == [8, 4]
 
 
+def test_a_point_of_several_seeds_is_named_without_one() -> None:
+    found = space("optimizer.lr=0.1,0.2", "seed=0,1")
+    assert found.overrides({"optimizer.lr": 0.1}) == ("optimizer.lr=0.1",)
+    assert found.overrides({"optimizer.lr": 0.1}, 0) == ("optimizer.lr=0.1", "seed=0")
+
+
 @pytest.mark.parametrize("name", COMPOSER.groups.choices("search"))
 def test_every_shipped_space_is_right(name: str) -> None:
     assert check_space(COMPOSER, space(f"search={name}"))
