@@ -307,7 +307,8 @@ class Sweeping:
         self._repeat_warnings(job)
         if job.is_done:
             job.status = "done"
-            left = summary_line(self._states({job.run.path.name, *self.running}), self.slots.number)
+            begun = {other.run.path.name for other in self.jobs if other.status != "waiting"}
+            left = summary_line(self._states(begun), self.slots.number)
             self._line(f"{self._shown(job)}: {_outcome(job.run.record)}; {left}")
         elif not lease.code:  # max_seconds are over, as planned
             job.status = "interrupted"

@@ -231,7 +231,10 @@ def test_a_sweep_that_is_done_starts_nothing_and_grows(
     mean = sum(accuracies) / 3
     assert f"Most accurate: basic_cnn, {mean:.4f} (3 seeds)." in out or f" {mean:.4f} ± " in out
     assert sweep("seed=range(0,6)") == (root, 0)
-    assert capsys.readouterr().out.count("done before") == 3
+    out = capsys.readouterr().out
+    assert out.count("done before") == 3
+    # Those count as done.
+    assert [f"; {count} done" in out for count in range(7)] == [False] * 4 + [True] * 3
     assert len(list(root.glob("*/run.json"))) == 6
     assert before == {run: run.read_bytes() for run in before}
 

@@ -330,7 +330,7 @@ class _Searching(Sweeping):
         best, space = best_of(trials, self.search.objective), self.search.space
         found = None
         if best is not None:
-            settings = list(space.overrides(best.values, space.seeds[0]))
+            settings = list(space.overrides(best.values))
             found = {"trial": best.number, "value": best.value, "settings": settings}
         seconds = sum(point.seconds for point in self.points.values())
         self.search.record = replace(
@@ -362,7 +362,10 @@ class _Searching(Sweeping):
 
     def _states(self, runs: Collection[str] | None = None) -> list[JobState]:
         """Return how all jobs stand, and one that waits for each that is to be drawn."""
-        known = super()._states(runs)
+        skipped = {job.run.path.name for job in self.jobs if job.status == "skipped"}
+        told = {name for point in self.points.values() if point.outcome for name in point.runs}
+        states = super()._states(runs if runs is None else {*runs, *told})
+        known = [state for state in states if state.run not in skipped]
         missing = self.search.sweeper.num_trials - len(self.search.study.trials)
         work = len(self.search.space.seeds) * max(0, missing)
         return [*known, *(JobState("not drawn yet", "") for _ in range(work))]

@@ -111,7 +111,7 @@ def test_a_search_from_its_first_trial_to_its_page(
     cnnbench.train_sweep(words(tmp_path, 5, *SPACE))
     assert len(told(root)) == 5
     assert before == {run: run.read_bytes() for run in before}
-    capsys.readouterr()
+    assert "; 5 done" in capsys.readouterr().out
 
     # Another space is refused, and nothing is written.
     before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
@@ -257,10 +257,13 @@ def test_a_second_command_on_a_search_is_refused(
 
 
 @pytest.mark.slow
-def test_points_of_several_seeds_and_those_that_are_given_up(tmp_path: Path) -> None:
+def test_points_of_several_seeds_and_those_that_are_given_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A learning rate of nearly nothing is worse on every seed."""
     more = ("optimizer.lr=1e-9,1e-2", "seed=range(5)", "optimizer=sgd", "num_epochs=6")
     root, _ = cnnbench.train_sweep(words(tmp_path, 6, *more, "hydra.sweeper.pruner=wilcoxon"))
+    assert "(mean of 5 seeds), trial" in capsys.readouterr().out
     jobs = json.loads((root / "sweep.json").read_text())["jobs"]
     # Two points there are, whatever is drawn: none trains twice.
     assert len(jobs) == 10
