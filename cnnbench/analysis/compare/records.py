@@ -109,7 +109,12 @@ class Record:
     @property
     def repetition_text(self) -> str:
         """That in words."""
-        return f"{'' if self.fold is None else f'fold {self.fold}, '}seed {self.seed}"
+        return repetition_text(self.repetition)
+
+    @property
+    def recipe(self) -> str:
+        """Its settings and data as text: what runs have in common that only chance sets apart."""
+        return _recipe(self.settings, self.data_sha256)
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,27 @@ class LeftOut:
         path: of its directory.
         status: running, dead, failed, interrupted, foreign, pruned, or done.
         reason: in a few words.
+        recipe: of one that failed, as of ``Record``.
+        repetition: of one that failed, likewise.
     """
 
     path: Path
     status: str
     reason: str
+    recipe: str = ""
+    repetition: tuple[int, int] = (-1, 0)
+
+
+def repetition_text(repetition: tuple[int, int]) -> str:
+    """Return a fold (-1 without) and a seed in words."""
+    fold, seed = repetition
+    return f"{'' if fold < 0 else f'fold {fold}, '}seed {seed}"
+
+
+def _recipe(settings: Mapping[str, Any], data_sha256: str) -> str:
+    # Who reads the test images later trains as before.
+    kept = {key: value for key, value in settings.items() if key != "evaluate_test"}
+    return json.dumps([kept, data_sha256], sort_keys=True)
 
 
 def read_runs(
@@ -180,12 +201,16 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
     status = run.current_status(record)
     if status == "dead":
         return LeftOut(run.path, "dead", "says running, but no process holds it")
-    if status != "done":
-        reason = (record.reason or "").partition("\n")[0]
-        return LeftOut(run.path, status, reason or f"is {status}")
     model, data = record.model, record.data
-    results = {**record.results, **tuning_of(run.path.parent)}
     settings, measured = _settings(record), data.measured or "test"
+    fold = whole_number(record.config["data"].get("fold"))
+    if status != "done":
+        reason = (record.reason or "").partition("\n")[0] or f"is {status}"
+        if status != "failed":
+            return LeftOut(run.path, status, reason)
+        repetition = -1 if fold is None else fold, record.seed
+        return LeftOut(run.path, status, reason, _recipe(settings, data.sha256), repetition)
+    results = {**record.results, **tuning_of(run.path.parent)}
     if record.reason == PRUNED and not pruned:
         return LeftOut(run.path, PRUNED, "its search gave it up; --pruned shows it")
     # Such a run left the test images to a later reading.
@@ -204,7 +229,7 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
         path=run.path,
         started=record.provenance.processes[0].started,
         seed=record.seed,
-        fold=whole_number(record.config["data"].get("fold")),
+        fold=fold,
         measured=measured,
         settings=settings,
         facts={column.name: column.value(source) for column in columns.facts()},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from cnnbench.analysis.compare.records import LeftOut, Record
+from cnnbench.analysis.compare.records import LeftOut, Record, repetition_text
 from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs import columns
 
@@ -28,6 +28,7 @@ class Row:
             ``verdict``; empty where none was made.
         intervals: by metric, ``interval`` and ``interval_basis``, of those that have any.
         is_order_changed: whether another row passes it where images seen before are left out.
+        failed: seeds and folds that failed, in words, of which it has no other run.
         is_ranked: whether its score stands beside the others': of the same images, and chosen in
             the same way.
     """
@@ -40,6 +41,7 @@ class Row:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_order_changed: bool = False
+    failed: tuple[str, ...] = ()
     is_ranked: bool = False
     _measured: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
 
@@ -132,7 +134,16 @@ def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
             reason = f"{record.repetition_text} was run again: {record.path}"
             left_out.append(LeftOut(older.path, "done", reason))
         runs[record.repetition] = record
-    return [_row(tuple(runs[key] for key in sorted(runs))) for runs in folded.values()]
+    rows = [_row(tuple(runs[key] for key in sorted(runs))) for runs in folded.values()]
+    failed: dict[str, set[tuple[int, int]]] = {}
+    for run in left_out:
+        if run.status == "failed":
+            failed.setdefault(run.recipe, set()).add(run.repetition)
+    for row in rows:
+        found = failed.get(row.records[0].recipe, set())
+        lacking = sorted(found - {record.repetition for record in row.records})
+        row.failed = tuple(map(repetition_text, lacking))
+    return rows
 
 
 def _class_key(record: Record) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from cnnbench.analysis.compare.rows import Row
 from cnnbench.analysis.statistics.families import MIN_FLIPPED, MIN_SEEDS, RowScores
 from cnnbench.analysis.statistics.verdicts import Verdict, default_margin, judge, mean_interval
 from cnnbench.errors import CheckpointError
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs import columns
 from cnnbench.runs.predictions import Answers, read_answers
 
@@ -92,6 +92,13 @@ def judge_rows(rows: Sequence[Row], base: Row | None, margin: float | None) -> J
         if interval is not None:
             interval = columns.COLUMNS[row.accuracy].within(interval)
         row.verdict = _plain(by_row.get(id(row)), interval)
+        if row.failed:
+            more = ", ..." if len(row.failed) > _NAMED else ""
+            notes.append(
+                f"Row {row.number}: {counted(len(row.failed), 'more run')} failed "
+                f"({', '.join(row.failed[:_NAMED])}{more}), so that its numbers are of those "
+                "that did not."
+            )
     notes += [*_fold_notes(kept, verdicts), *_seed_notes(kept, verdicts)]
     return Judged(margin, notes)
 

@@ -213,6 +213,25 @@ def test_the_foot_says_what_few_seeds_do(count: int, words: str, tmp_path: Path)
     assert words in " ".join(comparison_text(found, "text").split())
 
 
+def test_seeds_that_failed_are_told_beside_the_numbers_of_those_that_did_not(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, {model: SEEDS[model][:3] for model in ("lenet", "mlp")})
+    for seed, status, more in (
+        (4, "failed", {}),
+        (3, "failed", {}),
+        (2, "failed", {}),  # and was run again
+        (5, "interrupted", {}),
+        (6, "failed", {"optimizer.lr": 9.0}),  # of another recipe
+    ):
+        write_run(tmp_path, model="mlp", seed=seed, test=0.1, status=status, settings=more)
+    notes = compare_runs([tmp_path]).tables[0].notes
+    [note] = [note for note in notes if "failed" in note]
+    assert note == (
+        "Row 2: 2 more runs failed (seed 3, seed 4), so that its numbers are of those that did not."
+    )
+
+
 def test_runs_of_other_classes_are_named_below_the_table_and_in_no_mean(tmp_path: Path) -> None:
     write(tmp_path, {"lenet": SEEDS["lenet"]})
     names = {"data": {"class_names": list("0123456789"), "sha256": "other"}}
