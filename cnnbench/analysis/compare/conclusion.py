@@ -46,12 +46,6 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
         if row is not base:
             by_word.setdefault(row.verdict.get("verdict"), []).append(row)
 
-    def listed(word: str | None) -> str:
-        found = by_word.get(word, [])
-        texts = [names[row.number] for row in found[:_LISTED]]
-        more = [f"{len(found) - _LISTED} more"] if len(found) > _LISTED else []
-        return ", ".join([*texts, *more])
-
     is_named = base.verdict["verdict"] == "baseline"
     of_it = "it" if not is_named else "the baseline"
     head = f"{names[base.number]}, {_score_text(base)}."
@@ -68,8 +62,11 @@ def conclude(rows: Sequence[Row], settings: Sequence[str], margin: float) -> lis
         ("worse", f"Worse than {of_it}: "),
         (None, "Not compared, for the reason below: "),
     ):
-        if by_word.get(word):
-            sentences.append(f"{text}{listed(word)}.")
+        if those := by_word.get(word):
+            sentences.append(f"{text}{_listed(those, names)}.")
+    told = [*by_word.get("better", []), *by_word.get("worse", [])]
+    if small := [row for row in told if row.verdict.get("within_margin")]:
+        sentences.append(f"All the same within {margin:.3g} of {of_it}: {_listed(small, names)}.")
     equals = [base, *by_word.get("undecided", []), *by_word.get("equivalent", [])]
     if len(equals) > 1:
         sentences += _cheapest(equals, names)
@@ -103,6 +100,13 @@ def row_names(rows: Sequence[Row], settings: Sequence[str]) -> dict[int, str]:
     return {n: name if counts[name] == 1 else f"{name} (row {n})" for n, name in names.items()}
 
 
+def _listed(rows: Sequence[Row], names: dict[int, str]) -> str:
+    """Name rows, at most some of them."""
+    texts = [names[row.number] for row in rows[:_LISTED]]
+    more = [f"{len(rows) - _LISTED} more"] if len(rows) > _LISTED else []
+    return ", ".join([*texts, *more])
+
+
 def _untested(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
     """Name the best of rows that predict a number, of which nothing is tested."""
     best = best_row(rows)
@@ -131,8 +135,9 @@ def _cheapest(rows: Sequence[Row], names: dict[int, str]) -> list[str]:
         known = [row for row in rows if row.values.get(column) is not None]
         if len(known) < 2 or len({row.values[column] for row in known}) < 2:
             return []
-        row = min(known, key=lambda row: row.values[column])
-        return [f"{label}: {names[row.number]} ({text(row.values[column])})."]
+        value = min(row.values[column] for row in known)
+        found = [row for row in known if row.values[column] == value]
+        return [f"{label}: {_listed(found, names)} ({text(value)})."]
 
     smallest = least("num_params", "Smallest of these", lambda value: f"{value:,} parameters")
     if not is_one_device(rows):

@@ -279,6 +279,11 @@ def test_the_margin(tmp_path: Path) -> None:
     assert "within a margin of 0.01 (" in " ".join(comparison_text(found, "text").split())
     found = compare_runs([tmp_path], margin=0.0001)
     assert "less than one of the 1,000 test images (0.001)" in found.tables[0].notes[0]
+    # What differs by little is both, and both are said.
+    write(tmp_path, {"mlp": [value - 0.003 for value in SEEDS["lenet"]]})
+    sentences = compare_runs([tmp_path], margin=0.01, baseline="lenet").tables[0].sentences
+    assert "Worse than the baseline: mlp." in sentences
+    assert "All the same within 0.01 of the baseline: mlp." in sentences
 
 
 def test_the_verdict_in_words(tmp_path: Path) -> None:
@@ -298,6 +303,15 @@ def test_the_verdict_in_words(tmp_path: Path) -> None:
     assert cnnbench.compare(tmp_path)["tables"][0]["conclusion"][1] == (
         "Not distinguishable from it: nin."
     )
+
+
+def test_rows_that_cost_the_same_are_named_together(tmp_path: Path) -> None:
+    write(tmp_path, {"lenet": SEEDS["lenet"]})
+    write(tmp_path, {"nin": SEEDS["nin"]})
+    for seed, value in enumerate(SEEDS["nin"]):
+        write_run(tmp_path, model="alexnet", seed=seed, test=value, num_params=2000)
+    sentences = compare_runs([tmp_path], margin=0.01).tables[0].sentences
+    assert "Smallest of these: lenet, nin (1,000 parameters)." in sentences
 
 
 def test_rows_of_one_model_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
