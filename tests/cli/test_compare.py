@@ -270,6 +270,8 @@ def test_nothing_to_show_is_no_error(root: Path, capsys: pytest.CaptureFixture[s
             shown(capsys, *argv, "--format", output_format, "--plots", str(plots))
     assert not plots.exists()
     assert shown(capsys, str(failed)).startswith("no finished run to show\n")
+    unmet = shown(capsys, str(root), "--where", "n>5")
+    assert unmet.startswith("no row to show: 2 rows, and none meets --where\n")
 
 
 def test_runs_that_were_really_trained(tmp_path: Path) -> None:

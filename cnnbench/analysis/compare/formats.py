@@ -229,7 +229,7 @@ def comparison_text(found: Comparison, output_format: str, width: int | None = N
     if beside := reference_text([row for t in found.tables for row in t.rows], output_format):
         parts.append(beside)
     if not found.tables:
-        parts.append("no finished run to show\n")
+        parts.append(f"{found.nothing}\n")
     elif notes := reading_notes(found):
         parts.append("".join(f"{_wrapped(note, output_format)}\n" for note in notes))
     if found.left_out:

@@ -175,6 +175,7 @@ def _content(comparison: Comparison, layers: Mapping[str, Any]) -> dict[str, Any
             _table(table, cells)
             for table, cells in zip(comparison.tables, comparison_cells(comparison), strict=True)
         ],
+        "nothing": f"{comparison.nothing[0].upper()}{comparison.nothing[1:]}.",
         "reference_lead": LEAD,
         "reference_columns": HEADS,
         "references": [[clip(cells[head]) for head in HEADS] for cells in reference_cells(rows)],

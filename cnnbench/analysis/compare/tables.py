@@ -24,7 +24,7 @@ from cnnbench.analysis.compare.verdicts import judge_rows
 from cnnbench.analysis.compare.where import parse_where
 from cnnbench.errors import UsageError, expected_names, real_argument
 from cnnbench.files import expand_path
-from cnnbench.rendering.text import setting_text
+from cnnbench.rendering.text import counted, setting_text
 from cnnbench.runs import columns as run_columns
 from cnnbench.runs.directory import path_of
 
@@ -66,11 +66,20 @@ class Comparison:
         tables: at least one where any run is finished.
         left_out: by path.
         baseline: the row that the others are compared with.
+        num_unmet: rows that do not meet the condition asked for.
     """
 
     tables: list[Table]
     left_out: list[LeftOut]
     baseline: Row | None
+    num_unmet: int = 0
+
+    @property
+    def nothing(self) -> str:
+        """Why there is no table, where there is none."""
+        if not self.num_unmet:
+            return "no finished run to show"
+        return f"no row to show: {counted(self.num_unmet, 'row')}, and none meets --where"
 
 
 def compare_runs(
@@ -114,10 +123,11 @@ def compare_runs(
     records, left_out = read_runs(paths, pruned=pruned)
     records = with_predicted(records, calibration=calibration, seen=seen)
     rows = fold_seeds(records, left_out)
-    columns = {column: None for row in rows for column in row.values}
+    columns, num_rows = {column: None for row in rows for column in row.values}, len(rows)
     if where is not None and columns:
         condition = parse_where(where, columns)
         rows = [row for row in rows if condition(row.values)]
+    num_unmet = num_rows - len(rows)
     for flag, column in (("--sort", sort), ("--group", group)):
         if column is not None and columns and column not in columns:
             known = sorted(columns)
@@ -150,7 +160,7 @@ def compare_runs(
         more += mark_order(table.rows) if seen is not None else []
         tables[number] = replace(table, notes=(*table.notes, *more))
     left_out = sorted([*left_out, *others], key=lambda run: run.path)
-    return Comparison(tables, left_out, base)
+    return Comparison(tables, left_out, base, num_unmet)
 
 
 def _judged(table: Table, base: Row | None, margin: float | None) -> Table:
