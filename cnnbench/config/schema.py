@@ -244,9 +244,20 @@ def _read(kind: Any, value: Any, key: str, problems: list[Problem]) -> Any:
     try:
         return read_value(kind, value)
     except ValueError:
-        near = did_you_mean(str(value), _choices(kind))
+        near = did_you_mean(str(value), _choices(kind)) or _as_text(kind, value, key)
         problems.append(Problem(key, f"={_show(value)}: expected {expectation(kind)}{near}"))
         return None
+
+
+def _as_text(kind: Any, value: Any, key: str) -> str:
+    """Return how a number or the like is written where text is meant; nothing where none is."""
+    if not isinstance(value, (bool, int, float)):
+        return ""
+    try:
+        read_value(kind, _show(value))
+    except ValueError:
+        return ""
+    return f"; in quotes it is text: \"{key}='...'\""
 
 
 def read_arguments(

@@ -154,7 +154,7 @@ def test_all_mistakes_are_found_together() -> None:
         "colour": 1,
     }
     assert mistakes(tree) == [
-        "inner.name=3: expected text",
+        """inner.name=3: expected text; in quotes it is text: "inner.name='...'\"""",
         "inner.size: missing; expected a whole number >= 1 and < 5",
         "inner.limit=9: expected a whole number >= 1 and < 5 or null",
         "inner.depht: unknown key; did you mean 'depth'?",
