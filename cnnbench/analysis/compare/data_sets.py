@@ -44,6 +44,7 @@ def rank_over_data_sets(found: Comparison) -> RankedRecipes | None:
     """Rank the recipes of a comparison over its data sets.
 
     Rows belong together where their settings agree but for those of the data and of the device.
+    One that is not judged beside the others of its data set, as of other test images, has no rank.
 
     Args:
         found: with a table for each data set, as several give by themselves.
@@ -55,10 +56,13 @@ def rank_over_data_sets(found: Comparison) -> RankedRecipes | None:
     for table in found.tables:
         for row in table.rows:
             rows = by_data.setdefault(setting_text(row.values["data"]), {})
-            if (key := _recipe(row)) in rows or row.values["selection"] == "test":
-                return None  # grouped by something else, or chosen on the test images
-            if row.metric(row.score)["mean"] is not None:
-                rows[key] = row
+            if row.values["selection"] == "test":
+                return None
+            if not row.is_ranked:
+                continue
+            if (key := _recipe(row)) in rows:
+                return None  # grouped by something else
+            rows[key] = row
     if len(by_data) < MIN_DATA_SETS:
         return None
     first, *others = by_data.values()

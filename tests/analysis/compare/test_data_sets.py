@@ -42,6 +42,16 @@ def test_rows_of_equal_settings_are_ranked(root: Path) -> None:
     assert "p is rough for so few" in text
 
 
+def test_what_is_not_judged_in_its_table_has_no_rank(root: Path) -> None:
+    before = rank_over_data_sets(compare_runs([root]))
+    for model in ("lenet", "vgg11"):
+        write_run(root, data="digits", model=model, test=0.99, settings={"data.limit": 100})
+    write_run(root, data="fashion_mnist", model="vgg11", test=0.4)
+    found = compare_runs([root])
+    assert "Not judged: rows 1 and 2: other test images." in found.tables[0].notes
+    assert rank_over_data_sets(found) == before
+
+
 def test_two_recipes_or_one_data_set_have_no_ranks(root: Path) -> None:
     for where in ("model=lenet or model=mlp", "data=digits"):
         assert rank_over_data_sets(compare_runs([root], where=where)) is None
