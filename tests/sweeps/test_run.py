@@ -234,7 +234,10 @@ def test_a_sweep_that_is_done_starts_nothing_and_grows(
     out = capsys.readouterr().out
     assert out.count("done before") == 3
     # Those count as done.
-    assert [f"; {count} done" in out for count in range(7)] == [False] * 4 + [True] * 3
+    counts = [int(count) for count in re.findall(r"; (\d) done", out)]
+    assert len(counts) == 3
+    assert min(counts) > 3
+    assert counts[-1] == 6
     assert len(list(root.glob("*/run.json"))) == 6
     assert before == {run: run.read_bytes() for run in before}
 
