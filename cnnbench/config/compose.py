@@ -218,6 +218,9 @@ def _composed(
             _store_plugins(dict(chosen))
             with initialize_config_dir(str(conf_dir()), version_base="1.3"):
                 tree = compose("train", overrides=overrides)
+        except RecursionError:
+            why = "a list of defaults leads back to itself"
+            raise UsageError(f"the YAML of {dict(chosen)} does not compose: {why}") from None
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise UsageError(f"the YAML of {dict(chosen)} does not compose: {error}") from None
         finally:

@@ -98,20 +98,20 @@ class Groups:
     def keys(self, group: str, choice: str) -> list[str]:
         """Return the keys that a choice's YAML has; none where another package gives it."""
         with contextlib.suppress(StopIteration):
-            text = self.file(group, choice).read_text(encoding="utf-8")
+            text = _text(self.file(group, choice))
             return [m["key"] for line in text.splitlines() if (m := _LINE.match(line))]
         return []
 
     def default(self, group: str) -> str:
         """Return the choice of a group that a command need not name."""
-        text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+        text = _text(conf_dir() / "train.yaml")
         match = re.search(rf"^  - {group}: (\w+)", text, re.MULTILINE)
         return match[1] if match else ""
 
     def naming(self, text: str) -> Path | None:
         """Return the first file of the user's directory that has a text, or None."""
         files = _yaml_below(self.own) if self.own is not None else ()
-        return next((f for f in files if text in f.read_text(encoding="utf-8")), None)
+        return next((f for f in files if text in _text(f)), None)
 
     def file_stats(self) -> frozenset[tuple[str, int, int]]:
         """Return each YAML file's path, time of change and size."""
@@ -127,6 +127,20 @@ def _yaml_below(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*.yaml") if path.is_file())
 
 
+def _text(path: Path) -> str:
+    """Return what a YAML file says, without the mark that some editors put before UTF-8.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8, as YAML has to be ({error})") from None
+
+
 _LINE_WIDTH, _LEAST_COMMENT = 80, 30
 _LINE = re.compile(r"(?P<space> *)(?P<key>\w+):(?:.*?\s# (?P<comment>.*))?")
 
@@ -134,7 +148,7 @@ _LINE = re.compile(r"(?P<space> *)(?P<key>\w+):(?:.*?\s# (?P<comment>.*))?")
 def _comments(path: Path) -> dict[str, str]:
     """Return the comments beside the keys of a YAML file of at most two levels."""
     found, group = {}, ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in _text(path).splitlines():
         if match := _LINE.fullmatch(line) or _LINE.match(line):
             key = match["key"]
             group = group if match["space"] else key
@@ -164,6 +178,6 @@ def _commented(line: str, comment: str) -> list[str]:
 
 
 def _description(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _text(path).splitlines()
     comments = (line.strip("# ") for line in lines if line.startswith("#"))
     return next((text for text in comments if "@package" not in text), "")

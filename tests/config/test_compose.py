@@ -482,3 +482,12 @@ def test_names_of_ones_own_with_capitals_are_guessed_too(own: Path) -> None:
         composed("model=myn", composer=Composer(own))
     with pytest.raises(ConfigError, match="did you mean 'MyNet'"):
         composed("model=my_net", composer=Composer(own))
+
+
+@pytest.mark.parametrize(
+    "text", ["defaults: [loop]", "# @package _global_\ndefaults: [{/model: lenet}]"]
+)
+def test_defaults_that_lead_back_to_themselves_are_said_in_a_sentence(own: Path, text: str) -> None:
+    (own / "model" / "loop.yaml").write_text(text)
+    with pytest.raises(UsageError, match="does not compose: a list of defaults leads back"):
+        composed("model=loop", composer=Composer(own))

@@ -46,3 +46,15 @@ def test_every_group_of_conf_is_known() -> None:
     assert folders <= {*GROUPS, *PRESET_GROUPS}
     with pytest.raises(UsageError, match="did you mean 'model'"):
         Groups().choices("modle")
+
+
+def test_yaml_that_is_not_utf8_is_named(own: Path) -> None:
+    file = own / "model" / "latin.yaml"
+    file.write_bytes("# caf\u00e9\nname: lenet\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=rf"{file}: is not UTF-8, as YAML has to be"):
+        Groups(own)
+
+
+def test_the_mark_before_utf8_hides_no_description(own: Path) -> None:
+    (own / "model" / "marked.yaml").write_text("# mine too\nname: lenet\n", "utf-8-sig")
+    assert Groups(own).choices("model")["marked"] == "mine too"
