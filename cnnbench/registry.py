@@ -9,6 +9,7 @@ before it is asked for by name::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -26,6 +27,8 @@ from cnnbench.errors import (
 
 T = TypeVar("T")
 
+# Of a network or a data set: it is part of the names of files.
+NAME = re.compile(r"\w[\w.+-]*")
 # The entry-point group behind each group of choices.
 ENTRY_POINTS = {"model": "cnnbench.models", "data": "cnnbench.datasets"}
 
@@ -78,12 +81,18 @@ def plugins(group: str, shipped: Collection[str]) -> dict[str, str]:
         shipped: names that are taken.
 
     Raises:
-        UsageError: two packages give the same name, or one repeats a shipped name.
+        UsageError: two packages give the same name, one repeats a shipped name, or a name cannot
+            be part of a file's.
     """
     names: dict[str, str] = {}
     for point in _found(ENTRY_POINTS[group]) if group in ENTRY_POINTS else ():
         package = point.dist.name if point.dist is not None else "an unnamed package"
         where = f"from the package {package} ({point.value})"
+        if not NAME.fullmatch(point.name):
+            raise UsageError(
+                f"{group}={point.name}: {where}: a name has letters, digits and ._+- alone, and "
+                "begins with one of the former"
+            )
         if point.name in names or point.name in shipped:
             other = names.get(point.name, "cnnbench's own")
             raise UsageError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 import types
 import typing
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from cnnbench.config.schema import Range, expectation, read_value
 from cnnbench.errors import CheckpointError
 from cnnbench.files import atomic_write, read_regular
+from cnnbench.registry import NAME
 
 FORMAT = 1
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -29,8 +29,6 @@ Status = Literal["running", "done", "failed", "interrupted"]
 PRUNED = "pruned"
 Count = Annotated[int, Range(ge=0)]
 Seconds = Annotated[float, Range(ge=0)]
-# A name is part of the names of files.
-_NAME = re.compile(r"\w[\w.+-]*")
 _MAX_BYTES = 4 << 20
 # Deeper than any config, and shallow enough for every function that calls itself.
 _MAX_DEPTH = 16
@@ -350,7 +348,7 @@ def _check_record(record: RunRecord) -> None:
     for group in ("model", "data"):
         node = record.config.get(group)
         name = node.get("name") if isinstance(node, dict) else None
-        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise ValueError(f"its config.{group}.name is no name")
     if not isinstance(record.model.get("name"), str):
         raise ValueError("its model.name is no name")

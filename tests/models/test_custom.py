@@ -354,6 +354,13 @@ def test_a_name_that_is_there_twice(package, name):
         Composer().groups.choices("model")
 
 
+@pytest.mark.parametrize("name", ["my net", "a/b", "-net"])
+def test_a_name_that_no_run_could_be_read_by(package, name):
+    package("odd", f"[cnnbench.models]\n{name} = odd_nets:MyNet\n")
+    with pytest.raises(UsageError, match=f"model={name}: from the package odd .*: a name has"):
+        Composer().groups.choices("model")
+
+
 def with_blocks(folder, width):
     """Write a network whose width is in a file beside it, and return the network's file."""
     folder.mkdir()
