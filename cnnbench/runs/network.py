@@ -253,7 +253,10 @@ def recorded_args(facts: Mapping[str, Any], source: Path, model_path: str | None
     args: dict[str, Any] = arguments_of(facts["args"])
     if facts["name"] != "custom":
         if facts["name"] not in known_models():
-            raise CheckpointError(f"{source}: the network '{facts['name']}' is unknown")
+            raise CheckpointError(
+                f"{source}: the network '{facts['name']}' is unknown; if a package gives it, "
+                "install that"
+            )
         return args
     recorded = str(facts.get("file_sha256"))
     if model_path is None:

@@ -152,6 +152,12 @@ def test_the_root_is_given(tmp_path: Path) -> None:
         read(tmp_path, code)
 
 
+@pytest.mark.parametrize("code", ["def it(**others): return x, y", "it = x, y"])
+def test_a_root_that_nothing_takes_is_refused(tmp_path: Path, code: str) -> None:
+    with pytest.raises(UsageError, match=r"takes no root, so data\.root=/none has no effect"):
+        read(tmp_path, code, root=Path("/none"))
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

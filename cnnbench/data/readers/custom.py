@@ -13,7 +13,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,17 @@ def _seeded() -> Iterator[None]:
 
 def _make(value: Any, root: Path | None, label: str) -> Any:
     """Return what a class, a function or an object stands for."""
-    if not callable(value) or _is_dataset(value):
+    parameters: Mapping[str, inspect.Parameter] = {}
+    is_made = callable(value) and not _is_dataset(value)
+    if is_made:
+        with suppress(ValueError):  # what is written in C may not say
+            parameters = inspect.signature(value).parameters
+    if root is not None and "root" not in parameters:
+        raise UsageError(f"{label}: takes no root, so data.root={root} has no effect; leave it out")
+    if not is_made:
         return value
-    try:
-        parameters = inspect.signature(value).parameters
-    except ValueError:  # what is written in C may not say
-        parameters = {}  # type: ignore[assignment]
     keywords: dict[str, Any] = {}
-    if "root" in parameters and root is not None:
+    if root is not None:
         keywords["root"] = str(root)
     for name, parameter in parameters.items():
         is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
