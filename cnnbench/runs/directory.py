@@ -20,6 +20,7 @@ from cnnbench.files import (
     atomic_write,
     disk_error,
     expand_path,
+    open_regular,
     read_regular,
     remove_litter,
     writing,
@@ -206,10 +207,24 @@ class RunDir:
         lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
-        except (filelock.Timeout, OSError):
+        except filelock.Timeout:
             return True
+        except OSError:  # such as of a read-only file system
+            return not _can_share(self.path / ".lock")
         lock.release()
         return False
+
+
+def _can_share(file: Path) -> bool:
+    """Tell whether nobody holds a lock, by its file that cannot be written to."""
+    try:
+        import fcntl
+
+        with open_regular(file) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def open_run(path: str | Path) -> RunDir:

@@ -62,7 +62,7 @@ def describe_run(run: RunDir) -> dict[str, Any]:
         "data": record.data_name,
         "val/accuracy": record.results.get("val/accuracy"),
         "test/accuracy": record.results.get("test/accuracy"),
-        "age_seconds": round(age),
+        "age_seconds": max(0, round(age)),  # of a clock that was ahead
         **row,
     }
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_runs import write_run
 from tiny import train, weights
 
+from cnnbench.errors import DiskError
 from cnnbench.runs.directory import RunDir
 from cnnbench.runs.prune import carry_out, describe_run, plan_pruning, plan_removal
 
@@ -51,6 +56,35 @@ def test_a_run_that_a_process_holds_is_in_no_plan(run: Path, status: str) -> Non
         assert plan_pruning([str(run.parent)]) == []
         assert plan_removal([str(run.parent)]) == []
     assert bool(plan_removal([str(run.parent)])) == (status in ("running", "failed"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its locks are of another kind")
+def test_where_nothing_can_be_written_a_dead_run_is_not_taken_for_a_held_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only file system: the lock's file is there, and cannot be opened to lock it."""
+    run = RunDir(write_run(tmp_path, status="running"))
+    opened = os.open
+
+    def read_only(path: str, flags: int, *rest: Any, **keywords: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", path)
+        return opened(path, flags, *rest, **keywords)
+
+    with run.lock(), monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert describe_run(run)["status"] == "running"
+    monkeypatch.setattr(os, "open", read_only)
+    assert describe_run(run)["status"] == "dead"
+    [removal] = plan_removal([str(run.path)])
+    with pytest.raises(DiskError, match="the file system is read-only"):
+        carry_out(removal)
+
+
+def test_a_run_of_a_clock_that_was_ahead_has_no_age(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    os.utime(path / "run.json", (4e9, 4e9))
+    assert describe_run(RunDir(path))["age_seconds"] == 0
 
 
 def test_a_plan_is_of_the_run_as_it_was(tmp_path: Path) -> None:
