@@ -18,7 +18,7 @@ from cnnbench.config.launcher import split_launcher
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS
 from cnnbench.config.sweeper import split_sweeper
 from cnnbench.errors import Interrupted, UsageError
-from cnnbench.notices import notice
+from cnnbench.notices import fold, notice, terminal_width
 from cnnbench.rendering.text import counted, format_megabytes, render_json, render_table
 from cnnbench.runs.directory import open_run
 from cnnbench.runs.resume import run_and_config
@@ -137,9 +137,9 @@ def _dry_run(args: argparse.Namespace) -> str:
     if args.format == "json":
         return render_json(found)
     if not isinstance(found, list):
-        return (
-            f"{found}\n" if args.format == "text" else render_table([found], [*found], args.format)
-        )
+        if args.format == "text":
+            return fold(f"{found}\n", terminal_width())
+        return render_table([found], [*found], args.format)
     if args.format == "csv":
         return render_table(found, [*found[0]], "csv")
     from cnnbench.tracking.console import format_seconds
@@ -167,7 +167,11 @@ def _dry_run(args: argparse.Namespace) -> str:
 def _what_next(path: Path) -> str:
     """Return commands to type after a run."""
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    run, root = shlex.quote(str(shown)), shlex.quote(str(shown.parents[2]))
+    # What begins with a dash would be taken for a flag.
+    run, root = (
+        shlex.quote(f"./{part}" if str(part).startswith("-") else str(part))
+        for part in (shown, shown.parents[2])
+    )
     record = open_run(path).record
     # Where a fold validates, and while settings are chosen, the test images are left for later.
     is_tuned = record.config.get("evaluate_test") is False and record.data.num_val

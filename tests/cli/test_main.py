@@ -419,16 +419,17 @@ def check_run_directory(line: str, root: Path) -> None:
 def test_train_ends_with_the_bare_run_directory_and_a_pipe_gets_no_control_codes(
     tmp_path: Path,
 ) -> None:
-    done = command("train", *TINY, "output_root=a b, é李/(x)", cwd=tmp_path)
+    done = command("train", *TINY, "output_root=-a b, é李/(x)", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert not CONTROL.search(done.stdout)
     assert done.stdout.endswith("\n")
-    check_run_directory(done.stdout.splitlines()[-1], tmp_path / "a b, é李" / "(x)")
+    check_run_directory(done.stdout.splitlines()[-1], tmp_path / "-a b, é李" / "(x)")
     # What to type next can be pasted as it stands.
     [line] = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
     words = shlex.split(line.removeprefix("next: "))
     assert words[:2] == ["cnnbench", "evaluate"]
-    check_run_directory(str(tmp_path / words[2]), tmp_path / "a b, é李" / "(x)")
+    assert not words[2].startswith("-")
+    check_run_directory(str(tmp_path / words[2]), tmp_path / "-a b, é李" / "(x)")
 
 
 def test_a_run_that_leaves_the_test_images_unread_does_not_ask_to_read_them(tmp_path: Path) -> None:

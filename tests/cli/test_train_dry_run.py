@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_one_batch_the_layers_and_what_is_expected(
     ):
         assert words in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_terminal_no_line_is_wider_than_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli(["train", "--dry-run", *tiny(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "expected: about" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_json_agrees_with_the_run_that_follows(

@@ -205,7 +205,7 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
     settings, measured = _settings(record), data.measured or "test"
     fold = whole_number(record.config["data"].get("fold"))
     if status != "done":
-        reason = (record.reason or "").partition("\n")[0] or f"is {status}"
+        reason = _reason(record.reason or "") or f"is {status}"
         if status != "failed":
             return LeftOut(run.path, status, reason)
         repetition = -1 if fold is None else fold, record.seed
@@ -253,6 +253,13 @@ def read_run(run: RunDir, *, pruned: bool = False) -> Record | LeftOut:
         provenance=_provenance(record),
         reference=read_reference(record.config),
     )
+
+
+def _reason(text: str) -> str:
+    """Return the first line of a reason, without a sentence that leads to the next one."""
+    line = text.partition("\n")[0]
+    before, _, last = line.rpartition(". ")
+    return f"{before}." if before and last.endswith(":") else line
 
 
 def _score(loss: Any, split: str) -> str:

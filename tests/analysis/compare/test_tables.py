@@ -245,6 +245,15 @@ def test_what_cannot_be_averaged_is_left_out_with_the_reason(root: Path) -> None
     assert means == [row.metric("test/accuracy") for row in rows_of(before)]
 
 
+def test_the_reason_of_a_stopped_run_does_not_lead_to_a_command_that_is_not_there(
+    root: Path,
+) -> None:
+    reason = "interrupted after epoch 1, step 5; the state is saved. Resume with:\ncnnbench train x"
+    write_run(root, seed=7, status="interrupted", change={"reason": reason})
+    [left] = compare_runs([root]).left_out
+    assert left.reason == "interrupted after epoch 1, step 5; the state is saved."
+
+
 def _later() -> dict[str, Any]:
     effective = {"device_name": "a cpu", "precision": "fp32", "num_threads": 2}
     return {"processes": [{"started": "2027-01-01T00:00:00+0000", "in_force": effective}]}
