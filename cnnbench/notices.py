@@ -209,6 +209,9 @@ def guard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A run's path that is not UTF-8 comes out as it is: $(cnnbench train) has to be its path.
+        sys.stdout.reconfigure(errors="surrogateescape")
     sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
     # Of the processes that torchrun starts the first writes, and one of each machine complains.
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":

@@ -44,6 +44,16 @@ def test_what_an_encoding_has_stays_as_it_is() -> None:
     assert raw.getvalue().decode("cp1252").splitlines() == ["é"]
 
 
+def test_a_path_that_is_not_utf8_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, (raw, stream) = b"/runs/caf\xe9/1", text_stream("utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", sys.stderr)
+        notices.guard_streams()
+        print(os.fsdecode(path))
+    assert raw.getvalue() == path + b"\n"
+
+
 def test_a_stream_whose_reader_is_gone_swallows_the_rest() -> None:
     reader, writer = os.pipe()
     os.close(reader)
