@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -91,9 +92,15 @@ class ConfigError(UsageError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+# Text that looks like a value of another type, for it was quoted or came from the environment.
+_LITERAL = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
+
+
 def _show(value: Any) -> str:
     # YAML also knows dates and bytes.
     text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str) and _LITERAL.fullmatch(value):
+        text = f"'{value}'"  # else nobody sees what is wrong with it
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

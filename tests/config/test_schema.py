@@ -216,7 +216,7 @@ def test_all_arguments_that_do_not_fit_are_reported_together() -> None:
         "model.args.dropout=1.0: expected a number >= 0 and < 1",
         "model.args.widths=[0]: expected a list of values, each a whole number >= 1",
         "model.args.pool=mx: expected one of max, avg; did you mean 'max'?",
-        "model.args.scale=2: expected a number or null",
+        "model.args.scale='2': expected a number or null",
     ]
 
 
