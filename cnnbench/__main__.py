@@ -21,6 +21,9 @@ def main() -> int:
         # Under nohup it is ignored, and stays so.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(signal.SIGHUP, _terminate)
+        # Figures are files. A name of windows that the installed matplotlib does not know, such as
+        # one of another environment, would end its import.
+        os.environ.pop("MPLBACKEND", None)
         from cnnbench.notices import guard_streams
         from cnnbench.signals import second_signal_ends
 

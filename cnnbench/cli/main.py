@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 import traceback
@@ -176,6 +177,10 @@ def _dispatch(argv: list[str]) -> int:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         hint = _setting_meant(unknown[0], argv) if hasattr(args, "settings") else ""
         raise UsageError(f"unknown flag {unknown[0]}{hint or did_you_mean(unknown[0], flags)}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # libraries fail there in ways of their own
+        raise UsageError("the current directory is gone; 'cd' to another one") from None
     if verb != "train":
         check_alone(verb, f"cnnbench {verb} ...")
     show_status(f"cnnbench {verb} ...")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import gc
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +77,34 @@ def test_the_guide_names_every_verb_and_four_commands(run: Run, argv: list[str])
         assert re.search(rf"^  {verb}  ", out, re.MULTILINE)
     assert len(re.findall(r"^  cnnbench ", out, re.MULTILINE)) == 4
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_current_directory_that_is_gone_is_said(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for verb in ("train", "runs", "doctor"):
+        code, out, err = run(verb, *(["list"] if verb == "runs" else []))
+        wanted = "cnnbench: the current directory is gone; 'cd' to another one\n"
+        assert (code, out, err) == (2, "", wanted)
+
+
+def test_a_backend_for_windows_that_matplotlib_does_not_know_is_not_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cnnbench.__main__ import main
+
+    monkeypatch.setenv("MPLBACKEND", "Qt4Agg")
+    monkeypatch.setattr(sys, "argv", ["cnnbench", "ls", "loss"])
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    for owner, name in ((signal, "signal"), (gc, "freeze"), (gc, "disable")):
+        monkeypatch.setattr(owner, name, lambda *given: None)
+    assert main() == 0
+    assert "MPLBACKEND" not in os.environ
 
 
 def test_every_verb_has_a_file_and_every_file_is_a_verb() -> None:
