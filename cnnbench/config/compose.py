@@ -231,7 +231,7 @@ def _composed(
 
 def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setting:
     """Read one setting."""
-    from hydra.core.override_parser.types import Glob, OverrideType
+    from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
     def fail(key: str, why: str) -> ConfigError:
@@ -239,6 +239,8 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
 
     key, equals, value = text.partition("=")
     key = key.strip().lstrip("+")
+    if text.startswith("~") and key[1:].replace(".", "").isidentifier():
+        raise fail(key[1:], ": a key cannot be removed; give it a value")
     if not (key and equals):
         group = next((group for group in ALL_GROUPS if text in groups.choices(group)), None)
         hint = f": {group}={text}" if group else did_you_mean(text, ("-m", "--help"))
@@ -257,8 +259,6 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
     if key.startswith("hydra") and not (is_launcher_key(key) or is_sweeper_key(key)):
         hint = f"; use {_HYDRA_KEYS[key]}" if key in _HYDRA_KEYS else ""
         raise fail(key, f": Hydra's own settings have no effect here{hint}")
-    if override.type is OverrideType.DEL:
-        raise fail(key, ": a key cannot be removed; give it a value")
     if override.package is not None:
         raise fail(f"{key}@{override.package}", f": expected {key}=NAME")
     if not override.is_sweep_override():
@@ -320,7 +320,7 @@ def read_file(path: str | Path) -> list[Setting]:
         RecursionError,
     ) as error:
         raise UsageError(f"{path}: not readable as YAML ({error})") from None
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not tree:
         raise UsageError(f"{path}: expected the keys of a run config")
     return settings_of(tree)
 

@@ -150,8 +150,10 @@ def test_a_network_that_asks_for_a_rate_of_adam_gets_it_and_the_user_wins() -> N
         ("optimizer", "optimizer: expected key=value"),
         ("=3", "=3: expected key=value"),
         ("checkpoint=3", "checkpoint: is a group of keys; expected one of checkpoint.keep_last"),
-        ("~model", "~model: expected key=value"),
+        ("~model", "model: a key cannot be removed; give it a value"),
         ("~seed=0", "seed: a key cannot be removed; give it a value"),
+        ("~optimizer.lr", "optimizer.lr: a key cannot be removed; give it a value"),
+        ("~/runs", "~/runs: expected key=value"),
         ("model@data=lenet", "model@data: expected model=NAME"),
         ("model.name=mlp", "model.name: expected model=mlp, which brings its keys"),
         ("num_epochs=0", "num_epochs=0: expected a whole number >= 1"),
@@ -492,3 +494,12 @@ def test_defaults_that_lead_back_to_themselves_are_said_in_a_sentence(own: Path,
     (own / "model" / "loop.yaml").write_text(text)
     with pytest.raises(UsageError, match="does not compose: a list of defaults leads back"):
         composed("model=loop", composer=Composer(own))
+
+
+@pytest.mark.parametrize("content", ["", "# nothing but this\n"])
+def test_a_saved_config_without_a_key_is_not_taken_for_the_defaults(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UsageError, match="expected the keys of a run config"):
+        read_file(tmp_path / "config.yaml")

@@ -176,7 +176,7 @@ def test_latest_and_a_piece_of_a_path_stand_for_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="latest: not a run"):
+    with pytest.raises(UsageError, match="latest: not a run: no run is below outputs;"):
         open_run("latest")
     root = tmp_path / "outputs"
     old, new, other = (
