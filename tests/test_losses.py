@@ -126,6 +126,29 @@ def test_balanced_weights_are_those_of_scikit_learn(tmp_path: Path) -> None:
     torch.testing.assert_close(loss, expected)
 
 
+def test_class_weights_weigh_a_whole_batch_whatever_its_parts(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    labels = np.array([0, 0, 0, 1, 0, 2, 0, 0, 1, 0] * 6)
+    np.savez(tmp_path / "rare.npz", x=images, y=labels)
+    settings = (
+        *("model=softmax", "data=npz", f"data.root={tmp_path}/rare.npz", "data.image_size=8"),
+        *("device=cpu", "num_epochs=1", "optimizer=sgd", "selection=last", "data.batch_size=10"),
+    )
+    whole, weighed, parts = (
+        cnnbench.load(
+            cnnbench.train(
+                [*settings, f"output_root={tmp_path}"],
+                loss__class_weights=weights,
+                optimizer__accumulate_steps=number,
+            )
+        ).state_dict()
+        for weights, number in (("none", 1), ("balanced", 1), ("balanced", 3))
+    )
+    torch.testing.assert_close(parts, weighed)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(weighed, whole)
+
+
 def test_runs_recorded_before_there_was_a_choice_have_cross_entropy() -> None:
     from cnnbench.runs.directory import open_run
 

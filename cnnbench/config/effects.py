@@ -45,6 +45,12 @@ def _has_targets(config: RunConfig) -> bool:
     return config.loss.teacher is None or config.loss.teacher_weight < 1
 
 
+def _has_two_means(config: RunConfig) -> bool:
+    """Whether a batch's examples count by their class in one half of the loss alone."""
+    is_weighed = config.loss.args.get("class_weights", "none") != "none"
+    return config.loss.teacher is not None and is_weighed and _has_targets(config)
+
+
 def _has_hidden(config: RunConfig) -> bool:
     """Whether no argument takes the hidden linear layers away, where a network may have some."""
     args = config.model.args
@@ -216,6 +222,13 @@ RULES = (
         "optimizer.accumulate_steps",
         lambda c: c.optimizer.accumulate_steps <= c.data.batch_size,
         "a batch has fewer images; expected at most data.batch_size",
+        is_strict=True,
+    ),
+    Rule(
+        "optimizer.accumulate_steps",
+        lambda c: c.optimizer.accumulate_steps == 1 or not _has_two_means(c),
+        "the parts of a batch add up to its mean over class weights or to that of a teacher; "
+        "leave loss.class_weights or loss.teacher out",
         is_strict=True,
     ),
     Rule(

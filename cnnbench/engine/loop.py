@@ -6,7 +6,7 @@ Numbers stay tensors on the device; the driver reads them when it needs them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +76,7 @@ def fit(
     device: torch.device,
     autocast: Autocast,
     compute_loss: ComputeLoss | None = None,
+    class_weights: Tensor | None = None,
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
     draws_in_python: bool = False,
@@ -97,6 +98,7 @@ def fit(
         device: where the model is.
         autocast: makes the context in which the forward pass computes.
         compute_loss: as ``loss_of`` returns it, or compiled; by default plain cross-entropy.
+        class_weights: those that ``compute_loss`` weighs the mean by.
         clip_norm: longer gradients are shortened to this 2-norm; None for none.
         accumulate_steps: parts of a batch that are computed one after another, whose gradients
             add up to the batch's; >= 1.
@@ -126,8 +128,9 @@ def fit(
             images, targets = prepare(raw_images, raw_targets, generator)
             for parameter in parameters:
                 parameter.grad = None
+            sizes = _part_sizes(len(images), accumulate_steps)
             loss, logits = _backward(
-                state, images, targets, compute_loss, autocast, parts=accumulate_steps
+                state, images, targets, compute_loss, autocast, class_weights, sizes
             )
             grad_norm = _update(state, loss, parameters, clip_norm)
             # A mixed image counts for the heavier of its classes.
@@ -203,26 +206,54 @@ def training_loss(
     return loss, outputs
 
 
+def weight_of(targets: Tensor, class_weights: Tensor | None) -> Tensor | float:
+    """Return what a part of a batch counts in the mean of the whole batch's losses.
+
+    Args:
+        targets: of the part.
+        class_weights: those that weigh the mean; they do not divide that of mixed examples.
+    """
+    if class_weights is None or targets.ndim > 1:
+        return float(len(targets))
+    return class_weights[targets].sum()
+
+
+def _part_sizes(count: int, num_parts: int) -> list[int]:
+    """Return how many examples of a batch are computed at once, in order.
+
+    None is alone unless the batch is: batch norm cannot learn from one value.
+    """
+    if num_parts == 1:
+        return [count]
+    size = max(2, math.ceil(count / num_parts))
+    sizes = [size] * (count // size)
+    rest = count % size
+    if rest > 1 or not sizes:
+        return [*sizes, rest]
+    return [*sizes[:-1], sizes[-1] + rest]
+
+
 def _backward(
     state: TrainState,
     images: Tensor,
     targets: Tensor,
     compute_loss: ComputeLoss,
     autocast: Autocast,
-    *,
-    parts: int,
+    class_weights: Tensor | None,
+    sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Add a batch's gradients to the parameters'; return its mean loss, detached, and logits."""
     losses, outputs = [], []
-    for some_images, some_targets in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+    whole = weight_of(targets, class_weights) if len(sizes) > 1 else 1.0
+    for some_images, some_targets in zip(images.split(sizes), targets.split(sizes), strict=True):
         with autocast():
             loss, logits = compute_loss(state.model, some_images, some_targets)
-            if parts > 1:
-                loss = loss * (len(some_images) / len(images))
+            if len(sizes) > 1:
+                loss = loss * (weight_of(some_targets, class_weights) / whole)
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         losses.append(loss.detach())
         outputs.append(logits)
-    if parts == 1:
+    if len(sizes) == 1:
         return losses[0], outputs[0]
     return torch.stack(losses).sum(), torch.cat(outputs)
 

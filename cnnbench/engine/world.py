@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnbench.data.shards import Shard
-from cnnbench.engine.loop import ComputeLoss
+from cnnbench.engine.loop import ComputeLoss, weight_of
 from cnnbench.metrics import Sums
 
 
@@ -154,11 +154,8 @@ class _Part(nn.Module):
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with _DrawnByExample(self._shard):
             loss, outputs = self._compute_loss(self.model, images, targets)
-        weights = self._class_weights
-        if weights is None or targets.ndim > 1:
-            share = torch.full((), float(len(targets)), dtype=torch.float64, device=loss.device)
-        else:
-            share = weights[targets].sum(dtype=torch.float64)
+        own = weight_of(targets, self._class_weights)
+        share = torch.as_tensor(own, dtype=torch.float64, device=loss.device)
         whole = torch.stack([loss.detach() * share, share])
         torch.distributed.all_reduce(whole)
         mean, weight = whole[0] / whole[1], share * self._shard.count / whole[1]

@@ -202,6 +202,7 @@ class Setup:
         world, shard = self.plan.world, self.data.shard
         of_steps = self.num_steps if num_steps is None else num_steps
         is_own = is_foreign(self.plan.network.name)
+        class_weights = _class_weights(self.plan, self.data)
 
         def prepare(
             images: Tensor, targets: Tensor, generator: torch.Generator | None
@@ -223,9 +224,10 @@ class Setup:
                 self.compute_loss,
                 self.state.model,
                 shard,
-                class_weights=_class_weights(self.plan, self.data),
+                class_weights=class_weights,
                 has_unused=is_own,
             ),
+            class_weights=class_weights,
             clip_norm=config.optimizer.clip_norm,
             accumulate_steps=config.optimizer.accumulate_steps,
             draws_in_python=is_own,

@@ -52,6 +52,10 @@ RULED = {
     "loss.teacher_temperature=2.5": ("", "loss.teacher=/a/run"),
     "optimizer.decay_norms_and_biases=true": ("optimizer=adam", "optimizer=adamw"),
     "optimizer.accumulate_steps=4": ("data.batch_size=3", "data.batch_size=4"),
+    "optimizer.accumulate_steps=2": (
+        "loss.teacher=/a/run loss.class_weights=balanced",
+        "loss.teacher=/a/run",
+    ),
     "scheduler.gamma=0.5": ("scheduler=step scheduler.milestones=[1]", "scheduler=step"),
     "scheduler.milestones=[0.2]": ("scheduler=step scheduler.gamma=1", "scheduler=step"),
     "scheduler.peak_fraction=0.5": (

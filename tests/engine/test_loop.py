@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from cnnbench.data.augment import Augment
 from cnnbench.engine import Step, TrainState, evaluate, fit
+from cnnbench.engine.loop import loss_of
 from cnnbench.errors import NonFiniteError
+from cnnbench.losses import CROSS_ENTROPY
 from cnnbench.metrics import Sums
 from cnnbench.models import create_model
 from cnnbench.optim import build_optimizer, build_schedule
@@ -95,10 +97,16 @@ def fitted(
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 4.0, 0.5, 9.0])])
 @pytest.mark.parametrize("parts", [2, 3, 6])
-def test_parts_of_a_batch_add_up_to_its_gradient(parts: int) -> None:
+def test_parts_of_a_batch_add_up_to_its_gradient(
+    parts: int, weights: Tensor | None, smoothing: float
+) -> None:
     images, targets = random_images()
     epoch_batches, steps = batches_of(images.double(), targets)
+    mean = loss_of(CROSS_ENTROPY, weights=weights, label_smoothing=smoothing)
+    how = {"compute_loss": mean, "class_weights": weights}
 
     def new() -> TrainState:
         torch.manual_seed(1)
@@ -106,12 +114,26 @@ def test_parts_of_a_batch_add_up_to_its_gradient(parts: int) -> None:
         return new_state(nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES)).double())
 
     whole, split = new(), new()
-    ours = list(fitted(split, epoch_batches, steps, accumulate_steps=parts))
-    for one, other in zip(ours, fitted(whole, epoch_batches, steps), strict=True):
+    ours = list(fitted(split, epoch_batches, steps, accumulate_steps=parts, **how))
+    for one, other in zip(ours, fitted(whole, epoch_batches, steps, **how), strict=True):
         torch.testing.assert_close(one.loss, other.loss)
         torch.testing.assert_close(one.grad_norm, other.grad_norm)
     torch.testing.assert_close(split.model[1].weight, whole.model[1].weight)
     assert split.sums.read().correct == whole.sums.read().correct
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+@pytest.mark.parametrize("parts", [2, 3, 4, 11])
+def test_no_part_of_a_batch_is_one_image_alone(count: int, parts: int) -> None:
+    images, targets = random_images(count)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, NUM_CLASSES), nn.BatchNorm1d(NUM_CLASSES))
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    list(fitted(new_state(model), *batches_of(images, targets, count), accumulate_steps=parts))
+    assert sum(sizes) == 2 * count
+    assert min(sizes) >= 2
+    assert len(sizes) <= 2 * parts
+    assert max(sizes) <= max(2, -(-count // parts)) + 1
 
 
 def test_long_gradients_are_shortened_to_the_norm_given() -> None:
