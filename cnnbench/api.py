@@ -1088,13 +1088,10 @@ def load_data(
         >>> images.shape, data.test.images.shape
         (torch.Size([32, 1, 8, 8]), (359, 1, 8, 8))
     """
+    from cnnbench.config.command import data_config
     from cnnbench.config.compose import Composer
 
-    composer = Composer(config_dir)
-    values = {setting.key: setting.values[0] for setting in composer.parse(settings)}
-    own = {f"data.{key}": str(v) if isinstance(v, Path) else v for key, v in keys.items()}
-    # No epoch is selected, so that there may be no validation part.
-    config = composer.compose({"selection": "last", **values, "data": name, **own})
+    config = data_config(Composer(config_dir), name, settings, keys)
     from cnnbench.training.loaded import LoadedData
 
     return LoadedData(config)

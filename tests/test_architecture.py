@@ -93,7 +93,7 @@ WITHOUT_TORCH = (
 )
 # Longer than the 400 lines that a file should have; these may only shrink.
 # Every public function with its documentation, in one file; it grows with each new function alone.
-LARGE: dict[str, int] = {"cnnbench.api": 1101}
+LARGE: dict[str, int] = {"cnnbench.api": 1097}
 HEAVY = ("torch", "torchvision", "tensorboard", "matplotlib", "sklearn", "scipy", "PIL")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

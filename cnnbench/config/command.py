@@ -11,7 +11,7 @@ from cnnbench.config.compose import Composer, read_file
 from cnnbench.config.groups import Groups, with_comments
 from cnnbench.config.run_config import GROUPS, PRESET_GROUPS, RunConfig, to_tree
 from cnnbench.config.schema import ConfigError, Problem
-from cnnbench.config.settings import Setting
+from cnnbench.config.settings import Setting, keyword_setting
 from cnnbench.errors import UsageError
 
 # What names a file of the user's own to be run, which a saved config may not do.
@@ -107,6 +107,37 @@ def single_config(composer: Composer, settings: Sequence[Setting]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return composer.compose(assignments)
+
+
+def data_config(
+    composer: Composer, name: str, words: str | Sequence[str], keys: Mapping[str, Any]
+) -> RunConfig:
+    """Compose the config of a data set that is loaded, and not trained on.
+
+    Args:
+        composer: knows the groups.
+        name: of the data set.
+        words: as ``read_settings`` takes them.
+        keys: of the data set, as Python writes them; a list is one value.
+
+    Raises:
+        ConfigError: as ``single_config``, or the words name a data set or a run too.
+    """
+    settings = composer.parse(words)
+    problems = [
+        Problem(s.key, f"={s.values[0]}: has no effect: what is loaded is {name!r}")
+        for s in settings
+        if s.key in ("data", "resume")
+    ]
+    if problems:
+        raise ConfigError(problems)
+    own = [
+        keyword_setting(f"data.{key}", tuple(value) if isinstance(value, list) else value)
+        for key, value in keys.items()
+    ]
+    # No epoch is selected, so that there may be no validation part.
+    first, named = Setting("selection", ("last",)), Setting("data", (name,))
+    return single_config(composer, [first, *settings, named, *own])
 
 
 _LIST = "tag:yaml.org,2002:seq"

@@ -60,6 +60,25 @@ def test_tables_and_mistakes() -> None:
             cnnbench.load_data(name, **keys)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ("seed=0,1", "seed=0,1: a list of choices sweeps"),
+        ("data.batch_size=4,5", "data.batch_size=4,5: a list of choices sweeps"),
+        ("data=mnist", "data=mnist: has no effect: what is loaded is 'digits'"),
+        ("resume=a/run", "resume=.*a/run: has no effect"),
+    ],
+)
+def test_settings_that_would_not_act_are_refused(settings: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        cnnbench.load_data("digits", settings)
+
+
+def test_values_of_numpy_and_lists_are_plain_ones() -> None:
+    data = cnnbench.load_data("digits", batch_size=np.int64(500), progressive_sizes=[8])
+    assert repr(data.train) == "<1294 images in 3 batches>"
+
+
 def test_a_notebook_shows_what_was_loaded() -> None:
     data = cnnbench.load_data("digits", batch_size=100, image_size=8)
     assert repr(data.test) == "<359 images in 4 batches>"
