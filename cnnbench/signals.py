@@ -1,4 +1,4 @@
-"""The second Ctrl-C or SIGTERM ends the process, even while it computes and runs no Python."""
+"""Who receives a signal, and what the second Ctrl-C or SIGTERM does while no Python runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,36 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 # timeout(1) sends its signal to the process and at once again to its group.
 _SAME_SECONDS = 0.2
 _watched: set[int] = set()
+
+
+@contextlib.contextmanager
+def received(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """While entered, hand signals to a handler, and afterwards to whoever had them before.
+
+    A signal that whoever started the process told it to ignore, as a shell does with Ctrl-C for
+    what runs in the background or ``nohup`` with a terminal's end, stays ignored. In other threads
+    than the main one, where Python lets no signal be caught, this does nothing.
+    """
+    catches = threading.current_thread() is threading.main_thread()
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if catches and signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, theirs in before.items():
+            signal.signal(number, theirs)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from cnnbench.notices import notice
 from cnnbench.rendering.text import counted
 from cnnbench.runs.directory import RunDir, find_runs
 from cnnbench.runs.record import PRUNED, RunRecord
+from cnnbench.signals import received
 from cnnbench.sweeps.check import Slots, check_jobs
 from cnnbench.sweeps.job import write_job
 from cnnbench.sweeps.jobs import Sweep, SweepJob, file_name, run_directories
@@ -172,18 +173,13 @@ class Sweeping:
             job.generation = lease.generation if lease else 0
 
     def __enter__(self) -> Self:
-        self._before = {
-            number: signal.signal(number, self._receive)
-            for number in STOP_SIGNALS
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        self.screen.__enter__()
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(received(STOP_SIGNALS, self._receive))
+        self._open.enter_context(self.screen)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.screen.__exit__()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._open.close()
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signals.append(signum)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
 
-from cnnbench.signals import second_signal_ends
+from cnnbench.signals import received, second_signal_ends
 
 _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):
@@ -22,8 +22,7 @@ STOPPED_CODES = tuple(128 + number for number in STOP_SIGNALS)
 class StopRequest:
     """While entered, the first signal is a request, and the second ends the process at once.
 
-    A signal that whoever started the process told it to ignore, as a shell does with Ctrl-C for
-    what runs in the background or ``nohup`` with a terminal's end, stays ignored.
+    Signals are received as ``cnnbench.signals.received`` says.
 
     Args:
         max_seconds: ask to stop so long after ``since``; ``None`` never does.
@@ -43,23 +42,15 @@ class StopRequest:
         self._since = time.monotonic() if since is None else since
 
     def __enter__(self) -> StopRequest:
-        # Python delivers signals to the main thread only; elsewhere the caller's handlers stand.
-        catches = threading.current_thread() is threading.main_thread()
-        self._before = {
-            number: signal.signal(number, self._receive)
-            for number in _NAMES
-            if catches and signal.getsignal(number) != signal.SIG_IGN
-        }
-        if catches and hasattr(signal, "SIGCONT"):
-            self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._count_continued)
         self._watch = ExitStack()
+        self._watch.enter_context(received(STOP_SIGNALS, self._receive))
+        if hasattr(signal, "SIGCONT"):
+            self._watch.enter_context(received((signal.SIGCONT,), self._count_continued))
         self._watch.enter_context(second_signal_ends())
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._watch.close()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum
