@@ -422,7 +422,7 @@ def summary(
     *,
     depth: int | None = None,
     against: str | None = None,
-    blocks: Sequence[str] = (),
+    blocks: str | Sequence[str] = (),
     model_path: str | None = None,
     config_dir: str | Path | None = None,
 ) -> Result:
@@ -434,7 +434,7 @@ def summary(
         input_shape: (C, H, W) without the batch dimension, for a module and only for one.
         depth: fold layers into the modules that many levels down, at least 1.
         against: a second network beside it: a network's name, a run, or settings in one text.
-        blocks: in place of a network, single blocks, such as ``bottleneck 256 32``.
+        blocks: in place of a network, one or more blocks, such as ``bottleneck 256 32``.
         model_path: ``FILE:CLASS`` of a network of your own, for its run.
         config_dir: a directory with groups of your own.
 
@@ -659,7 +659,7 @@ def compare(
     baseline: str | int | Path | None = None,
     margin: float | None = None,
     calibration: bool = False,
-    without_duplicates: Sequence[str | Path] = (),
+    without_duplicates: str | Path | Sequence[str | Path] = (),
     pruned: bool = False,
     plots: str | Path | None = None,
     html: str | Path | None = None,
@@ -676,7 +676,7 @@ def compare(
         margin: differences of test accuracy below it do not matter.
         calibration: add ``test/ece``, ``test/brier`` and ``test/nll`` with 95 % intervals, over
             seeds, folds or images, from the runs' predictions.
-        without_duplicates: files that ``data check --format json`` wrote: add
+        without_duplicates: a file that ``data check --format json`` wrote, or several: add
             ``test/accuracy_unseen``, without the images that training or choosing has seen.
         pruned: whether runs have rows that a search gave up.
         plots: a directory for figures, PNG and SVG.
@@ -697,11 +697,11 @@ def compare(
         >>> row["model"], row["n"]
         ('lenet', 1)
     """
-    from cnnbench.analysis.results import comparison_result
+    from cnnbench.analysis.results import comparison_result, listed
 
     selection = {"where": where, "sort": sort, "descending": descending, "group": group}
     judging = {"baseline": baseline, "margin": margin, "pruned": pruned}
-    more = {"calibration": calibration, "without_duplicates": without_duplicates}
+    more = {"calibration": calibration, "without_duplicates": listed(without_duplicates)}
     found = comparison(paths, plots=plots, html=html, **selection, **judging, **more)
     return comparison_result(found)
 

@@ -114,10 +114,16 @@ def resource_error(error: BaseException) -> ResourceError | None:
     return None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
-    likely = max(known, key=lambda other: likeness(name, other), default="")
-    return f"; did you mean '{likely}'?" if likely and likeness(name, likely) >= 0.5 else ""
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string.
+
+    Args:
+        name: what was given for one; from Python it may be of any type.
+        known: the names that there are.
+    """
+    text = str(name)
+    likely = max(known, key=lambda other: likeness(text, other), default="")
+    return f"; did you mean '{likely}'?" if likely and likeness(text, likely) >= 0.5 else ""
 
 
 def likeness(name: str, known: str) -> float:
@@ -134,7 +140,7 @@ def likeness(name: str, known: str) -> float:
     return (1 + ratio) / 2 if sorted(ours) == sorted(its) else ratio
 
 
-def expected_names(name: str, known: Iterable[str]) -> str:
+def expected_names(name: object, known: Iterable[str]) -> str:
     """Return the nearest known name, if one is near, and all of them, to end a message with."""
     names = list(known)
     near, listed = did_you_mean(name, names), ", ".join(names) or "none"

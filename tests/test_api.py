@@ -129,6 +129,19 @@ def test_a_number_of_another_type_is_refused_in_a_sentence(
         WRONG[said](run)
 
 
+@pytest.mark.parametrize("name", [None, 5])
+def test_a_name_of_another_type_is_refused_in_a_sentence(name: object, run: Path) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: cnnbench.evaluate(run, split=name),
+        lambda: cnnbench.export(run, to=name),
+        lambda: cnnbench.compare(run, sort=name or 1),
+        lambda: cnnbench.create_model(name),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=r"unknown.*[Kk]nown: "):
+            call()
+
+
 def test_numbers_of_numpy_are_numbers(run: Path) -> None:
     [row] = cnnbench.predict(run, torch.zeros(1, 8, 8), top=np.int64(2))
     assert len(row["top"]) == 2

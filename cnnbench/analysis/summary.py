@@ -106,9 +106,9 @@ def side_by_side(first: Subject, second: Subject, depth: int | None) -> dict[str
     }
 
 
-def side_by_side_blocks(texts: Sequence[str]) -> dict[str, Any]:
+def side_by_side_blocks(texts: str | Sequence[str]) -> dict[str, Any]:
     """Return what blocks cost and see; ``compare_blocks`` says what they may be."""
-    return {"blocks": compare_blocks(texts)}
+    return {"blocks": compare_blocks([texts] if isinstance(texts, str) else texts)}
 
 
 def run_tensors(run: RunDir, pattern: str, model_path: str | None) -> list[dict[str, Any]]:

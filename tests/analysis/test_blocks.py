@@ -41,6 +41,11 @@ def test_costs(block, num_params, macs, field):
     assert (row["num_params"], row["macs"], row["receptive_field"]) == (num_params, macs, field)
 
 
+def test_one_block_alone_needs_no_list():
+    texts = "conv 4 8 3", ["conv 4 8 3"]
+    assert cnnbench.summary(blocks=texts[0]) == cnnbench.summary(blocks=texts[1])
+
+
 def test_every_kind_is_counted():
     assert {block.split()[0] for block, *_ in COSTS} == BLOCKS.keys()
 

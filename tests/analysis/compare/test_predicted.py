@@ -269,6 +269,7 @@ def test_what_data_check_writes_is_what_evaluation_leaves_out(
     assert cli.run(["data", "check", "npz", f"data.root={data}"]) == 0
     assert "5 test images are, equal or nearly, in a split before" in capsys.readouterr().out
     [row] = cnnbench.compare(run, without_duplicates=[file])["rows"]
+    assert cnnbench.compare(run, without_duplicates=str(file))["rows"] == [row]
     clean = cnnbench.evaluate(run, without_duplicates=True)
     assert row["test/accuracy_unseen"]["mean"] == pytest.approx(clean["accuracy"])
     shutil.rmtree(run)
