@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from cnnbench.training.setup import Setup, set_up
 _SMOOTHING = 0.95
 # The test ends where the smoothed loss is so many times its least.
 _DIVERGED = 4.0
-# It has fallen where it is below this share of the mean of the first batches.
-_FALLEN, _FIRST = 0.95, 8
+# It has fallen where it is below this share of the mean of the first batches, an eighth of the
+# steps, and by more than chance makes of such means: so many of their standard deviations.
+_FALLEN, _FIRST, _CHANCE = 0.95, 8, 3.0
 # At the least loss training is already about to diverge: a rate well below it is copied.
 _BELOW_LEAST = 10.0
 _MIN_STEPS = 20
@@ -84,12 +86,12 @@ def find_rate(config: RunConfig, *, low: float, high: float, num_steps: int) -> 
         if plain is None or plain is error:
             raise
         raise plain from error
-    least = min(points, key=lambda point: point.smoothed) if points else None
-    first = [point.loss for point in points[:_FIRST]]
-    if least is None or least.smoothed > _FALLEN * sum(first) / len(first):
+    least = _least(points, num_steps)
+    if least is None:
         raise UsageError(
-            f"the loss did not fall from a learning rate of {low:g} on; give a lower --low, or "
-            "look at the data and the network"
+            f"the loss did not fall from a learning rate of {low:g} on, or by no more than it "
+            "differs from batch to batch; give a lower --low, more --steps or a larger "
+            "data.batch_size, or look at the data and the network"
         )
     return {
         "model": config.model.name,
@@ -100,6 +102,28 @@ def find_rate(config: RunConfig, *, low: float, high: float, num_steps: int) -> 
         "diverged_lr": points[-1].lr if has_diverged else None,
         "points": [dataclasses.asdict(point) for point in points],
     }
+
+
+def _least(points: Sequence[Point], num_steps: int) -> Point | None:
+    """Return the point of the least smoothed loss; None where the loss never fell.
+
+    Of the first points, whose averages are of few batches, none is it.
+    """
+    first, later = points[: _num_first(num_steps)], points[_num_first(num_steps) :]
+    if not later:
+        return None
+    least = min(later, key=lambda point: point.smoothed)
+    losses = [point.loss for point in first]
+    mean, left = statistics.fmean(losses), _SMOOTHING ** (points.index(least) + 1)
+    # Of the weights of the corrected average.
+    squares = (1 - _SMOOTHING) / (1 + _SMOOTHING) * (1 + left) / (1 - left)
+    chance = statistics.stdev(losses) * math.sqrt(1 / len(losses) + squares)
+    limit = min(_FALLEN * mean, mean - _CHANCE * chance)
+    return least if least.smoothed < limit else None
+
+
+def _num_first(num_steps: int) -> int:
+    return max(_FIRST, num_steps // _FIRST)
 
 
 def _measure(
@@ -122,7 +146,7 @@ def _measure(
     setup = set_up(plan, data, model)
     points: list[Point] = []
     for point in _steps(setup, num_steps):
-        least = min((p.smoothed for p in points), default=point.smoothed)
+        least = min((p.smoothed for p in points[_num_first(num_steps) :]), default=point.smoothed)
         if not math.isfinite(point.loss) or point.smoothed > _DIVERGED * least:
             return points, True
         points.append(point)

@@ -65,6 +65,15 @@ def test_it_writes_a_table_and_figures(tmp_path: Path) -> None:
     assert stem.with_suffix(".svg").exists()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_only_chance_makes_lower_is_no_fall(seed: int) -> None:
+    settings = f"model=linear data=diabetes loss=mse data.batch_size=2 device=cpu seed={seed}"
+    with pytest.raises(CnnbenchError, match=r"did not fall.*differs from batch to batch"):
+        cnnbench.find_lr(settings, low=1e-9, high=1e-8, num_steps=40)
+    found = cnnbench.find_lr(f"{settings} data.batch_size=100", low=1e-4, num_steps=100)
+    assert 1e-3 < found["lr"] < 1
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
