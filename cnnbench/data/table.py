@@ -196,7 +196,7 @@ def check_augment(name: str, *, flip: bool, acts: bool = False) -> None:
     if flip and not dataset_row(name).may_flip:
         raise UsageError(
             f"augment.flip=true: data={name} shows digits or letters, and a mirrored one is none; "
-            "use augment=crop or augment=shift_rotate"
+            "set augment.flip=false too"
         )
 
 

@@ -116,7 +116,7 @@ def test_show_takes_turns_where_classes_are_few(tmp_path: Path) -> None:
         (["show", "digts"], 2, "did you mean 'digits'"),
         (["show", "digits", "--output", "row.txt"], 2, "ending in .png"),
         (["show", "digits", "data.colour=1"], 2, "data.colour"),
-        (["show", "digits", "augment=crop_flip"], 2, "a mirrored one is none"),
+        (["show", "digits", "augment=crop_flip"], 2, "one is none; set augment.flip=false"),
         (["show", "digits", "augment.crop_padding=28"], 2, "augment.crop_padding=28: "),
         (["show", "digits", "num_epochs=3"], 2, "num_epochs: has no effect on data show"),
         (["where", "digits", "augment=crop"], 2, "augment: has no effect on data where"),

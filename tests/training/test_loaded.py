@@ -74,6 +74,14 @@ def test_settings_that_would_not_act_are_refused(settings: str, reason: str) -> 
         cnnbench.load_data("digits", settings)
 
 
+@pytest.mark.parametrize("choice", ["crop_flip", "cutmix", "erase", "mixup"])
+def test_what_a_refused_mirror_image_is_told_is_what_helps(choice: str) -> None:
+    with pytest.raises(UsageError, match=r"; set augment\.flip=false"):
+        cnnbench.load_data("digits", f"augment={choice}")
+    data = cnnbench.load_data("digits", f"augment={choice} augment.flip=false", image_size=8)
+    assert next(iter(data.train))[0].shape == (16, 1, 8, 8)
+
+
 def test_values_of_numpy_and_lists_are_plain_ones() -> None:
     data = cnnbench.load_data("digits", batch_size=np.int64(500), progressive_sizes=[8])
     assert repr(data.train) == "<1294 images in 3 batches>"
