@@ -440,7 +440,7 @@ def summary(
 
     Returns:
         ``input_shape``, ``num_params``, ``num_trainable``, ``num_frozen``, ``macs``,
-        ``receptive_field`` (pixels, the largest; None where there is none), ``input_bytes``,
+        ``receptive_field`` (pixels, the largest; None where none is known), ``input_bytes``,
         ``activation_bytes`` (what training keeps for the backward pass), ``param_bytes``,
         ``linear_share`` (of the parameters), ``layers`` (``name``, ``kind``, ``output_shape``,
         ``num_params``, ``macs``, ``receptive_field``, ``stride``, ``macs_share``, ``params_share``)

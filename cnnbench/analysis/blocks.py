@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cnnbench.errors import UsageError, expected_names
+from cnnbench.geometry.summary import largest_field
 from cnnbench.geometry.trace import analyze
 
 _SIZE = 28
@@ -148,7 +149,6 @@ def compare_blocks(texts: Sequence[str]) -> list[dict[str, Any]]:
             geometry = analyze(block.build(arguments, bias, size), shape)
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"--block '{text}': {error}") from None
-        fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]
         first = rows[0] if rows else {"num_params": geometry.num_params, "macs": geometry.macs}
         rows.append(
             {
@@ -157,7 +157,7 @@ def compare_blocks(texts: Sequence[str]) -> list[dict[str, Any]]:
                 "params_ratio": geometry.num_params / first["num_params"],
                 "macs": geometry.macs,
                 "macs_ratio": geometry.macs / first["macs"],
-                "receptive_field": max(fields, default=None),
+                "receptive_field": largest_field(geometry),
                 "input_shape": list(shape),
                 "output_shape": list(geometry.module_shapes[""]),
             }

@@ -52,8 +52,7 @@ def summarize(
             f"{reason_of(error)}"
         ) from None
     totals = {**asdict(geometry), "linear_share": geometry.linear_share}
-    fields = [layer.receptive_field for layer in geometry.layers if layer.receptive_field]
-    totals["receptive_field"] = max(fields, default=None)
+    totals["receptive_field"] = largest_field(geometry)
     layers = [_row(layer, geometry) for layer in geometry.layers]
     return {
         "input_shape": list(shape),
@@ -61,6 +60,19 @@ def summarize(
         "layers": layers if depth is None else _fold(layers, geometry, module, depth),
         "warnings": warnings_of(geometry),
     }
+
+
+def largest_field(geometry: Geometry) -> int | None:
+    """Return the largest receptive field, in pixels of a side; None where there is none.
+
+    Nor is there one to tell where a convolution gets a map of which it is not known what it sees,
+    as after a permutation to channels last and back: what is seen there may be more.
+    """
+    for layer in geometry.layers:
+        is_map = len(layer.output_shape) > 2 and max(layer.output_shape[1:]) > 1
+        if "Conv" in layer.kind and is_map and layer.receptive_field is None:
+            return None
+    return max((f for layer in geometry.layers if (f := layer.receptive_field)), default=None)
 
 
 def _row(layer: LayerGeometry, geometry: Geometry) -> dict[str, Any]:

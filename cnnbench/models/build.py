@@ -13,6 +13,7 @@ from torch import nn
 
 from cnnbench.errors import UsageError, error_text, user_code_error
 from cnnbench.files import code_sha256
+from cnnbench.geometry.summary import largest_field
 from cnnbench.geometry.trace import Geometry, analyze
 from cnnbench.models import create_model, is_plugin
 from cnnbench.models.custom import load_custom
@@ -32,7 +33,7 @@ class Network:
         num_params: each shared parameter once.
         macs: multiply-accumulates for one image.
         activation_bytes: what training keeps of one image for the backward pass, in float32.
-        receptive_field: the largest of its layers, in pixels of a side; None where it has none.
+        receptive_field: the largest of its layers, in pixels of a side; None where none is known.
         file_sha256: of the file of a custom network.
         takes_channels_last: whether it trains on images that lie in memory channels last; all
             networks of ours do.
@@ -136,10 +137,7 @@ def _measure(
         num_params=geometry.num_params,
         macs=geometry.macs,
         activation_bytes=geometry.activation_bytes,
-        receptive_field=max(
-            (layer.receptive_field for layer in geometry.layers if layer.receptive_field),
-            default=None,
-        ),
+        receptive_field=largest_field(geometry),
         file_sha256=file_sha256,
         takes_channels_last=takes_channels_last,
         linear_share=geometry.linear_share,
