@@ -375,7 +375,7 @@ def predict(
         images: image files of any size, folders of them, or a list of these; Pillow images, or
             arrays and tensors (H, W), (H, W, C), (C, H, W), (N, H, W), (N, C, H, W) or
             (N, H, W, C), or a list of these, whose values are whole numbers from 0 to 255, or
-            fractions from 0 to 1. For a run on rows of numbers CSV files, or an array (N, columns).
+            fractions from 0 to 1. For rows of numbers CSV files, an array (N, columns) or a frame.
         top: how many of the likeliest classes to list, at least 1.
         invert: True for images whose dark and light are the other way round than in training,
             such as ink on paper for a network of white digits; ``"auto"`` inverts only images

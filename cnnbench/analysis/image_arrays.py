@@ -97,8 +97,8 @@ def _of_array(network: LoadedNetwork, array: NDArray[Any]) -> Images:
         )
     pixels = batch if batch.dtype == np.uint8 else scale_to_bytes(batch)
     if pixels.shape[1] == network.in_channels:
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        return np.asarray(network.transform.resize(tensor))
+        # A copy in any case: torch warns of read-only arrays.
+        return np.asarray(network.transform.resize(torch.from_numpy(np.array(pixels, order="C"))))
     from PIL import Image
 
     rows = pixels.transpose(0, 2, 3, 1)

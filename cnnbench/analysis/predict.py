@@ -169,7 +169,7 @@ def predict_objects(
     """
     network = load_run(run, model_path)
     if network.columns:
-        return _of_rows(network, _numbers(images), top)
+        return _of_rows(network, _numbers(_ordered(images, network.columns)), top)
     network.check_images()
     pixels = read_objects(network, images)
     if not len(pixels):
@@ -180,10 +180,31 @@ def predict_objects(
     return _ranked(network, torch.from_numpy(pixels), top)
 
 
+def _ordered(rows: Any, columns: Sequence[str]) -> Any:
+    """Return a data frame with a table's own columns, found by name as those of a CSV file are.
+
+    Rows without names, such as an array's, are as they came.
+
+    Raises:
+        UsageError: a column is missing.
+    """
+    frame = rows.to_frame().T if hasattr(rows, "to_frame") else rows  # one row, a series
+    names = [name for name in getattr(frame, "columns", ()) if isinstance(name, str)]
+    if not names:
+        return rows
+    for column in columns:
+        if column not in names:
+            raise UsageError(f"rows of type {type(rows).__name__}: no column is named '{column}'")
+    return frame[list(columns)]
+
+
 def _numbers(rows: Any) -> Tensor:
     """Return rows of numbers as a tensor; one row alone is one of them."""
     try:
-        values = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, float))
+        # A copy, as torch takes no array that is read backwards, and warns of read-only ones.
+        values = (
+            rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, float, order="C"))
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(f"rows of type {type(rows).__name__} are no numbers: {error}") from None
     return values[None] if values.ndim == 1 else values

@@ -170,6 +170,42 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
         cnnbench.predict(run, tmp_path / "empty")
 
 
+class Frame:
+    """What a data frame of pandas or polars has in common, where neither is installed."""
+
+    def __init__(self, columns: dict[str, list[float]]) -> None:
+        self._values, self.columns = columns, list(columns)
+
+    def __getitem__(self, names: list[str]) -> Frame:
+        return Frame({name: self._values[name] for name in names})
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.array(list(self._values.values()), dtype).T
+
+
+def test_columns_of_a_data_frame_are_found_by_name(tmp_path: Path) -> None:
+    settings = "model=linear data=diabetes loss=mse device=cpu num_epochs=1"
+    run = cnnbench.train(settings, output_root=tmp_path)
+    names = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
+    rows = np.random.default_rng(0).normal(size=(3, 10)) + 50
+    expected = cnnbench.predict(run, rows)
+    frame = {name: list(column) for name, column in zip(names, rows.T, strict=True)}
+    turned = Frame({"row": [0.0, 1.0, 2.0], **dict(reversed(frame.items()))})
+    assert cnnbench.predict(run, turned) == cnnbench.predict(run, Frame(frame)) == expected
+    del frame["bmi"]
+    with pytest.raises(UsageError, match="no column is named 'bmi'"):
+        cnnbench.predict(run, Frame(frame))
+
+
+def test_arrays_may_be_read_only_and_read_backwards(run: Path) -> None:
+    images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
+    expected = cnnbench.predict(run, images)
+    images = images[:, ::-1].copy()
+    images.flags.writeable = False
+    assert cnnbench.predict(run, images[:, ::-1]) == expected
+    assert cnnbench.predict(run, np.frombuffer(images.tobytes(), np.uint8).reshape(2, 8, 8))
+
+
 def test_rows_of_numbers_come_as_arrays_tensors_and_lists(tmp_path: Path) -> None:
     run = cnnbench.train(
         "experiment=hours_to_pass device=cpu", num_epochs=2, output_root=tmp_path / "runs"
@@ -180,6 +216,7 @@ def test_rows_of_numbers_come_as_arrays_tensors_and_lists(tmp_path: Path) -> Non
     assert cnnbench.predict(run, rows) == cnnbench.predict(run, rows.tolist()) == expected
     assert cnnbench.predict(run, rows.astype(np.int8)[:1]) == expected[:1]
     assert cnnbench.predict(run, rows[1]) == expected[1:]  # one row alone
+    assert cnnbench.predict(run, rows[::-1]) == expected[::-1]
     with pytest.raises(UsageError, match=r"rows are \(2, 3\), expected \(N, 1\)"):
         cnnbench.predict(run, np.zeros((2, 3)))
     with pytest.raises(UsageError, match="no numbers"):
