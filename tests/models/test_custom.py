@@ -239,7 +239,7 @@ def test_bad_classes_and_arguments(source, tmp_path, name, more, message):
         ("rate=high", "a number or null"),
         ("norm=bach", "one of batch, none; did you mean 'batch'?"),
         ("bias=1", "true or false"),
-        ("name=1", "text"),
+        ("name=1", "text; in quotes it is text: \"model.args.name='...'\""),
         ("sides=[3,x]", "a list of values, each a whole number"),
         ("sides=3", "a list of values, each a whole number"),
     ],
