@@ -264,7 +264,8 @@ def _as_text(kind: Any, value: Any, key: str) -> str:
         read_value(kind, _show(value))
     except ValueError:
         return ""
-    return f"; in quotes it is text: \"{key}='...'\""
+    typed = key.rpartition(": ")[2]  # a network of one's own stands before it
+    return f"; in quotes it is text: \"{typed}='...'\""
 
 
 def read_arguments(
