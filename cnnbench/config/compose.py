@@ -239,7 +239,7 @@ def _parse_one(parser: Any, groups: Groups, text: str, *, sweeps: bool) -> Setti
 
     key, equals, value = text.partition("=")
     key = key.strip().lstrip("+")
-    if text.startswith("~") and key[1:].replace(".", "").isidentifier():
+    if text.startswith("~") and (equals or key[1:].replace(".", "").isidentifier()):
         raise fail(key[1:], ": a key cannot be removed; give it a value")
     if not (key and equals):
         group = next((group for group in ALL_GROUPS if text in groups.choices(group)), None)

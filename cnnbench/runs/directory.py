@@ -235,10 +235,12 @@ def open_run(path: str | Path) -> RunDir:
     """
     run = RunDir(path_of(path))
     if not run.has_record:
-        what = "holds no run.json"
-        if not run.path.exists():
-            is_latest = str(path) == "latest"
-            what = "no run is below outputs" if is_latest else "there is no such directory"
+        if run.path.exists():
+            what = "holds no run.json"
+        elif str(path) == "latest":
+            what = "no run is below outputs"
+        else:
+            what = "there is no such directory"
         inside = next(find_runs(run.path), None) if run.path.is_dir() else None
         hint = f"; a run below it is {inside.path}" if inside else "; see 'cnnbench runs list'"
         raise UsageError(f"{path}: not a run: {what}{hint}")

@@ -152,6 +152,7 @@ def test_a_network_that_asks_for_a_rate_of_adam_gets_it_and_the_user_wins() -> N
         ("checkpoint=3", "checkpoint: is a group of keys; expected one of checkpoint.keep_last"),
         ("~model", "model: a key cannot be removed; give it a value"),
         ("~seed=0", "seed: a key cannot be removed; give it a value"),
+        ("~hydra/launcher=slurm", "hydra/launcher: a key cannot be removed; give it a value"),
         ("~optimizer.lr", "optimizer.lr: a key cannot be removed; give it a value"),
         ("~/runs", "~/runs: expected key=value"),
         ("model@data=lenet", "model@data: expected model=NAME"),

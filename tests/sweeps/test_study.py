@@ -24,6 +24,13 @@ def jobs(*settings: str, composer: Composer = COMPOSER) -> tuple[Job, ...]:
     return expand(composer, composer.parse(settings)).jobs
 
 
+def composer_of(tmp_path: Path, text: str) -> Composer:
+    """Return one that has a study ``two``."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "two.yaml").write_text(f"# two\n{text}\n")
+    return Composer(tmp_path)
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_differs_in_what_it_studies_alone(name: str) -> None:
     found = jobs(f"study={name}")
@@ -148,19 +155,17 @@ def test_sizes_of_the_resolutions() -> None:
 
 
 def test_a_small_form_of_a_network_that_no_job_has(tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    text = "# two\nsettings: []\njobs: [[model=mlp], [seed=1]]\ndebug: {lenett: [num_epochs=1]}\n"
-    (tmp_path / "study" / "two.yaml").write_text(text)
+    text = "settings: []\njobs: [[model=mlp], [seed=1]]\ndebug: {lenett: [num_epochs=1]}"
+    composer = composer_of(tmp_path, text)
     with pytest.raises(UsageError, match="debug names lenett, which no job has"):
-        jobs("study=two", composer=Composer(tmp_path))
+        jobs("study=two", composer=composer)
 
 
 def test_a_baseline_that_is_no_job(tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    text = "# two\nsettings: []\njobs: [[model=mlp], [seed=1]]\nbaseline: [seed=2]\n"
-    (tmp_path / "study" / "two.yaml").write_text(text)
+    text = "settings: []\njobs: [[model=mlp], [seed=1]]\nbaseline: [seed=2]"
+    composer = composer_of(tmp_path, text)
     with pytest.raises(UsageError, match=r"baseline: \[seed=2\] is none of its jobs"):
-        jobs("study=two", composer=Composer(tmp_path))
+        jobs("study=two", composer=composer)
 
 
 @pytest.mark.parametrize(
@@ -172,17 +177,15 @@ def test_a_baseline_that_is_no_job(tmp_path: Path) -> None:
     ],
 )
 def test_a_job_of_several_values_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "two.yaml").write_text(f"# two\n{text}\n")
+    composer = composer_of(tmp_path, text)
     with pytest.raises(UsageError, match=r"two\.yaml: seed has several values"):
-        jobs("study=two", composer=Composer(tmp_path))
+        jobs("study=two", composer=composer)
 
 
 def test_a_job_is_named_by_what_it_trains(tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    text = "# two\nsettings: []\njobs: [[model=mlp, seed=1], [model=lenet, seed=2]]\n"
-    (tmp_path / "study" / "two.yaml").write_text(text)
-    found = jobs("study=two", "model=softmax", composer=Composer(tmp_path))
+    text = "settings: []\njobs: [[model=mlp, seed=1], [model=lenet, seed=2]]"
+    composer = composer_of(tmp_path, text)
+    found = jobs("study=two", "model=softmax", composer=composer)
     assert [job.overrides for job in found] == [
         ("model=softmax", "seed=1"),
         ("model=softmax", "seed=2"),
@@ -191,14 +194,11 @@ def test_a_job_is_named_by_what_it_trains(tmp_path: Path) -> None:
 
 
 def test_what_a_job_says_stands_in_its_small_form(tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    text = """# two
+    text = """
 settings: [num_epochs=9, model=mlp]
 jobs: [[seed=1], [seed=2, num_epochs=4], [model=lenet]]
-debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}
-"""
-    (tmp_path / "study" / "two.yaml").write_text(text)
-    composer = Composer(tmp_path)
+debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}"""
+    composer = composer_of(tmp_path, text)
     full, small = (
         [job.config.num_epochs for job in jobs("study=two", *more, composer=composer)]
         for more in ((), ("debug=study",))
@@ -223,7 +223,6 @@ debug: {settings: [num_epochs=1], lenet: [num_epochs=2]}
     ],
 )
 def test_a_file_that_is_no_study_is_refused_plainly(text: str, tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "two.yaml").write_text(f"# two\n{text}\n")
+    composer = composer_of(tmp_path, text)
     with pytest.raises(UsageError, match=r"two\.yaml: (expected the keys|not readable)"):
-        jobs("study=two", composer=Composer(tmp_path))
+        jobs("study=two", composer=composer)

@@ -114,7 +114,12 @@ class Row:
 
 
 def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
-    """Make a row of runs that differ in seed and fold; of two equal ones the newer one counts."""
+    """Make a row of runs that differ in seed and fold; of two equal ones the newer one counts.
+
+    Args:
+        records: of finished runs, in any order.
+        left_out: of the others; runs that were run again are added.
+    """
     folded: dict[str, dict[tuple[int, int], Record]] = {}
     records = sorted(records, key=lambda record: (record.started, record.path))
     # Runs of the same data have the same classes, also where an older version did not say which.
@@ -135,15 +140,16 @@ def fold_seeds(records: Iterable[Record], left_out: list[LeftOut]) -> list[Row]:
             left_out.append(LeftOut(older.path, "done", reason))
         runs[record.repetition] = record
     rows = [_row(tuple(runs[key] for key in sorted(runs))) for runs in folded.values()]
-    failed: dict[str, set[tuple[int, int]]] = {}
-    for run in left_out:
-        if run.status == "failed":
-            failed.setdefault(run.recipe, set()).add(run.repetition)
     for row in rows:
-        found = failed.get(row.records[0].recipe, set())
-        lacking = sorted(found - {record.repetition for record in row.records})
-        row.failed = tuple(map(repetition_text, lacking))
+        row.failed = _failed(row, left_out)
     return rows
+
+
+def _failed(row: Row, left_out: Iterable[LeftOut]) -> tuple[str, ...]:
+    recipe = row.records[0].recipe
+    failed = {run.repetition for run in left_out if run.status == "failed" and run.recipe == recipe}
+    lacking = failed - {record.repetition for record in row.records}
+    return tuple(map(repetition_text, sorted(lacking)))
 
 
 def _class_key(record: Record) -> tuple[str, int]:
