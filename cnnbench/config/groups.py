@@ -52,6 +52,9 @@ class Groups:
             expected = ", ".join(ALL_GROUPS)
             raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
         for group in ALL_GROUPS:
+            # Hydra reads .yaml alone; such a file would be passed over without a word.
+            for path in (self.own / group).rglob("*.yml"):
+                raise UsageError(f"{path}: rename it to {path.stem}.yaml to have it read")
             self.choices(group)
 
     def choices(self, group: str) -> dict[str, str]:

@@ -34,6 +34,12 @@ def test_a_shipped_choice_is_not_replaced_in_silence(own: Path) -> None:
         Groups(own)
 
 
+def test_a_file_that_would_not_be_read_is_named(own: Path) -> None:
+    (own / "model" / "small.yml").write_text("# mine\nname: lenet\n")
+    with pytest.raises(UsageError, match=r"small\.yml: rename it to small\.yaml"):
+        Groups(own)
+
+
 def test_a_directory_that_holds_no_groups(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no folder of model, data"):
         Groups(tmp_path)
