@@ -53,8 +53,10 @@ class Groups:
             raise UsageError(f"--config-dir {config_dir}: holds no folder of {expected}")
         for group in ALL_GROUPS:
             # Hydra reads .yaml alone; such a file would be passed over without a word.
-            for path in (self.own / group).rglob("*.yml"):
-                raise UsageError(f"{path}: rename it to {path.stem}.yaml to have it read")
+            for path in (self.own / group).rglob("*"):
+                is_yaml = path.suffix.lower() in (".yaml", ".yml") and path.is_file()
+                if is_yaml and path.suffix != ".yaml":
+                    raise UsageError(f"{path}: rename it to {path.stem}.yaml to have it read")
             self.choices(group)
 
     def choices(self, group: str) -> dict[str, str]:

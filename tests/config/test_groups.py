@@ -34,10 +34,18 @@ def test_a_shipped_choice_is_not_replaced_in_silence(own: Path) -> None:
         Groups(own)
 
 
-def test_a_file_that_would_not_be_read_is_named(own: Path) -> None:
-    (own / "model" / "small.yml").write_text("# mine\nname: lenet\n")
-    with pytest.raises(UsageError, match=r"small\.yml: rename it to small\.yaml"):
+@pytest.mark.parametrize("name", ["small.yml", "small.YML", "small.YAML", "mine/small.yml"])
+def test_a_file_that_would_not_be_read_is_named(own: Path, name: str) -> None:
+    file = own / "model" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("# mine\nname: lenet\n")
+    with pytest.raises(UsageError, match=rf"{file}: rename it to small\.yaml"):
         Groups(own)
+
+
+def test_the_lock_of_an_editor_is_no_file(own: Path) -> None:
+    (own / "model" / ".#small.yml").symlink_to("me@here.1234")
+    assert "tiny" in Groups(own).choices("model")
 
 
 def test_a_directory_that_holds_no_groups(tmp_path: Path) -> None:
