@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from rich.console import Console as RichConsole
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from cnnbench.device.device import device_name, synchronize
 from cnnbench.device.precision import Precision, has_native_bf16
 from cnnbench.engine import Step
 from cnnbench.engine.loop import ComputeLoss
-from cnnbench.geometry.observe import undisturbed
+from cnnbench.geometry.observe import Watch, undisturbed
 from cnnbench.notices import guarded, warn
 from cnnbench.runs.directory import RunDir
 from cnnbench.tracking import Console
@@ -276,29 +276,52 @@ def data_rate(setup: Setup, seconds: float) -> Rate:
 
 
 def flops_per_image(setup: Setup) -> float:
-    """Return the floating-point operations of forward and backward pass, by torch's counter."""
+    """Return the floating-point operations of forward and backward pass, by torch's formulas."""
     images, targets = setup.data.prepare(*setup.data.first_images(_FLOP_IMAGES))
     model = setup.state.model
-    counted = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-    with undisturbed(model), FlopCounterMode(display=False, custom_mapping=counted) as counter:
+    with undisturbed(model), _FlopCounter() as counter:
         model.train()
         with setup.plan.autocast():
             loss, _outputs = setup.compute_loss(model, images, targets)
         loss.backward()
-    return float(counter.get_total_flops()) / len(images)
+    return counter.total / len(images)
+
+
+class _FlopCounter(Watch):
+    """Add up operations as torch's ``FlopCounterMode`` does, which would import the compiler."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        out = func(*args, **kwargs)
+        if formula := _FLOPS.get(func.overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 def _convolution_backward_flops(
-    grad: Sequence[int], images: Sequence[int], weight: Sequence[int], *args: Any, **_: Any
+    grad: Tensor, images: Tensor, weight: Tensor, *args: Any, **_: Any
 ) -> int:
-    """Return the operations of a convolution's gradients from shapes.
+    """Return the operations of a convolution's gradients.
 
     Each gradient that is wanted multiplies as often as the forward pass: each kernel once for each
     output pixel. torch's own formula counts grouped convolutions as if they were not.
     """
     is_transposed, wanted = args[4], args[7]
-    pixels = (images if is_transposed else grad)[2:]
-    return 2 * int(sum(wanted[:2])) * grad[0] * math.prod(pixels) * math.prod(weight)
+    pixels = (images if is_transposed else grad).shape[2:]
+    return 2 * int(sum(wanted[:2])) * len(grad) * math.prod(pixels) * weight.numel()
+
+
+_FLOPS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward_flops}
 
 
 def peak_flops_per_second(device: torch.device, precision: Precision, seconds: float) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from cnnbench.geometry.observe import Watch
 from cnnbench.geometry.operations import SHAPES
 from cnnbench.geometry.trace import meta_copy
 
@@ -46,7 +46,7 @@ def kernels(module: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, di
     return recorder.calls
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(Watch):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -55,11 +55,6 @@ class _Recorder(TorchDispatchMode):
         for name, part in list(module.named_modules())[1:]:
             part.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
             part.register_forward_hook(lambda *_: self._leave())
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would import its compiler, for seconds, to keep out of what is not compiled.
-        return False
 
     def _leave(self) -> None:
         self._running.pop()

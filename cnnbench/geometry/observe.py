@@ -7,6 +7,16 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Watch(TorchDispatchMode):
+    """Base of what sees each operation of PyTorch, below autograd, in ``__torch_dispatch__``."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would import its compiler, for seconds, to keep out of what is not compiled.
+        return False
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from cnnbench.geometry.observe import Watch
 from cnnbench.geometry.operations import MACS, PADS, POOLS, SHAPES, WINDOWS, Window
 
 __all__ = ["Geometry", "LayerGeometry", "Pool", "analyze"]
@@ -291,7 +291,7 @@ class _Field(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Watch):
     """Count MACs and carry receptive fields from tensor to tensor, below autograd."""
 
     def __init__(self) -> None:
@@ -301,11 +301,6 @@ class _Counter(TorchDispatchMode):
         self.layer = ""
         # Tensors are kept alive, so that an id stands for one tensor; meta tensors are free.
         self._fields: dict[int, tuple[Tensor, _Field | None]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would import its compiler, for seconds, to keep out of what is not compiled.
-        return False
 
     def take_image(self, image: Tensor) -> None:
         """Take each pixel of the image as its own field."""

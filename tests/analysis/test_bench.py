@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import tiny
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import cnnbench
 from cnnbench.analysis import bench as measuring
@@ -101,6 +102,33 @@ def test_grouped_convolutions_count_as_they_multiply(name: str, tmp_path: Path) 
     assert sum(layers) == found["macs"]
     counted = flops_per_image(ready(tmp_path, *settings))
     assert counted == 2 * (3 * found["macs"] - layers[0])
+
+
+ATTENTION = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.fc = nn.Linear(256, 3)
+
+    def forward(self, x):
+        return self.fc(self.attend(x[:, 0]).flatten(1))
+"""
+
+
+@pytest.mark.parametrize("name", ["custom", "resnet18", "vgg11"])
+def test_the_work_is_what_torchs_counter_counts(name: str, tmp_path: Path) -> None:
+    """It is right where no convolution has groups."""
+    (tmp_path / "net.py").write_text(ATTENTION)
+    more = [f"model.path={tmp_path / 'net.py'}:Net"] if name == "custom" else []
+    found = ready(tmp_path, f"model={name}", "data.batch_size=2", *more)
+    counted = flops_per_image(found)
+    images, targets = found.data.prepare(*found.data.first_images(2))
+    with FlopCounterMode(display=False) as counter:
+        found.compute_loss(found.state.model, images, targets)[0].backward()
+    assert counted == counter.get_total_flops() / 2
 
 
 def test_it_times_the_loss_the_run_computes(

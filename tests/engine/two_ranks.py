@@ -22,7 +22,7 @@ from cnnbench.engine.world import World
 from cnnbench.metrics import Sums
 from cnnbench.models.build import create
 
-NUM_IMAGES, BATCH, CLASSES, SIDE = 150, 32, 5, 67
+NUM_IMAGES, BATCH, CLASSES, SIDE = 74, 16, 5, 67
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0], dtype=torch.float64)
 # With dropout, and with auxiliary heads; none with batch norm.
 NETWORKS = {

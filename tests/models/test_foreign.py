@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from pathlib import Path
 
@@ -128,7 +129,10 @@ def test_training_computes_what_a_call_computes(tmp_path, how):
     assert evaluated == info(theirs)["results"]["test/accuracy"]
 
 
-def test_compiled_training_computes_it_too(tmp_path):
+def test_compiled_training_computes_it_too(tmp_path, monkeypatch):
+    # What is traced is the matter here; making C++ of it takes half a minute.
+    eager = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", eager)
     source = (
         SCALED["a hook before"]
         + """
