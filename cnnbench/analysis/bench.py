@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -278,8 +278,8 @@ def data_rate(setup: Setup, seconds: float) -> Rate:
 def flops_per_image(setup: Setup) -> float:
     """Return the floating-point operations of forward and backward pass, by torch's formulas."""
     images, targets = setup.data.prepare(*setup.data.first_images(_FLOP_IMAGES))
-    model = setup.state.model
-    with undisturbed(model), _FlopCounter() as counter:
+    model, counter = setup.state.model, _FlopCounter()
+    with undisturbed(model), counter:
         model.train()
         with setup.plan.autocast():
             loss, _outputs = setup.compute_loss(model, images, targets)

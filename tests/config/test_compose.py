@@ -14,7 +14,7 @@ from cnnbench.config.command import single_config
 from cnnbench.config.compose import Composer, read_file
 from cnnbench.config.run_config import RunConfig, to_tree
 from cnnbench.config.schema import ConfigError
-from cnnbench.data import DATASETS, describe
+from cnnbench.data import DATASETS, Facts, describe
 from cnnbench.errors import UsageError
 from cnnbench.sweeps.jobs import Job, expand
 
@@ -45,14 +45,13 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("model", [m for m in COMPOSER.groups.choices("model") if m != "custom"])
-def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> None:
-    import torch
+@pytest.fixture(scope="module")
+def shapes(image_folder: Path) -> list[tuple[tuple[str, ...], Facts]]:
+    """Return settings and facts of data sets, one of those alike in all that a network sees.
 
-    from cnnbench.models import create_model
-    from cnnbench.training import launch as run
-
-    checked = set()
+    How many classes there are is a matter of the last layer alone.
+    """
+    found = {}
     for data in COMPOSER.groups.choices("data"):
         # Rows of numbers are for other networks; the last two have the shapes of their files.
         if DATASETS[data].is_table or data in ("custom", "npz"):
@@ -60,13 +59,24 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
         root = (f"data.root={image_folder}",) if data == "folder" else ()
         alone = composed(f"data={data}", *root).data
         facts = describe(data, image_folder, alone.args)
-        # Data sets alike in all that a network sees need one check; how many classes there are is
-        # a matter of the last layer alone.
         shape = (alone.image_size, facts.in_channels)
-        if shape in checked:
-            continue
-        config = composed(f"model={model}", f"data={data}", *root)
-        if not checked:
+        found.setdefault(shape, ((f"data={data}", *root), facts))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("model", [m for m in COMPOSER.groups.choices("model") if m != "custom"])
+def test_every_network_takes_every_data_set(
+    model: str, shapes: list[tuple[tuple[str, ...], Facts]]
+) -> None:
+    import torch
+
+    from cnnbench.models import create_model
+    from cnnbench.training import launch as run
+
+    assert len(shapes) > 1
+    for number, (data, facts) in enumerate(shapes):
+        config = composed(f"model={model}", *data)
+        if not number:
             run.check(config)
         size, in_channels = config.data.image_size, facts.in_channels
         with torch.device("meta"):
@@ -79,8 +89,6 @@ def test_every_network_takes_every_data_set(model: str, image_folder: Path) -> N
             )
             logits = module(torch.empty(2, in_channels, size, size))
         assert logits.shape == (2, facts.num_classes)
-        checked.add(shape)
-    assert len(checked) > 1
 
 
 @pytest.mark.parametrize("group", ["augment", "optimizer", "scheduler", "debug", "experiment"])
