@@ -362,7 +362,10 @@ ROWS: dict[str, Row] = {
     "loss.teacher_temperature": Row(trained, ("1.5",), (*LEARNED, "loss.teacher={run}")),
     "loss.selection": Row(selected, ("last",)),
     "loss.label_smoothing": Row(trained, ("0.3",)),
-    "optimizer.decay_norms_and_biases": Row(trained, _ON, ("optimizer.weight_decay=0.3",)),
+    **{
+        f"optimizer.{key}": Row(trained, _ON, ("optimizer.weight_decay=0.3",))
+        for key in ("decay_norms_and_biases", "decoupled_weight_decay")
+    },
     **{
         f"scheduler.{key}": Row(rates, values)
         for key, values in {

@@ -115,6 +115,7 @@ ARGUMENTS: dict[tuple[str, str], Any] = {
     ("optimizer", "alpha"): Probability,
     ("optimizer", "betas"): tuple[Probability, ...],
     ("optimizer", "centered"): bool,
+    ("optimizer", "decoupled_weight_decay"): Annotated[bool, Before(False, "sgd*")],
     ("optimizer", "eps"): Positive,
     ("optimizer", "momentum"): Probability,
     ("scheduler", "final_factor"): Fraction,

@@ -213,10 +213,13 @@ RULES = (
         )
         for key in ("teacher_weight", "teacher_temperature")
     ),
-    Rule(
-        "optimizer.decay_norms_and_biases",
-        lambda c: c.optimizer.weight_decay > 0,
-        "optimizer.weight_decay=0 decays nothing; set it too",
+    *(
+        Rule(
+            f"optimizer.{key}",
+            lambda c: c.optimizer.weight_decay > 0,
+            "optimizer.weight_decay=0 decays nothing; set it too",
+        )
+        for key in ("decay_norms_and_biases", "decoupled_weight_decay")
     ),
     Rule(
         "optimizer.accumulate_steps",

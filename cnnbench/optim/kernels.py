@@ -49,10 +49,32 @@ class WithoutCompiler(torch.optim.Optimizer):
 
 
 class SGD(WithoutCompiler, torch.optim.SGD):
-    """SGD."""
+    """SGD, whose weight decay may act on the weights apart from the gradient."""
+
+    def decouple_weight_decay(self) -> None:
+        """Take each group's weight decay, times its rate, off the weights; no gradient has it."""
+        for group in self.param_groups:
+            group["decoupled_weight_decay"], group["weight_decay"] = group["weight_decay"], 0.0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters once."""
+        for group in self.param_groups:
+            self._decay(group, [p for p in group["params"] if p.grad is not None])
+        return super().step(closure)
+
+    def _decay(self, group: dict[str, Any], params: Tensors) -> None:
+        share = group["lr"] * group.get("decoupled_weight_decay", 0.0)
+        if share and params:
+            kept: Any = 1 - share
+            # Where the kernel leaves the weights alone, so does this.
+            if (found_inf := getattr(self, "found_inf", None)) is not None:
+                kept = torch.where(found_inf == 1, 1.0, kept)
+            torch._foreach_mul_(params, kept)
 
     def call_kernels(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
         """As ``torch.optim.sgd._fused_sgd`` calls it."""
+        self._decay(group, params)
         has_momentum = group["momentum"] != 0
         buffers = [self.state[p]["momentum_buffer"] for p in params] if has_momentum else []
         options = ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize")

@@ -31,6 +31,7 @@ def sgd(
     *,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
+    decoupled_weight_decay: bool = False,
     momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum, as AlexNet and VGG were trained.
@@ -39,10 +40,12 @@ def sgd(
         params: parameter groups.
         lr: base learning rate; > 0. The papers' 0.01 also trains networks without batch norm.
         weight_decay: L2 penalty added to the gradient; >= 0.
+        decoupled_weight_decay: take ``weight_decay`` times the learning rate off each weight
+            instead, as AdamW does (Loshchilov and Hutter, 2019).
         momentum: in [0, 1).
     """
-    optimizer = _fused(SGD, params, lr=lr, weight_decay=weight_decay, momentum=momentum)
-    return _with_momentum_buffers(optimizer) if momentum else optimizer
+    options = {"weight_decay": weight_decay, "momentum": momentum}
+    return _momentum_sgd(params, decoupled_weight_decay, lr=lr, **options)
 
 
 def sgd_nesterov(
@@ -50,6 +53,7 @@ def sgd_nesterov(
     *,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
+    decoupled_weight_decay: bool = False,
     momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with Nesterov momentum (Sutskever et al., 2013).
@@ -58,6 +62,7 @@ def sgd_nesterov(
         params: parameter groups.
         lr: base learning rate; > 0.
         weight_decay: L2 penalty added to the gradient; >= 0.
+        decoupled_weight_decay: as of ``sgd``.
         momentum: in (0, 1).
 
     Raises:
@@ -65,8 +70,8 @@ def sgd_nesterov(
     """
     if momentum == 0:
         raise UsageError("optimizer=sgd_nesterov needs momentum > 0; use optimizer=sgd without")
-    options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": True}
-    return _with_momentum_buffers(_fused(SGD, params, **options))
+    options = {"weight_decay": weight_decay, "momentum": momentum}
+    return _momentum_sgd(params, decoupled_weight_decay, lr=lr, nesterov=True, **options)
 
 
 def adam(
@@ -287,7 +292,12 @@ def _pair(betas: tuple[float, ...]) -> tuple[float, float]:
     return betas[0], betas[1]
 
 
-def _with_momentum_buffers(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+def _momentum_sgd(params: ParamGroups, is_decoupled: bool, **options: Any) -> SGD:
+    optimizer = _fused(SGD, params, **options)
+    if is_decoupled:
+        optimizer.decouple_weight_decay()
+    if not options["momentum"]:
+        return optimizer
     # torch allocates them uninitialised on the first step; if found_inf skips that step, the
     # second would add momentum from whatever the memory held. Zeros give the same first step.
     for group in optimizer.param_groups:

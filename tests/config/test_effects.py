@@ -51,6 +51,10 @@ RULED = {
     "loss.teacher_weight=0.5": ("", "loss.teacher=/a/run"),
     "loss.teacher_temperature=2.5": ("", "loss.teacher=/a/run"),
     "optimizer.decay_norms_and_biases=true": ("optimizer=adam", "optimizer=adamw"),
+    "optimizer.decoupled_weight_decay=true": (
+        "optimizer=sgd optimizer.weight_decay=0",
+        "optimizer=sgd",
+    ),
     "optimizer.accumulate_steps=4": ("data.batch_size=3", "data.batch_size=4"),
     "optimizer.accumulate_steps=2": (
         "loss.teacher=/a/run loss.class_weights=balanced",

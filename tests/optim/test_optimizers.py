@@ -14,6 +14,12 @@ from cnnbench.optim import OPTIMIZERS, build_optimizer, supports_found_inf, upda
 from cnnbench.optim.muon import orthogonalize
 
 FUSED = ["sgd", "sgd_nesterov", "adam", "adamw"]
+# Arguments that take another way through an optimizer's step.
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "without momentum": ("sgd", {"momentum": 0.0}),
+    "decoupled": ("sgd", {"decoupled_weight_decay": True}),
+    "decoupled, Nesterov": ("sgd_nesterov", {"decoupled_weight_decay": True}),
+}
 
 
 class TorchMuon:
@@ -105,11 +111,32 @@ def test_steps_equal_torchs_own_unfused_optimizer(name: str) -> None:
     torch.testing.assert_close(weights(ours), weights(theirs), **tolerance)
 
 
+@pytest.mark.parametrize("is_nesterov", [False, True])
+def test_decoupled_decay_leaves_the_momentum_alone(is_nesterov: bool) -> None:
+    """The oracle is torch's SGD without decay, between whose steps weights are made smaller."""
+    ours, theirs = small_network(), small_network()
+    name, args = FORMS["decoupled, Nesterov" if is_nesterov else "decoupled"]
+    train(ours, build(name, ours, args=args, decay_norms_and_biases=False), 5)
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9, nesterov=is_nesterov)
+    decayed = {id(theirs[0].weight), id(theirs[4].weight)}
+
+    def shrink(*_: object) -> None:
+        for parameter in theirs.parameters():
+            if id(parameter) in decayed:
+                parameter.data.mul_(1 - 0.01 * 0.1)
+
+    plain.register_step_pre_hook(shrink)
+    train(theirs, plain, 5)
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-6)
+    coupled = small_network()
+    train(coupled, build(name, coupled, decay_norms_and_biases=False), 5)
+    assert not torch.allclose(weights(ours), weights(coupled), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("lacks_gradient", [False, True])
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "sgd without momentum"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *FORMS])
 def test_the_short_way_to_the_kernel_updates_bit_for_bit(name: str, lacks_gradient: bool) -> None:
-    name, _, rest = name.partition(" ")
-    args = {"momentum": 0.0} if rest else {}
+    name, args = FORMS.get(name, (name, {}))
     ours, theirs = small_network(), small_network()
     optimizers = [
         build(name, model, args=args, decay_norms_and_biases=False) for model in (ours, theirs)
@@ -172,10 +199,11 @@ def test_fused_wherever_torch_has_a_fused_kernel(name: str) -> None:
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", [*FUSED, *FORMS])
 def test_found_inf_skips_a_step_as_if_it_had_not_been(name: str, skipped: int) -> None:
+    name, args = FORMS.get(name, (name, {}))
     model, expected = small_network(), small_network()
-    optimizer = build(name, model)
+    optimizer = build(name, model, args=args)
     for step in range(4):
         if step == skipped:
             optimizer.found_inf = torch.ones(())
@@ -186,7 +214,7 @@ def test_found_inf_skips_a_step_as_if_it_had_not_been(name: str, skipped: int) -
         optimizer.found_inf = torch.zeros(())
         train(model, optimizer, 1, first=step)
         del optimizer.found_inf
-    train(expected, build(name, expected), 4)
+    train(expected, build(name, expected, args=args), 4)
     torch.testing.assert_close(weights(model), weights(expected), rtol=0, atol=0)
 
 
