@@ -54,6 +54,19 @@ def test_a_preset_has_the_notes_architecture(name: str) -> None:
     assert config.selection == "last"
 
 
+@pytest.mark.parametrize(
+    ("name", "momentum", "num_epochs"),
+    [("basic_cnn", 0.5, 10), ("inception_cnn", 0.5, 10), ("cifar_quick", 0.0, 30)],
+)
+def test_small_networks_train_as_in_the_notes(name: str, momentum: float, num_epochs: int) -> None:
+    config = composed(f"experiment=notes/{name}")
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 0.01, 0)
+    assert optimizer.args["momentum"] == momentum
+    assert (config.scheduler.name, config.num_epochs) == ("constant", num_epochs)
+    assert (config.data.batch_size, config.loss.args["label_smoothing"]) == (64, 0)
+
+
 def test_a_choice_in_a_folder_is_the_users_too(tmp_path: Path) -> None:
     folder = tmp_path / "experiment" / "mine"
     folder.mkdir(parents=True)
