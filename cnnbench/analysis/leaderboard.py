@@ -31,12 +31,10 @@ Written by `python -m cnnbench.analysis.leaderboard > docs/leaderboard.md` from
 `results/leaderboard/`, its figure with `--plot docs/leaderboard`; do not edit.
 
 Every network of [conf/study/leaderboard.yaml](../conf/study/leaderboard.yaml) under one equal
-budget of work on the 60,000 training images of Fashion-MNIST, with one recipe. Rate and batch of
-the networks in [studies/leaderboard.md](studies/leaderboard.md) were chosen in eight trials each,
-on validation images alone; those of the others are their own files' and were not tuned, so that
-such a network may be better with others. A network that is not tuned yet, or whose run took more
-than 15 minutes, has one seed; one without a row was not run yet. The test images are read once, at
-the end. Seconds are of training beside other work on the machine.
+budget of work on the 60,000 training images of Fashion-MNIST, with one recipe. Each network's rate
+and batch were chosen in [eight trials](studies/leaderboard.md) on validation images alone. A
+network whose run took more than 15 minutes has one seed. The test images are read once, at the end.
+Seconds are of training beside other work on the machine.
 """
 _FIGURE = "![The networks by accuracy, and the size of each](leaderboard.png)\n"
 _NONE = "\nNo result is committed yet.\n"

@@ -113,10 +113,8 @@ def test_the_committed_results_are_of_the_study() -> None:
         now = study[found.model["name"]]
         then = dict(leaves(dict(found.config)))
         changed = [key for key in then if now[key] != then[key]]
-        # Threads change no recipe, and a network of one seed shows the rate of before its tuning.
+        # Threads change no recipe.
         allowed = {"device.num_threads"}
-        if len(found.runs) == 1:
-            allowed |= {"optimizer.lr", "data.batch_size"}
         # A CPU that would emulate bfloat16 computed in float32, as the study's file says.
         if then["device.precision"] == "fp32" and "bf16" not in (found.device or ""):
             allowed.add("device.precision")
